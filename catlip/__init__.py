@@ -1,0 +1,26 @@
+"""Captioned pictures in, a vision encoder out. Importing catlip imports neither torch nor timm."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Encoder", "Labeler", "Vocabulary", "load"]
+
+if TYPE_CHECKING:
+    from catlip.captions.labeler import Labeler
+    from catlip.captions.vocabulary import Vocabulary
+    from catlip.models.encoder import Encoder, load
+
+_HOMES = {
+    "Labeler": "catlip.captions.labeler",
+    "Vocabulary": "catlip.captions.vocabulary",
+    "Encoder": "catlip.models.encoder",
+    "load": "catlip.models.encoder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'catlip' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

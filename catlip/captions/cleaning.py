@@ -1,0 +1,93 @@
+"""Captions as they come -> lower-case words, many captions at a time.
+
+Captions are joined, cleaned and split as one long string, because a Python call per caption would cost more than
+everything else together. A caption that needs care (markup, web addresses, accents) is cleaned on its own first.
+"""
+
+import html
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from catlip.errors import UsageError
+
+END = "\0"  # ends a caption; no white space to str.split, unlike the separators of ASCII
+BREAK = ","  # stands for every punctuation mark that ends a phrase
+_GROUP = 64
+MAX_CHARACTERS = 20_000  # of one caption: what comes after is a page of text, not a description of the picture
+
+# Whether a text has any of these is found at memory speed; a regular expression costs more than all the rest.
+_CARE = (*"<&@#", "://", "www.", ".jp", ".png", ".gif", ".web", ".htm", ".php", ".pdf", ".com", ".net", ".org")
+_TAG = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>|</?[a-zA-Z!][^<>]*>", re.DOTALL | re.IGNORECASE)
+_ADDRESS = re.compile(r"\b(?:https?|ftp)\S*://\S+|\bwww\.\S+|\S+@\S+\.\S+|[@#]\w+", re.IGNORECASE)
+_FILE_NAME = re.compile(r"\S+\.(?:jpe?g|png|gif|webp|svg|tiff?|bmp|html?|php|pdf|mp4|com|net|org)\b\S*", re.IGNORECASE)
+_DASHES = dict.fromkeys(map(ord, "-_/\\‐‑‒–—―"), " ")
+_QUOTES = dict.fromkeys(map(ord, "’‘ʼ´`"), "'")
+# One for one, so that str.translate stays on its quick path for ASCII.
+_ASCII = str.maketrans({**dict.fromkeys('.,;:!?()[]{}"|*~=^$<>', BREAK), **dict.fromkeys("-_/\\%", " "),
+                        **dict.fromkeys(map(chr, range(1, 32)), " ")})  # fmt: skip
+
+
+def as_text(value: Any) -> str:
+    """A caption as str; None and NaN are missing captions, so empty."""
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    raise UsageError(
+        f"a caption is {type(value).__name__} ({str(value)[:40]!r}), not text; is this the caption column?"
+    )
+
+
+def needs_care(lowered: str) -> bool:
+    """Whether a lower-case text has anything that `clean` would change."""
+    return not lowered.isascii() or any(mark in lowered for mark in _CARE)
+
+
+def clean(caption: str) -> str:
+    """Remove markup, addresses, file names and accents; what is left is plain text, in any script."""
+    text = caption[:MAX_CHARACTERS]
+    if "&" in text:
+        text = html.unescape(text)
+    if "<" in text:
+        text = _TAG.sub(" , ", text)
+    if "://" in text or "@" in text or "#" in text or "www" in text:
+        text = _ADDRESS.sub(" , ", text)
+    if "." in text:
+        text = _FILE_NAME.sub(" , ", text)
+    text = unicodedata.normalize("NFKD", text.translate(_QUOTES)).translate(_DASHES)
+    kept = [" , " if (kind := unicodedata.category(c))[0] in "CZSP" and c not in " ,.'&" else c
+            for c in text if (kind := unicodedata.category(c)) != "Mn"]  # fmt: skip
+    return "".join(kept)
+
+
+def split(captions: Iterable[Any]) -> list[str]:
+    """All words of all captions, `END` after each caption, `BREAK` for punctuation.
+
+    "A man's T-shirt, isn't it?" -> ["a", "man", "'s", "t", "shirt", ",", "is", "not", "it", ",", END]
+    """
+    texts: Sequence[str] = [c if type(c) is str else as_text(c) for c in captions]
+    if not texts:
+        return []
+    # A few captions in a hundred need care: whole groups are waved through, and only in the others is each looked at.
+    parts = []
+    for start in range(0, len(texts), _GROUP):
+        group = texts[start : start + _GROUP]
+        part = f" {END} ".join(group)
+        if needs_care(part.lower()) or part.count(END) != len(group) - 1 or len(part) > MAX_CHARACTERS:
+            part = f" {END} ".join(clean(text) if needs_care(text.lower()) or END in text else text[:MAX_CHARACTERS]
+                                   for text in group)  # fmt: skip
+        parts.append(part)
+    joined = f" {END} ".join(parts).lower()
+    joined = joined.translate(_ASCII).replace(BREAK, f" {BREAK} ")
+    if "'" in joined:
+        joined = joined.replace("n't", " not").replace("s' ", "s 's ").replace("'", " '")
+    words = joined.split()
+    words.append(END)
+    return words
+
+
+def normal(phrase: str) -> list[str]:
+    """The words of a dictionary entry, spelled as `split` spells them: "St._Bernard" -> ["st", "bernard"]."""
+    return split([phrase.replace(".", "").replace("_", " ")])[:-1]

@@ -1,0 +1,156 @@
+"""Synset <-> class index, with counts: what the encoder learns to tell apart.
+
+A vocabulary is one table in plain text, `vocab.tsv`, that a person can grep and sort:
+
+    # catlip vocabulary; rule=nouns ancestors=0 lexicon=1a2b3c samples=6000 captions=30000 source=...
+    0   n10287213   man   2714
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catlip.captions.labeler import Labeler
+from catlip.errors import UsageError
+
+_HEADER = "# catlip vocabulary;"
+
+
+@dataclass(kw_only=True, slots=True)
+class Vocabulary:
+    """Classes in the order of their indices, the most frequent first.
+
+    counts: samples (pictures) that have the label; several captions of one picture count once.
+    """
+
+    synsets: list[str]
+    names: list[str]
+    counts: list[int]
+    samples: int  # counted over so many pictures, with or without a label
+    captions: int = 0
+    rule: str = "nouns"
+    ancestors: int = 0
+    lexicon: str = ""  # hash of the lexicon the labels were made with
+    source: str = ""
+    terms: str | None = None  # file of the domain's own terms, as given to the labeler
+    _index: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._index = {synset: i for i, synset in enumerate(self.synsets)}
+        if len(self._index) != len(self.synsets):
+            raise UsageError(f"the vocabulary lists a synset twice ({len(self.synsets) - len(self._index)} repeated)")
+
+    def __len__(self) -> int:
+        return len(self.synsets)
+
+    def __contains__(self, synset: str) -> bool:
+        return synset in self._index
+
+    def index(self, synset: str) -> int:
+        """Class index of a synset. Raises KeyError if it is not in the vocabulary."""
+        return self._index[synset]
+
+    def encode(self, labels: Iterable[str]) -> list[int]:
+        """Class indices of the labels that are in the vocabulary, ascending."""
+        return sorted(self._index[label] for label in labels if label in self._index)
+
+    @property
+    def hash(self) -> str:
+        """Identifies the classes and their order."""
+        from hashlib import sha256
+
+        return sha256("\n".join(self.synsets).encode()).hexdigest()[:12]
+
+    def labeler(self) -> Labeler:
+        """The labeler that the counts were made with. Raises UsageError if this version's lexicon is another one."""
+        labeler = Labeler(self.rule, ancestors=self.ancestors, lexicon=self.terms)
+        if self.lexicon and self.lexicon != labeler.wordnet.hash:
+            raise UsageError(
+                f"the vocabulary was made with lexicon {self.lexicon}, this version of catlip has "
+                f"{labeler.wordnet.hash}: its labels would differ. Make it anew with `catlip vocab`"
+            )
+        return labeler
+
+    def classes_of(self, labeler: Labeler) -> np.ndarray:
+        """int32 [len(labeler.synsets)]: class index of each of the labeler's labels, -1 outside the vocabulary."""
+        classes = np.full(len(labeler.synsets), -1, np.int32)
+        for i, synset in enumerate(labeler.synsets):
+            classes[i] = self._index.get(synset, -1)
+        return classes
+
+    @classmethod
+    def from_counts(
+        cls, counts: dict[str, int], labeler: Labeler, *, samples: int, captions: int, source: str,
+        min_count: int = 1, max_size: int | None = None,
+    ) -> "Vocabulary":  # fmt: skip
+        """Keep labels that occur at least `min_count` times, of those the `max_size` most frequent.
+
+        The paper keeps counts above tau = 500 (CatLIP, 3.1). Raises UsageError if nothing is left.
+        """
+        kept = sorted(((-n, synset) for synset, n in counts.items() if n >= min_count))[:max_size]
+        if not kept:
+            most = max(counts.values(), default=0)
+            raise UsageError(
+                f"no label occurs --min-count {min_count} times or more: of {len(counts):,} labels in {captions:,} "
+                f"captions the most frequent occurs {most:,} times"
+            )
+        return cls(
+            synsets=[synset for _, synset in kept],
+            names=[labeler.name(synset) for _, synset in kept],
+            counts=[-n for n, _ in kept],
+            samples=samples, captions=captions, rule=labeler.rule, ancestors=labeler.ancestors,
+            lexicon=labeler.wordnet.hash, source=source, terms=labeler.lexicon,
+        )  # fmt: skip
+
+    def save(self, path: str | Path) -> None:
+        """Write `vocab.tsv`; a file that is there is replaced in one step."""
+        path = Path(path)
+        facts: dict[str, Any] = {
+            "rule": self.rule, "ancestors": self.ancestors, "lexicon": self.lexicon, "samples": self.samples,
+            "captions": self.captions, "terms": self.terms or "", "source": self.source,
+        }  # fmt: skip
+        header = " ".join(f"{key}={_quiet(value)}" for key, value in facts.items())
+        rows = (
+            f"{i}\t{synset}\t{_quiet(name)}\t{count}"
+            for i, (synset, name, count) in enumerate(zip(self.synsets, self.names, self.counts, strict=True))
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text("\n".join([f"{_HEADER} {header}", *rows]) + "\n", encoding="utf-8")
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Vocabulary":
+        """Read `vocab.tsv`. Raises UsageError, naming the line, for anything else."""
+        path = Path(path)
+        if not path.is_file():
+            raise UsageError(f"no such vocabulary: {path}. Make one with `catlip vocab DATA --out {path}`")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if not lines or not lines[0].startswith(_HEADER):
+            raise UsageError(f"{path} is no vocabulary: its first line should start with {_HEADER!r}")
+        before, _, source = lines[0].removeprefix(_HEADER).partition(" source=")
+        facts = dict(part.partition("=")[::2] for part in before.split())
+        synsets, names, counts = [], [], []
+        for number, line in enumerate(lines[1:], 2):
+            fields = line.split("\t")
+            if len(fields) != 4 or fields[0] != str(len(synsets)) or not fields[3].isdigit():
+                raise UsageError(f"{path}, line {number}: expected `index<TAB>synset<TAB>name<TAB>count`, found {line!r}")
+            synsets.append(fields[1])
+            names.append(fields[2])
+            counts.append(int(fields[3]))
+        if not synsets:
+            raise UsageError(f"{path} holds no classes")
+        return cls(
+            synsets=synsets, names=names, counts=counts, source=source,
+            samples=int(facts.get("samples", 0)), captions=int(facts.get("captions", 0)),
+            rule=facts.get("rule", "nouns"), ancestors=int(facts.get("ancestors", 0)),
+            lexicon=facts.get("lexicon", ""), terms=facts.get("terms") or None,
+        )  # fmt: skip
+
+
+def _quiet(value: object) -> str:
+    """One field of a line: no tabs, no line breaks."""
+    return " ".join(str(value).split()) if not isinstance(value, int) else str(value)

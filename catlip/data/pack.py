@@ -1,0 +1,145 @@
+"""`catlip pack`: pictures and captions, wherever they are, -> tar shards of small JPEGs with an index.
+
+It pays for itself in the first epoch: decoding a 256-px picture is some 15 times quicker than a 2-megapixel one.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from catlip.data.images import UnreadableImageError, open_image, to_rgb
+from catlip.data.shards import INDEX_FILE, scan
+from catlip.data.sources import Record, Source, open_source
+from catlip.errors import UsageError
+
+MAX_UNREADABLE = 0.01
+
+
+@dataclass(kw_only=True, slots=True)
+class Pack:
+    """Write WebDataset-format shards with KEY.jpg, KEY.txt and KEY.json, and index.json beside them."""
+
+    data: str  # CSV or TSV with the paths of pictures, or tar shards
+    out: str  # folder for the shards
+    size: int = 256  # shorter side of the pictures in pixels; smaller ones stay as they are
+    quality: int = 90  # of the JPEGs
+    per_shard: int = 10_000  # samples
+    image_col: str | None = None
+    text_col: str | None = None
+
+
+def pack(cfg: Pack) -> Path:
+    """The folder written. Raises UsageError before anything is written where it can, and for over 1 % bad pictures."""
+    out = Path(cfg.out)
+    if cfg.size < 8 or cfg.per_shard < 1 or not 1 <= cfg.quality <= 100:
+        raise UsageError("--size is 8 or more, --per-shard 1 or more, --quality from 1 to 100")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"--out {out} is not empty; choose another folder")
+    source = open_source(cfg.data, cfg.image_col, cfg.text_col)
+    print(f"{cfg.data}: {source.described}")
+    out.mkdir(parents=True, exist_ok=True)
+    index: dict[str, Any] = {"shards": {}, "samples": 0, "size": cfg.size}
+    bad: dict[str, str] = {}
+    samples = _samples(source, cfg, bad)
+    number = 0
+    while True:
+        path = out / f"{number:06d}.tar"
+        entry = _write_shard(path, islice(samples, cfg.per_shard), index["samples"])
+        if entry is None:
+            break
+        index["shards"][path.name] = entry
+        index["samples"] += entry["samples"]
+        number += 1
+        print(f"{path}: {entry['samples']:,} samples, {entry['bytes'] / 1e6:,.1f} MB")
+    part = out / (INDEX_FILE + ".part")
+    part.write_text(json.dumps(index), encoding="utf-8")
+    part.replace(out / INDEX_FILE)
+    if bad:
+        some = "; ".join(f"{key}: {why}" for key, why in list(bad.items())[:5])
+        print(f"{len(bad)} pictures left out because they cannot be read: {some}")
+    return out
+
+
+def _samples(source: Source, cfg: Pack, bad: dict[str, str]) -> Iterator[tuple[Record, bytes]]:
+    """Records with their shrunken pictures, in order; bad ones are noted and left out."""
+
+    def shrink(number: int) -> tuple[Record, bytes | str]:
+        record = source.read(number)
+        try:
+            return record, _jpeg(record.image, cfg.size, cfg.quality)
+        except UnreadableImageError as error:
+            return record, str(error)
+
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(source), 64 * workers):
+            for record, image in pool.map(shrink, range(start, min(start + 64 * workers, len(source)))):
+                if isinstance(image, bytes):
+                    yield record, image
+                    continue
+                bad[record.key] = image
+                if len(bad) > MAX_UNREADABLE * max(len(source), 1):
+                    some = "; ".join(f"{key}: {why}" for key, why in list(bad.items())[:5])
+                    raise UsageError(f"more than {MAX_UNREADABLE:.0%} of {len(source):,} pictures cannot be read: {some}")
+
+
+def _jpeg(data: bytes, size: int, quality: int) -> bytes:
+    """Shrink to `size` pixels on the shorter side, upright and RGB; a small upright RGB JPEG passes unchanged."""
+    image = open_image(data)
+    try:
+        upright = image.getexif().get(0x0112, 1) == 1
+        if min(image.size) <= size and image.format == "JPEG" and image.mode == "RGB" and upright:
+            image.load()
+            return data
+        scale = min(1.0, size / min(image.size))
+        image.draft("RGB", (round(image.width * scale), round(image.height * scale)))
+        image = to_rgb(ImageOps.exif_transpose(image))
+        scale = min(1.0, size / min(image.size))
+        if scale < 1:
+            target = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+            image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality, optimize=True)
+    except Exception as error:  # Pillow's plug-ins raise what they like
+        raise UnreadableImageError(f"damaged picture: {error}") from None
+    return buffer.getvalue()
+
+
+def _write_shard(path: Path, samples: Iterator[tuple[Record, bytes]], first: int) -> dict[str, Any] | None:
+    """Write one shard in one step; its entry of the index, or None if there were no samples left."""
+    part, written = path.with_suffix(".part"), 0
+    with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for record, image in samples:
+            key = f"{first + written:09d}"  # a safe name, whatever the original was; that is kept in the .json
+            members = {
+                "jpg": image,
+                "txt": "\n".join(" ".join(caption.split()) for caption in record.captions).encode(),
+                "json": json.dumps({"key": record.key, "captions": record.captions, **record.metadata}).encode(),
+            }
+            if record.label is not None:
+                members["cls"] = record.label.encode()
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+            written += 1
+    if not written:
+        part.unlink()
+        return None
+    part.replace(path)
+    offsets = [[s.key, {ext: [m.offset, m.size] for ext, m in s.members.items()}] for s in scan(path)]
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"samples": written, "bytes": path.stat().st_size, "sha256": digest.hexdigest(), "offsets": offsets}

@@ -1,0 +1,155 @@
+"""A timm backbone as Encoder: tokens, pooled, pyramid, logits, and a folder that plain timm can load.
+
+Every transfer task sees pictures through this class alone. The folder is timm's own layout (config.json and
+model.safetensors), so `timm.create_model("local-dir:runs/x/encoder", pretrained=True)` needs no catlip, and label
+names travel with the classifier.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from catlip.errors import UsageError
+
+ENCODER_FOLDER = "encoder"
+# One pair for all encoders we train: no claim that ImageNet's statistics fit the user's pictures.
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+class Encoder(nn.Module):
+    """x: float [B, 3, H, W] in the encoder's own input space, as `transform` and `normalize` return it."""
+
+    def __init__(self, backbone: nn.Module, labels: list[str] | None = None, names: list[str] | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.labels = labels or []  # wnid of each class of the classifier
+        self.names = names or []
+        cfg = backbone.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(cfg["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(cfg["std"]).view(3, 1, 1), persistent=False)
+        self.image_size: int = cfg["input_size"][-1]
+
+    @classmethod
+    def create(cls, name: str, *, image_size: int, pretrained: bool = False) -> "Encoder":
+        """A timm backbone without classifier. Raises UsageError, with near names, for one that timm does not have."""
+        check_name(name)
+        size = {"img_size": image_size} if _has_fixed_size(name) else {}
+        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+        backbone.pretrained_cfg = {**backbone.pretrained_cfg, "input_size": (3, image_size, image_size)}
+        if not pretrained:
+            backbone.pretrained_cfg |= {"mean": MEAN, "std": STD, "interpolation": "bilinear", "crop_pct": 1.0}
+        return cls(backbone)
+
+    @property
+    def architecture(self) -> str:
+        return self.backbone.pretrained_cfg["architecture"]
+
+    @property
+    def width(self) -> int:
+        """Length of the pooled vector."""
+        return self.backbone.head_hidden_size if hasattr(self.backbone, "head_hidden_size") else self.backbone.num_features
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> float in the encoder's input space."""
+        return (image.float() / 255 - self.mean) / self.std
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Patch tokens, or the places of the last feature map: [B, N, D]."""
+        features = self.backbone.forward_features(x)
+        if features.ndim == 4:  # [B, D, h, w] of convolutional backbones
+            return features.flatten(2).transpose(1, 2)
+        return features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """One vector a picture: [B, D]."""
+        return self.backbone.forward_head(self.backbone.forward_features(x), pre_logits=True)
+
+    def pyramid(self, x: Tensor) -> list[Tensor]:
+        """Feature maps [B, D_i, h_i, w_i], the finest first."""
+        return self.backbone.forward_intermediates(x, intermediates_only=True)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Scores of the labels: [B, len(labels)]. Raises UsageError for an encoder without classifier."""
+        if not self.labels:
+            raise UsageError("this encoder has no classifier, so it has no logits")
+        return self.backbone(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooled(x)
+
+    @property
+    def transform(self) -> v2.Compose:
+        """PIL picture -> float [3, H, W] in the encoder's input space: resized and cropped to the centre."""
+        size, crop = self.image_size, self.backbone.pretrained_cfg.get("crop_pct") or 1.0
+        return v2.Compose([
+            v2.Lambda(lambda image: image.convert("RGB")),
+            v2.Resize(round(size / crop), interpolation=Image.Resampling.BILINEAR),
+            v2.CenterCrop(size),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(self.mean.flatten().tolist(), self.std.flatten().tolist()),
+        ])  # fmt: skip
+
+    def save(self, folder: Path, head: nn.Linear | None = None, **card: Any) -> None:
+        """Write timm's model folder. head: the classifier to ship, its rows in the order of card["label_names"]."""
+        num_classes = head.out_features if head is not None else 0
+        args = {"img_size": self.image_size} if _has_fixed_size(self.architecture) else {}
+        model = timm.create_model(self.architecture, num_classes=num_classes, **args)
+        state = self.backbone.state_dict()
+        if head is not None:
+            name = self.backbone.pretrained_cfg["classifier"]
+            state |= {f"{name}.weight": head.weight, f"{name}.bias": head.bias}
+        model.load_state_dict({key: value.detach().float().cpu() for key, value in state.items()})
+        cfg = {k: self.backbone.pretrained_cfg[k] for k in ("input_size", "mean", "std", "interpolation", "crop_pct")}
+        model.pretrained_cfg = {**model.pretrained_cfg, **cfg, "num_classes": num_classes, "license": "other"}
+        folder.mkdir(parents=True, exist_ok=True)
+        timm.models.save_for_hf(
+            model, folder, model_config={"model_args": args, **card}, safe_serialization=True
+        )
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError, with near names, for a backbone that timm does not have."""
+    if not timm.is_model(name.split(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` lists all"
+        raise UsageError(f"--backbone {name!r}: timm {timm.__version__} has no such model{hint}")
+
+
+def _has_fixed_size(name: str) -> bool:
+    """Whether a backbone has to be told its picture size when it is made (ViTs and other token models)."""
+    return bool(timm.get_pretrained_cfg_value(name, "fixed_input_size"))
+
+
+def load(path: str | Path) -> Encoder:
+    """An encoder from a run folder, a model folder in timm's layout, or "timm:NAME" (pretrained weights).
+
+    Raises UsageError, with one clear line, for anything else.
+    """
+    text = str(path)
+    if text.startswith("timm:"):
+        name = text.removeprefix("timm:")
+        check_name(name)
+        return Encoder(timm.create_model(name, pretrained=True))
+    folder = Path(path)
+    if (folder / ENCODER_FOLDER).is_dir():
+        folder = folder / ENCODER_FOLDER
+    for file in ("config.json", "model.safetensors"):
+        if not (folder / file).is_file():
+            raise UsageError(f"{path} is no run and no model folder: {folder / file} does not exist")
+    try:
+        card = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        backbone = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        raise UsageError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+    names = card.get("label_descriptions") or {}
+    labels = card.get("label_names") or []
+    return Encoder(backbone.eval(), labels, [names.get(label, label) for label in labels]).eval()
