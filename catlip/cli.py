@@ -83,7 +83,11 @@ def run(args: list[str]) -> Any:
         start["default"], rest = _recipe(rest)
     module = import_module(verb.module)
     settings = tyro.cli(
-        getattr(module, verb.settings), prog=f"catlip {name}", args=rest, config=(tyro.conf.FlagCreatePairsOff,), **start
+        getattr(module, verb.settings),
+        prog=f"catlip {name}",
+        args=rest,
+        config=(tyro.conf.FlagCreatePairsOff,),
+        **start,
     )
     return getattr(module, verb.function)(settings)
 

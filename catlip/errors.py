@@ -2,4 +2,4 @@
 
 
 class UsageError(ValueError):
-    """A user's mistake. The message names the option, what was found and the fix; the CLI prints it and exits with 2."""
+    """A user's mistake. Its message names the option, what was found and the fix; the CLI exits with 2."""

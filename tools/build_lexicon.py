@@ -14,7 +14,7 @@ Facts only (no glosses). Three blocks of tab-separated lines, with an empty line
 
     02084071  05*  @02083346 @01317541  dog    synset, lexicographer file (* pictured), parents (~ instance), head
     dog  02084071:42 10114209:2  b2            lemma, senses in order (:tag count, ^ capitalised), other readings
-    men  man                                   irregular plural, singular
+    men  man                                   irregular plural, its singulars
 
 Other readings of a lemma's spelling: b = base form of a verb, i = inflected form of a verb, a = adjective,
 r = adverb, each with the tag counts of that part of speech. The output is byte-identical on every run;
@@ -124,7 +124,7 @@ def compile_lexicon(folder: Path, pictured: set[str]) -> str:
         senses = " ".join(spelled[lemma][offset] for offset in fields[-n_senses:])
         others = " ".join(f"{mark}{count}" for mark, count in sorted(readings.get(lemma, {}).items()))
         lemmas.append(f"{lemma}\t{senses}\t{others}")
-    plurals = [f"{form}\t{bases[0]}" for form, bases in exceptions(folder / "noun.exc").items() if form not in bases]
+    plurals = [f"{form}\t{' '.join(bases)}" for form, bases in exceptions(folder / "noun.exc").items()]
     return "\n\n".join("\n".join(block) for block in (synsets, lemmas, plurals)) + "\n"
 
 

@@ -18,7 +18,21 @@ _GROUP = 64
 MAX_CHARACTERS = 20_000  # of one caption: what comes after is a page of text, not a description of the picture
 
 # Whether a text has any of these is found at memory speed; a regular expression costs more than all the rest.
-_CARE = (*"<&@#", "://", "www.", ".jp", ".png", ".gif", ".web", ".htm", ".php", ".pdf", ".com", ".net", ".org")
+_CARE = (
+    *"<&@#",
+    "://",
+    "www.",
+    ".jp",
+    ".png",
+    ".gif",
+    ".web",
+    ".htm",
+    ".php",
+    ".pdf",
+    ".com",
+    ".net",
+    ".org",
+)
 _TAG = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>|</?[a-zA-Z!][^<>]*>", re.DOTALL | re.IGNORECASE)
 _ADDRESS = re.compile(r"\b(?:https?|ftp)\S*://\S+|\bwww\.\S+|\S+@\S+\.\S+|[@#]\w+", re.IGNORECASE)
 _FILE_NAME = re.compile(r"\S+\.(?:jpe?g|png|gif|webp|svg|tiff?|bmp|html?|php|pdf|mp4|com|net|org)\b\S*", re.IGNORECASE)
@@ -57,8 +71,12 @@ def clean(caption: str) -> str:
     if "." in text:
         text = _FILE_NAME.sub(" , ", text)
     text = unicodedata.normalize("NFKD", text.translate(_QUOTES)).translate(_DASHES)
-    kept = [" , " if (kind := unicodedata.category(c))[0] in "CZSP" and c not in " ,.'&" else c
-            for c in text if (kind := unicodedata.category(c)) != "Mn"]  # fmt: skip
+    kept = []
+    for character in text:
+        category = unicodedata.category(character)
+        if category != "Mn":  # a combining mark: the accent of the letter before it
+            breaks = category[0] in "CZSP" and character not in " ,.'&"
+            kept.append(" , " if breaks else character)
     return "".join(kept)
 
 

@@ -1,6 +1,7 @@
 """Caption -> synsets, with the reason for each: the public face of the caption side."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,7 +84,7 @@ class Labeler:
         indices, offsets = self.sparse(captions)
         names = self._names[indices].tolist()
         bounds = offsets.tolist()
-        return [names[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [names[start:end] for start, end in pairwise(bounds)]
 
     def sparse(self, captions: Sequence[Any], rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Labels as arrays: (indices into `synsets`, sorted and unique in each row; offsets of the rows).

@@ -24,9 +24,12 @@ from catlip.captions.wordnet import Lexicon
 NO_LABEL, BY_CONTEXT = -1, -2
 THRESHOLD = -1.5  # log-odds from which on a word is a label
 MAX_PHRASE = 6  # words
-CLOSE = 0.06  # a pictured meaning is kept beside the best one from this share of its weight on
+CLOSE = 0.06  # a concrete meaning is kept beside the best one from this share of its weight on
 MAX_MEANINGS = 3  # labels of a word that stands alone
 ENGLISH = 0.34  # share of known words below which a caption is not English
+NOT_ONLY_ENGLISH = frozenset(
+    ["a", "am", "an", "as", "do", "en", "he", "her", "i", "in", "me", "no", "on", "per", "so", "was", "will"]
+)
 MAX_CACHED_WORDS = 300_000  # words no dictionary knows (web text is full of them) are not remembered beyond this
 
 # What a neighbour says for (+) or against (-) a noun, by the word's other reading. Log-odds, by hand, checked on the
@@ -50,7 +53,7 @@ BEFORE = {
 }
 AFTER = {
     Kind.DETERMINER: (0, -1.0, -1.5, -2.0, -1.5, -0.5, 0.0),
-    Kind.PREPOSITION: (0, 0.0, -0.3, -0.2, -0.3, 0.7, 0.0),
+    Kind.PREPOSITION: (0, -0.5, -0.3, -0.2, -0.3, 0.7, 0.0),
     Kind.PRONOUN: (0, -0.5, -1.0, -1.0, -1.0, 0.0, 0.0),
     Kind.ADVERB: (0, -0.5, -0.7, -0.7, -0.7, 0.0, 0.0),
     Kind.BREAK: (0, 0.3, 0.2, 0.0, 0.3, 0.7, 0.0),
@@ -103,7 +106,17 @@ class Words:
     key_singular: np.ndarray = field(default_factory=lambda: np.zeros(1024, np.uint32))
 
     def reserve(self) -> None:
-        for name in ("kind", "form", "score", "label", "several", "carrier", "english", "key", "key_singular"):
+        for name in (
+            "kind",
+            "form",
+            "score",
+            "label",
+            "several",
+            "carrier",
+            "english",
+            "key",
+            "key_singular",
+        ):
             column = getattr(self, name)
             if len(column) <= len(self.text):
                 setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
@@ -141,7 +154,9 @@ class NounRule:
 
     name = "nouns"
 
-    def __init__(self, lexicon: Lexicon, index: dict[str, int], terms: dict[str, tuple[str, ...]] | None = None) -> None:
+    def __init__(
+        self, lexicon: Lexicon, index: dict[str, int], terms: dict[str, tuple[str, ...]] | None = None
+    ) -> None:
         self.lexicon = lexicon
         self.index = index
         self._terms = {tuple(cleaning.normal(phrase)): labels for phrase, labels in (terms or {}).items()}
@@ -169,7 +184,7 @@ class NounRule:
             text = lemma.replace("_", " ").replace("-", " ").replace(".", "")
             if "'" in text or "/" in text:
                 text = " ".join(cleaning.normal(text))
-            if text.split(" ", 1)[0] not in CLOSED and text not in skip:
+            if text.split(" ", 1)[0] not in CLOSED and text not in skip and not text.endswith(" 's"):
                 self._enter(text, lemma)
         for text in word_lists()["sense"]:
             if " " in text:
@@ -197,12 +212,13 @@ class NounRule:
     def _enter_split_compounds(self, plain: list[str]) -> None:
         """Closed compounds that people write apart: "skate board", "sun glasses" (pictured ones only)."""
         known = set(plain)
+        nouns = {w for w in known if w not in CLOSED and "a" not in self.lexicon.other_readings(w)}  # no long beard
         for lemma in plain:
             if len(lemma) < 7 or not lemma.isalpha():
                 continue
             for cut in range(3, len(lemma) - 2):
                 head, tail = lemma[:cut], lemma[cut:]
-                if head in known and tail in known and head not in CLOSED and tail not in CLOSED:
+                if head in nouns and tail in known and tail not in CLOSED:
                     if any(self.lexicon.synset(s.synset).pictured for s in self.lexicon.senses(lemma)):
                         text = f"{head} {tail}"
                         self._entries.setdefault(text, lemma)
@@ -271,7 +287,7 @@ class NounRule:
         chosen = word_lists().get("sense", {}).get(text)
         if chosen:
             return Phrase(self.index[chosen[0]], (), lemma)
-        candidates, unseen = weigh(self.lexicon, self.lexicon.senses(lemma))
+        candidates, unseen = weigh(self.lexicon, self.lexicon.senses(lemma), phrase=True)
         seen = sum(c.weight for c in candidates)
         if math.log(seen + 1e-6) - math.log(unseen + 0.05) < THRESHOLD:
             return None
@@ -281,9 +297,9 @@ class NounRule:
     # ---- words ---------------------------------------------------------------------------------------------------
 
     def _close(self, candidates: Sequence[Candidate]) -> tuple[int, ...]:
-        """Labels of the best candidate and of the pictured ones close to it."""
+        """Labels of the best candidate and of the concrete ones close to it."""
         best, *others = candidates
-        close = [c for c in others if c.pictured and c.weight >= CLOSE * best.weight]
+        close = [c for c in others if c.concrete and c.weight >= CLOSE * best.weight]
         return tuple(self.index[c.synset] for c in [best, *close][:MAX_MEANINGS])
 
     def _add(self, word: str) -> int:
@@ -313,7 +329,8 @@ class NounRule:
         words.kind[number], words.form[number] = reading.kind, reading.form
         words.score[number], words.label[number], words.several[number] = reading.score, label, several
         words.carrier[number] = reading.singular in word_lists().get("carrier", {})
-        words.english[number] = word in CLOSED or word in self.lexicon or reading.singular in self.lexicon
+        known = len(word) > 3 and (word in self.lexicon or reading.singular in self.lexicon)
+        words.english[number] = known or (word in CLOSED and word not in NOT_ONLY_ENGLISH)
         words.key[number], words.key_singular[number] = _hash(word), _hash(reading.singular)
         return number
 
@@ -448,7 +465,7 @@ class NounRule:
             return f"{why}: {score:+.1f} is below {THRESHOLD}"
         if len(labels) > 1:
             why += "; several meanings, and nothing else in the caption to choose by"
-        elif batch.labels[batch.positions == position][0] != self._words.label[batch.ids[position]]:
+        elif reading.candidates and labels[:1] != (reading.candidates[0].synset,):
             why += "; meaning chosen by another word of the caption"
         return why
 

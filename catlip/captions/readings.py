@@ -28,6 +28,7 @@ VISIBLE = {
 PICTURED = 0.9  # visibility of a synset of ImageNet-21k, whatever its file
 # Captions are lower-cased, so a capitalised sense (Crane the writer, Turkey the country) must wait for the others.
 CAPITALISED = 0.1
+CONCRETE = 0.3  # kinds of things from this visibility on
 PREFERENCE = 1.5  # of a pictured sense over one that is only of a visible kind
 # Share of a verb's tagged uses that a given spelling of it can claim: base forms are rare in captions.
 BASE_VERB, S_FORM, INFLECTED, ADJECTIVE, ADVERB = 0.25, 0.25, 0.5, 1.0, 1.0
@@ -98,7 +99,8 @@ class Candidate:
 
     synset: str
     weight: float
-    pictured: bool
+    pictured: bool = True
+    concrete: bool = True  # pictured and a thing, not a sport or a broadcast: may stand beside the best sense
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +138,9 @@ def lookup(lexicon: Lexicon, word: str) -> tuple[str, list[Sense]]:
     An irregular plural is the plural of its singular (men: several of man, not the work force). A spelling that is a
     lemma of its own and a regular plural too is what weighs more: glasses are spectacles, hands are no work force.
     """
-    irregular = lexicon.irregular(word)
-    if irregular and irregular in lexicon:
-        return irregular, lexicon.senses(irregular)
+    for irregular in lexicon.irregular(word):
+        if irregular in lexicon and irregular != word:
+            return irregular, lexicon.senses(irregular)
     own = lexicon.senses(word)
     for singular in lexicon.singulars(word):
         if len(singular) > 1:
@@ -153,21 +155,23 @@ def _seen(lexicon: Lexicon, senses: list[Sense]) -> float:
     return sum(candidate.weight for candidate in weigh(lexicon, senses)[0])
 
 
-def weigh(lexicon: Lexicon, senses: list[Sense]) -> tuple[list[Candidate], float]:
+def weigh(lexicon: Lexicon, senses: list[Sense], *, phrase: bool = False) -> tuple[list[Candidate], float]:
     """(visible senses by weight, mass of the senses that cannot be seen).
 
     Captions are lower-cased here, so a capitalised sense has to stand back where there is another; and a named
-    individual, a city or a writer, nearly always.
+    individual, a city or a writer, nearly always. A phrase (Christmas tree, Great Dane) is itself whatever its case.
     """
     candidates, unseen = [], 0.0
-    only_capitalised = all(sense.capitalised for sense in senses)
+    only_capitalised = phrase or all(sense.capitalised for sense in senses)
     for rank, sense in enumerate(senses):
         synset = lexicon.synset(sense.synset)
         mass = sense.count + UNTAGGED / (1 + rank)
         visible = visibility(synset)
         if synset.instance or (sense.capitalised and not only_capitalised):
             visible *= CAPITALISED
-        candidates.append(Candidate(sense.synset, mass * visible, synset.pictured and not synset.instance))
+        pictured = synset.pictured and not synset.instance
+        concrete = pictured and VISIBLE[synset.lexfile] >= CONCRETE
+        candidates.append(Candidate(sense.synset, mass * visible, pictured, concrete))
         unseen += mass * (1 - visible)
     candidates.sort(key=lambda c: -c.weight * (PREFERENCE if c.pictured else 1))
     return candidates, unseen
@@ -210,8 +214,10 @@ def read(lexicon: Lexicon, word: str) -> Reading:
     candidates, unseen = weigh(lexicon, senses)
     if chosen:
         others = [c for c in candidates if c.synset != chosen[0]]
-        candidates = [Candidate(chosen[0], max([1.0, *(c.weight for c in others)]), True), *others]
+        candidates = [Candidate(chosen[0], max([1.0, *(c.weight for c in others)])), *others]
     form, others = other_mass(lexicon, word, lemma)
+    if form == Form.ADJECTIVE and candidates and lexicon.synset(candidates[0].synset).lexfile == "substance":
+        form = Form.PLAIN  # a cardboard box, a rubber boot: a material before a noun is still there to be seen
     seen = sum(candidate.weight for candidate in candidates)
     if chosen:  # whoever chose it has seen it
         seen, unseen = seen + unseen, 0.0
@@ -226,7 +232,9 @@ def read(lexicon: Lexicon, word: str) -> Reading:
     return Reading(kind, form, score, tuple(c for c in candidates if c.weight > 0), lemma, why)
 
 
-PLURAL_LEMMAS = frozenset("people glasses clothes pants jeans trousers shorts scissors police".split())
+PLURAL_LEMMAS = frozenset(
+    ["people", "glasses", "clothes", "pants", "jeans", "trousers", "shorts", "scissors", "police"]
+)
 
 
 def _kind(lexicon: Lexicon, candidates: list[Candidate], plural: bool) -> Kind:

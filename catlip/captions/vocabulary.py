@@ -55,7 +55,7 @@ class Vocabulary:
 
     def encode(self, labels: Iterable[str]) -> list[int]:
         """Class indices of the labels that are in the vocabulary, ascending."""
-        return sorted(self._index[label] for label in labels if label in self._index)
+        return sorted({self._index[label] for label in labels if label in self._index})
 
     @property
     def hash(self) -> str:
@@ -132,12 +132,14 @@ class Vocabulary:
         if not lines or not lines[0].startswith(_HEADER):
             raise UsageError(f"{path} is no vocabulary: its first line should start with {_HEADER!r}")
         before, _, source = lines[0].removeprefix(_HEADER).partition(" source=")
-        facts = dict(part.partition("=")[::2] for part in before.split())
+        facts: dict[str, str] = {name: value for name, _, value in (part.partition("=") for part in before.split())}
         synsets, names, counts = [], [], []
         for number, line in enumerate(lines[1:], 2):
             fields = line.split("\t")
             if len(fields) != 4 or fields[0] != str(len(synsets)) or not fields[3].isdigit():
-                raise UsageError(f"{path}, line {number}: expected `index<TAB>synset<TAB>name<TAB>count`, found {line!r}")
+                raise UsageError(
+                    f"{path}, line {number}: expected `index<TAB>synset<TAB>name<TAB>count`, found {line!r}"
+                )
             synsets.append(fields[1])
             names.append(fields[2])
             counts.append(int(fields[3]))

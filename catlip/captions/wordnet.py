@@ -13,10 +13,34 @@ from pathlib import Path
 LEXICON_FILE = Path(__file__).with_name("wordnet.txt.xz")
 
 # Lexicographer files of nouns, in WordNet's numbering from 03 on (lexnames(5WN)).
-LEXFILES = (
-    "tops act animal artifact attribute body cognition communication event feeling food group location motive "
-    "object person phenomenon plant possession process quantity relation shape state substance time"
-).split()
+LEXFILES = [
+    "tops",
+    "act",
+    "animal",
+    "artifact",
+    "attribute",
+    "body",
+    "cognition",
+    "communication",
+    "event",
+    "feeling",
+    "food",
+    "group",
+    "location",
+    "motive",
+    "object",
+    "person",
+    "phenomenon",
+    "plant",
+    "possession",
+    "process",
+    "quantity",
+    "relation",
+    "shape",
+    "state",
+    "substance",
+    "time",
+]
 
 # Regular plurals: WordNet's own rules of detachment for nouns (morphy(7WN)).
 DETACHMENTS = (
@@ -124,14 +148,13 @@ class Lexicon:
                 table.setdefault(sense.synset, []).append(lemma)
         return table
 
-    def irregular(self, word: str) -> str | None:
-        """Singular of an irregular plural ("men" -> "man"), else None."""
-        return self._plurals.get(word)
+    def irregular(self, word: str) -> list[str]:
+        """Singulars of an irregular plural ("men" -> ["man"]); for a regular word none."""
+        return self._plurals[word].split(" ") if word in self._plurals else []
 
     def singulars(self, word: str) -> list[str]:
         """Lemmas that a word can be the plural of, irregular ones first; never the word itself."""
-        irregular = self._plurals.get(word)
-        found = [irregular] if irregular in self._lemmas else []
+        found = [singular for singular in self.irregular(word) if singular in self._lemmas and singular != word]
         for ending, singular in DETACHMENTS:
             if word.endswith(ending):
                 lemma = word[: len(word) - len(ending)] + singular

@@ -39,8 +39,9 @@ class Batch:
     keys: list[str]
 
     def to(self, device: torch.device) -> "Batch":
-        moved = (t.to(device, non_blocking=True) for t in (self.image, self.flip, self.labels, self.offsets))
-        return Batch(*moved, self.captions, self.keys)
+        image, flip = self.image.to(device, non_blocking=True), self.flip.to(device, non_blocking=True)
+        labels, offsets = self.labels.to(device, non_blocking=True), self.offsets.to(device, non_blocking=True)
+        return Batch(image, flip, labels, offsets, self.captions, self.keys)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -75,6 +76,18 @@ def samples_at(places: np.ndarray, n: int, seed: int) -> np.ndarray:
     return x.astype(np.int64)
 
 
+@dataclass(kw_only=True, slots=True)
+class Resolution:
+    """Size of the pictures over a run: low first, full at the end (CLIPA, arXiv 2305.07017, on a single schedule)."""
+
+    low: int = 0  # pixels during the first part; 0: full size from the start
+    low_share: float = 0.0  # share of the budget at the low size
+
+    def at(self, seen: int, budget: int, full: int) -> int:
+        """Pixels of the batch that follows the first `seen` samples of `budget`."""
+        return self.low if self.low and seen < self.low_share * budget else full
+
+
 @dataclass(slots=True)
 class Unreadable:
     """Samples that were skipped because their picture could not be read."""
@@ -95,13 +108,14 @@ class Batches:
 
     def __init__(
         self, source: Source, vocabulary: Vocabulary, labeler: Labeler, *, batch_size: int, image_size: int,
-        crop: Crop, seed: int, workers: int, rank: int = 0, world: int = 1,
+        crop: Crop, seed: int, workers: int, resolution: Resolution, budget: int, rank: int = 0, world: int = 1,
     ) -> None:  # fmt: skip
         """batch_size: of all ranks together; a multiple of `world`."""
         if batch_size % world:
             raise UsageError(f"--batch-size {batch_size} is no multiple of the {world} processes")
         self.source, self.vocabulary, self.labeler = source, vocabulary, labeler
         self.batch_size, self.image_size, self.crop, self.seed = batch_size, image_size, crop, seed
+        self.resolution, self.budget = resolution, budget
         self.rank, self.world = rank, world
         self.unreadable = Unreadable()
         self._classes = vocabulary.classes_of(labeler)
@@ -127,17 +141,18 @@ class Batches:
     def _begin(self, pool: ThreadPoolExecutor, seen: int) -> tuple[np.ndarray, np.ndarray, list[Future]]:
         places = np.arange(seen + self.rank, seen + self.batch_size, self.world)
         samples = samples_at(places, len(self.source), self.seed)
+        size = self.resolution.at(seen, self.budget, self.image_size)
         parts = np.array_split(np.arange(len(places)), min(len(places), 4 * self._workers))
-        return places, samples, [pool.submit(self._decode, places[part], samples[part]) for part in parts]
+        return places, samples, [pool.submit(self._decode, places[part], samples[part], size) for part in parts]
 
-    def _decode(self, places: np.ndarray, samples: np.ndarray) -> list["_Decoded"]:
+    def _decode(self, places: np.ndarray, samples: np.ndarray, size: int) -> list["_Decoded"]:
         decoded = []
         for place, sample in zip(places.tolist(), samples.tolist(), strict=True):
             record = self.source.read(sample)
             random = np.random.Generator(np.random.Philox(key=self.seed, counter=place << 64))
             flip = bool(random.random() < 0.5)
             try:
-                pixels, why = decode_crop(record.image, self.image_size, self.crop, random), None
+                pixels, why = decode_crop(record.image, size, self.crop, random), None
             except UnreadableImageError as error:
                 pixels, why = None, str(error)
             decoded.append(_Decoded(record.key, record.captions, pixels, flip, why))
@@ -154,7 +169,7 @@ class Batches:
         rows = np.repeat(np.arange(len(good)), [len(d.captions) for d in good])
         indices, offsets = self.labeler.sparse([c for d in good for c in d.captions], rows)
         labels, bounds = to_classes(indices, offsets, self._classes, len(good))
-        pixels = torch.from_numpy(np.stack([d.pixels for d in good]))
+        pixels = torch.from_numpy(np.stack([d.pixels for d in good if d.pixels is not None]))
         return Batch(
             image=pixels.permute(0, 3, 1, 2),  # a view: channels_last, as convolutions like it
             flip=torch.tensor([d.flip for d in good]),

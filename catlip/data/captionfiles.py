@@ -15,7 +15,22 @@ import pyarrow.parquet as pq
 from catlip.data.sources import TEXT_COLUMNS, TarSource, find_column, sniff
 from catlip.errors import UsageError
 
-KEY_COLUMNS = "key __key__ uid id sample_id url image_url image filepath image_path path file filename file_name".split()
+KEY_COLUMNS = [
+    "key",
+    "__key__",
+    "uid",
+    "id",
+    "sample_id",
+    "url",
+    "image_url",
+    "image",
+    "filepath",
+    "image_path",
+    "path",
+    "file",
+    "filename",
+    "file_name",
+]
 ROWS = 8192  # read at a time
 
 
@@ -53,7 +68,7 @@ class Rows:
 
 
 def kind_of(path: Path) -> str:
-    """"parquet", "table" (CSV, TSV), "jsonl" or "tar", by the file's name."""
+    """ "parquet", "table" (CSV, TSV), "jsonl" or "tar", by the file's name."""
     suffixes = [s.lower() for s in path.suffixes if s.lower() not in (".gz", ".zst", ".bz2")]
     kind = {
         ".parquet": "parquet", ".pq": "parquet", ".csv": "table", ".tsv": "table", ".txt": "table",
@@ -114,7 +129,14 @@ def read_rows(path: Path, columns: Columns, groups: list[int] | None = None) -> 
                 text = batch.column(columns.text)
                 keys = {name: batch.column(name) for name in columns.keys}
                 yield Rows(keys, _captions_of(text, path, columns.text))
-    except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError, EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+    except (
+        pa.ArrowInvalid,
+        pa.ArrowKeyError,
+        KeyError,
+        EOFError,
+        gzip.BadGzipFile,
+        UnicodeDecodeError,
+    ) as error:
         raise UsageError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
@@ -151,7 +173,9 @@ def _csv_batches(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
             read_options=pyarrow.csv.ReadOptions(block_size=1 << 20, use_threads=False),
             parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=separator == ","),
             convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=wanted, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+                include_columns=wanted,
+                column_types=dict.fromkeys(names, pa.string()),
+                strings_can_be_null=False,
             ),
         )
         for batch in reader:
@@ -159,8 +183,7 @@ def _csv_batches(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as lines:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

@@ -145,7 +145,12 @@ def _task(path: Path, groups: list[int] | None, settings: dict[str, Any]) -> dic
     identity = [str(path.absolute()), stat.st_size, stat.st_mtime_ns, groups, settings]
     digest = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     name = f"{path.name.split('.')[0]}-{digest}"
-    return {"path": str(path.absolute()), "groups": groups, "name": name, "part": f"{settings['parts']}/{name}.json"}
+    return {
+        "path": str(path.absolute()),
+        "groups": groups,
+        "name": name,
+        "part": f"{settings['parts']}/{name}.json",
+    }
 
 
 def do_task(task: dict[str, Any], settings: dict[str, Any], labeler: Labeler) -> None:
@@ -226,7 +231,13 @@ def _run_tasks(tasks: list[dict[str, Any]], settings: dict[str, Any], cfg: Corpu
     results: Iterator[dict[str, str]] = frame.select(worker(frame["task"]).alias("error")).iter_rows(
         results_buffer_size=2 * workers
     )
-    look = TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn()
+    look = (
+        TextColumn("labelling"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("files"),
+        TimeRemainingColumn(),
+    )
     with Progress(*look, transient=True) as progress:
         for result in progress.track(results, total=len(tasks)):
             if result["error"]:

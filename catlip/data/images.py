@@ -75,7 +75,12 @@ def _cut(image: Image.Image, box: tuple[float, float, float, float], size: int) 
             image = to_rgb(image)
         if image.size != (width, height):
             by_x, by_y = image.width / width, image.height / height
-            box = (box[0] * by_x, box[1] * by_y, min(box[2] * by_x, image.width), min(box[3] * by_y, image.height))
+            box = (
+                box[0] * by_x,
+                box[1] * by_y,
+                min(box[2] * by_x, image.width),
+                min(box[3] * by_y, image.height),
+            )
         # reducing_gap makes large reductions in two steps: a box filter first, then a bilinear one.
         resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
     except Exception as error:

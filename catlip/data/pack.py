@@ -90,7 +90,9 @@ def _samples(source: Source, cfg: Pack, bad: dict[str, str]) -> Iterator[tuple[R
                 bad[record.key] = image
                 if len(bad) > MAX_UNREADABLE * max(len(source), 1):
                     some = "; ".join(f"{key}: {why}" for key, why in list(bad.items())[:5])
-                    raise UsageError(f"more than {MAX_UNREADABLE:.0%} of {len(source):,} pictures cannot be read: {some}")
+                    raise UsageError(
+                        f"more than {MAX_UNREADABLE:.0%} of {len(source):,} pictures cannot be read: {some}"
+                    )
 
 
 def _jpeg(data: bytes, size: int, quality: int) -> bytes:
@@ -142,4 +144,9 @@ def _write_shard(path: Path, samples: Iterator[tuple[Record, bytes]], first: int
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return {"samples": written, "bytes": path.stat().st_size, "sha256": digest.hexdigest(), "offsets": offsets}
+    return {
+        "samples": written,
+        "bytes": path.stat().st_size,
+        "sha256": digest.hexdigest(),
+        "offsets": offsets,
+    }

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from catlip.errors import UsageError
 
-IMAGE_EXTENSIONS = frozenset("jpg jpeg png webp bmp gif tif tiff".split())
+IMAGE_EXTENSIONS = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"])
 INDEX_FILE = "index.json"
 
 
@@ -102,7 +102,9 @@ def scan(path: Path) -> Iterator[Sample]:
                     key, members = sample_key, {}
                 members[extension] = Member(info.offset_data, info.size)
     except (tarfile.TarError, EOFError) as error:
-        raise UsageError(f"{path} is not a readable tar file ({error}); catlip reads plain, uncompressed tars") from None
+        raise UsageError(
+            f"{path} is not a readable tar file ({error}); catlip reads plain, uncompressed tars"
+        ) from None
     if size % tarfile.BLOCKSIZE:
         raise UsageError(_cut_off(path, key, size))
     if members:

@@ -18,7 +18,17 @@ from typing import Any, Protocol
 from catlip.data.shards import Member, Sample, expand, load_index
 from catlip.errors import UsageError
 
-IMAGE_COLUMNS = ("image", "filepath", "image_path", "path", "file", "filename", "file_name", "img", "image_file")
+IMAGE_COLUMNS = (
+    "image",
+    "filepath",
+    "image_path",
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "img",
+    "image_file",
+)
 TEXT_COLUMNS = ("caption", "text", "title", "alt", "alt_text", "description", "captions", "label", "name")
 
 

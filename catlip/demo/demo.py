@@ -68,9 +68,16 @@ def demo(cfg: Demo) -> dict[str, float]:
     _write_sheet(out, source, vocabulary, scores, positive, results)
     rows = {name: f"top-1 {a:5.1f} %   mean AP {b:5.1f} %" for name, (a, b) in results.items()}
     print(table(rows, f"{TEST}'s {len(pixels):,} drawings, never seen in training, {len(vocabulary)} labels:"))
-    flat = {f"{name} {what}": value for name, pair in results.items() for what, value in zip(("top-1", "mAP"), pair, strict=True)}
+    flat = {
+        f"{name} {what}": value
+        for name, pair in results.items()
+        for what, value in zip(("top-1", "mAP"), pair, strict=True)
+    }
     append_json(out / "run" / "results.jsonl", {"task": "demo", **{k: round(v, 2) for k, v in flat.items()}})
-    print(f"\n{out / 'index.html'}: pictures with captions, labels and predictions ({duration(time.perf_counter() - began)} in all)\n{NEXT}")
+    print(
+        f"\n{out / 'index.html'}: pictures with captions, labels and predictions"
+        f" ({duration(time.perf_counter() - began)} in all)\n{NEXT}"
+    )
     return flat
 
 
@@ -158,5 +165,5 @@ def _write_sheet(
         page.table(["", "top-1", "mean AP"], rows),
         page.heading("Drawings of the unseen artist: caption, its labels, the four best predictions"),
         page.grid(cards),
-        page.paragraph("Emoji: Noto (Google), OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0); see LICENSES.md.", soft=True),
+        page.paragraph("Emoji: Noto (Google), OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0)", soft=True),
     ))  # fmt: skip

@@ -29,10 +29,12 @@ class Encoder(nn.Module):
 
     def __init__(self, backbone: nn.Module, labels: list[str] | None = None, names: list[str] | None = None) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Any = backbone  # timm's models share methods, not a type
         self.labels = labels or []  # wnid of each class of the classifier
         self.names = names or []
-        cfg = backbone.pretrained_cfg
+        cfg = self.backbone.pretrained_cfg
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(cfg["std"]).view(3, 1, 1), persistent=False)
         self.image_size: int = cfg["input_size"][-1]
@@ -41,11 +43,16 @@ class Encoder(nn.Module):
     def create(cls, name: str, *, image_size: int, pretrained: bool = False) -> "Encoder":
         """A timm backbone without classifier. Raises UsageError, with near names, for one that timm does not have."""
         check_name(name)
-        size = {"img_size": image_size} if _has_fixed_size(name) else {}
-        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+        size: dict[str, Any] = {"img_size": image_size} if _has_fixed_size(name) else {}
+        backbone: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
         backbone.pretrained_cfg = {**backbone.pretrained_cfg, "input_size": (3, image_size, image_size)}
         if not pretrained:
-            backbone.pretrained_cfg |= {"mean": MEAN, "std": STD, "interpolation": "bilinear", "crop_pct": 1.0}
+            backbone.pretrained_cfg |= {
+                "mean": MEAN,
+                "std": STD,
+                "interpolation": "bilinear",
+                "crop_pct": 1.0,
+            }
         return cls(backbone)
 
     @property
@@ -55,7 +62,9 @@ class Encoder(nn.Module):
     @property
     def width(self) -> int:
         """Length of the pooled vector."""
-        return self.backbone.head_hidden_size if hasattr(self.backbone, "head_hidden_size") else self.backbone.num_features
+        return (
+            self.backbone.head_hidden_size if hasattr(self.backbone, "head_hidden_size") else self.backbone.num_features
+        )
 
     def normalize(self, image: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> float in the encoder's input space."""
@@ -101,8 +110,8 @@ class Encoder(nn.Module):
     def save(self, folder: Path, head: nn.Linear | None = None, **card: Any) -> None:
         """Write timm's model folder. head: the classifier to ship, its rows in the order of card["label_names"]."""
         num_classes = head.out_features if head is not None else 0
-        args = {"img_size": self.image_size} if _has_fixed_size(self.architecture) else {}
-        model = timm.create_model(self.architecture, num_classes=num_classes, **args)
+        args: dict[str, Any] = {"img_size": self.image_size} if _has_fixed_size(self.architecture) else {}
+        model: Any = timm.create_model(self.architecture, num_classes=num_classes, **args)
         state = self.backbone.state_dict()
         if head is not None:
             name = self.backbone.pretrained_cfg["classifier"]
@@ -111,9 +120,7 @@ class Encoder(nn.Module):
         cfg = {k: self.backbone.pretrained_cfg[k] for k in ("input_size", "mean", "std", "interpolation", "crop_pct")}
         model.pretrained_cfg = {**model.pretrained_cfg, **cfg, "num_classes": num_classes, "license": "other"}
         folder.mkdir(parents=True, exist_ok=True)
-        timm.models.save_for_hf(
-            model, folder, model_config={"model_args": args, **card}, safe_serialization=True
-        )
+        timm.models.save_for_hf(model, str(folder), model_config={"model_args": args, **card}, safe_serialization=True)
 
 
 def check_name(name: str) -> None:

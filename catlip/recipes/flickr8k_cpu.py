@@ -1,10 +1,11 @@
 """Five minutes on two CPU cores: the smallest run that learns something from real photographs.
 
-    catlip vocab    'shards/train-{000000..000005}.tar' --min-count 8 --out vocab.tsv
-    catlip pretrain flickr8k_cpu --data 'shards/train-{000000..000005}.tar' --vocab vocab.tsv --out runs/f8k
-    catlip probe    runs/f8k --train cifar10-train.tar --test cifar10-test.tar
+catlip vocab    'shards/train-{000000..000005}.tar' --min-count 8 --out vocab.tsv
+catlip pretrain flickr8k_cpu --data 'shards/train-{000000..000005}.tar' --vocab vocab.tsv --out runs/f8k
+catlip probe    runs/f8k --train cifar10-train.tar --test cifar10-test.tar
 """
 
+from catlip.data.batches import Resolution
 from catlip.data.images import Crop
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
@@ -20,6 +21,7 @@ def flickr8k_cpu() -> Pretrain:
         samples=90_000,
         batch_size=64,
         crop=Crop(scale=(0.3, 1.0)),
+        resolution=Resolution(low=40, low_share=0.5),
         optim=Optim(lr=2e-3, weight_decay=0.05),
         loop=Loop(ema=0.998),
     )  # fmt: skip

@@ -47,7 +47,9 @@ class Average:
         # Short runs: an average over the last tenth at most, so that it is not full of the initial weights.
         decay = min(self.decay, (1 + steps) / (10 + steps))
         now = task.state_dict()
-        torch._foreach_lerp_([self.state[n] for n in self._floats], [now[n] for n in self._floats], 1 - decay)
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            [self.state[n] for n in self._floats], [now[n] for n in self._floats], 1 - decay
+        )
         for name in self._others:
             self.state[name].copy_(now[name])
 
@@ -60,7 +62,7 @@ def fit(
 
     Goes on from the checkpoint in `out` if there is one. Raises UsageError at a loss that is not finite.
     """
-    task.to(device, memory_format=torch.channels_last)
+    task.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = make_optimizer(task, optim)
     average = Average(task, loop.ema) if loop.ema else None
     seen = _restore(checkpoint.load(out), task, optimizer, average)
@@ -99,9 +101,7 @@ def fit(
     return average.state if average else task.state_dict()
 
 
-def _state(
-    task: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, seen: int
-) -> dict[str, Any]:
+def _state(task: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, seen: int) -> dict[str, Any]:
     return {
         "samples": seen,
         "task": task.state_dict(),
@@ -127,7 +127,10 @@ def _check_finite(values: dict[str, float], seen: int, keys: list[str], out: Pat
     """A loss that is not finite ends the run, before it can overwrite the last good checkpoint."""
     if all(map(math.isfinite, values.values())):
         return
-    append_json(out / "log.jsonl", {"samples": seen, "not_finite": {k: str(v) for k, v in values.items()}, "keys": keys})
+    append_json(
+        out / "log.jsonl",
+        {"samples": seen, "not_finite": {k: str(v) for k, v in values.items()}, "keys": keys},
+    )
     raise UsageError(
         f"the loss is not finite after {seen:,} samples; the batch's keys are in {out / 'log.jsonl'}. "
         "A lower --optim.lr or a longer --optim.warmup usually mends it"

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 import catlip
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.batches import Batches
+from catlip.data.batches import Batches, Resolution
 from catlip.data.images import Crop
-from catlip.data.sources import Source, open_source
+from catlip.data.sources import open_source
 from catlip.errors import UsageError
 from catlip.models.encoder import ENCODER_FOLDER, Encoder
 from catlip.objectives.synsets import SynsetObjective, Synsets
@@ -48,6 +48,7 @@ class Pretrain:
     image_col: str | None = None  # CSV and TSV: column with the paths of pictures
     text_col: str | None = None  # CSV and TSV: column with the captions
     crop: Crop = field(default_factory=Crop)
+    resolution: Resolution = field(default_factory=Resolution)
     objective: Synsets = field(default_factory=Synsets)
     optim: Optim = field(default_factory=Optim)
     loop: Loop = field(default_factory=Loop)
@@ -75,19 +76,20 @@ def pretrain(cfg: Pretrain) -> Path:
     task = SynsetObjective(encoder, vocabulary.counts, vocabulary.samples, cfg.objective)
     batches = Batches(
         source, vocabulary, labeler, batch_size=cfg.batch_size, image_size=cfg.image_size, crop=cfg.crop,
-        seed=cfg.seed, workers=cfg.workers or os.cpu_count() or 1,
+        seed=cfg.seed, workers=cfg.workers or os.cpu_count() or 1, resolution=cfg.resolution, budget=budget,
     )  # fmt: skip
     if not resuming:
         _write_card(out, cfg, facts)
         vocabulary.save(out / "vocab.tsv")
     print(f"{source.described}; {len(vocabulary):,} classes; {cfg.backbone} at {cfg.image_size} px on {device.type}")
-    state = fit(
-        task, batches, budget=budget, optim=cfg.optim, loop=cfg.loop, seed=cfg.seed, out=out, device=device
-    )
+    state = fit(task, batches, budget=budget, optim=cfg.optim, loop=cfg.loop, seed=cfg.seed, out=out, device=device)
     task.load_state_dict(state)
     save_run(out, task.eval(), vocabulary)
     _say_unreadable(batches, out)
-    print(f"{out}: encoder ready after {duration(time.perf_counter() - began)}. Next: catlip probe {out} --train ... --test ...")
+    print(
+        f"{out}: encoder ready after {duration(time.perf_counter() - began)}. "
+        f"Next: catlip probe {out} --train ... --test ..."
+    )
     return out
 
 
@@ -100,7 +102,7 @@ def save_run(out: Path, task: SynsetObjective, vocabulary: Vocabulary) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto": the accelerator if there is one. Raises UsageError for one that is not there."""
+    """ "auto": the accelerator if there is one. Raises UsageError for one that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -160,9 +162,16 @@ def _write_card(out: Path, cfg: Pretrain, facts: dict[str, Any]) -> None:
     """config.json: for people and for the record; never read back as configuration."""
     out.mkdir(parents=True, exist_ok=True)
     commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
     ).stdout.strip()
-    versions = {"catlip": catlip.__version__, "commit": commit, "torch": torch.__version__, "python": sys.version.split()[0]}
+    versions = {
+        "catlip": catlip.__version__,
+        "commit": commit,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+    }
     card = {"config": asdict(cfg), "facts": facts, "versions": versions}
     (out / CONFIG).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 

@@ -39,12 +39,16 @@ def open_labelled(data: str) -> Labelled:
         return _from_folders(path)
     paths = expand(data)
     if any(p.suffix != ".tar" for p in paths):
-        raise UsageError(f"{data!r}: expected .tar files with KEY.jpg and KEY.cls, or a folder with one folder per class")
+        raise UsageError(
+            f"{data!r}: expected .tar files with KEY.jpg and KEY.cls, or a folder with one folder per class"
+        )
     source = TarSource(paths, data)
     records = [source.read(i) for i in range(len(source))]
     unlabelled = [r.key for r in records if r.label is None]
     if unlabelled:
-        raise UsageError(f"{data!r}: {len(unlabelled):,} of {len(records):,} samples have no .cls, e.g. {unlabelled[0]}")
+        raise UsageError(
+            f"{data!r}: {len(unlabelled):,} of {len(records):,} samples have no .cls, e.g. {unlabelled[0]}"
+        )
     return Labelled(data, [r.image for r in records], [r.label or "" for r in records])
 
 
@@ -69,7 +73,8 @@ def class_indices(train: Labelled, test: Labelled) -> tuple[list[str], Tensor, T
         raise UsageError(f"--test {test.name}: {len(unseen)} of its classes are not in --train, e.g. {unseen[0]!r}")
     if len(classes) < 2:
         raise UsageError(f"--train {train.name} has a single class, {classes[0]!r}; a probe needs two or more")
-    return classes, *(torch.tensor([index[label] for label in part.labels]) for part in (train, test))
+    y_train, y_test = (torch.tensor([index[label] for label in part.labels]) for part in (train, test))
+    return classes, y_train, y_test
 
 
 @torch.no_grad()
@@ -87,11 +92,11 @@ def features(encoder: Encoder, data: Labelled, device: torch.device, batch_size:
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(data), batch_size):
             pixels = list(pool.map(decode, data.images[start : start + batch_size]))
-            good = [i for i, p in enumerate(pixels) if p is not None]
+            good = [(start + i, p) for i, p in enumerate(pixels) if p is not None]
             if good:
-                batch = torch.from_numpy(np.stack([pixels[i] for i in good])).permute(0, 3, 1, 2)
+                batch = torch.from_numpy(np.stack([p for _, p in good])).permute(0, 3, 1, 2)
                 rows.append(encoder.pooled(encoder.normalize(batch.to(device))).float().cpu())
-                kept += [start + i for i in good]
+                kept += [i for i, _ in good]
     if len(data) - len(kept) > MAX_UNREADABLE * len(data):
         raise UsageError(f"{data.name}: {len(data) - len(kept):,} of {len(data):,} pictures cannot be read")
     return torch.cat(rows), torch.tensor(kept)

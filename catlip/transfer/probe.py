@@ -53,11 +53,16 @@ def probe(cfg: Probe) -> dict[str, Any]:
         "data": [cfg.train, cfg.test], "encoder": cfg.run or f"{cfg.encoder}{' untrained' if cfg.untrained else ''}",
         "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
-    print(table({
+    rows = {
         "linear probe": f"{accuracy:.2f} %   (penalty {penalty:g})",
         f"{cfg.neighbours} nearest": f"{neighbours:.2f} %",
         "chance": f"{100 / len(classes):.2f} %",
-    }, f"{result['encoder']} on {len(y_test):,} pictures of {len(classes)} classes, {len(y_train):,} for training"))  # fmt: skip
+    }
+    print(
+        table(
+            rows, f"{result['encoder']}: {len(classes)} classes, {len(y_train):,} to train on, {len(y_test):,} to test"
+        )
+    )
     if cfg.run:
         append_json(Path(cfg.run) / "results.jsonl", result)
     return result
@@ -80,7 +85,7 @@ def open_encoder(cfg: Probe) -> Encoder:
 def linear_probe(
     x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor, *, seed: int = 0
 ) -> tuple[float, float]:
-    """(accuracy in percent, penalty): multinomial logistic regression, penalty chosen on a fifth of the training set."""
+    """(accuracy in percent, penalty): logistic regression, penalty chosen on a fifth of the training set."""
     mean, std = x_train.mean(0), x_train.std(0).clamp_min(1e-6)
     x_train, x_test = (x_train - mean) / std, (x_test - mean) / std
     order = torch.randperm(len(x_train), generator=torch.Generator().manual_seed(seed))
@@ -116,7 +121,15 @@ def _accuracy(x: Tensor, y: Tensor, weights: Tensor) -> float:
     return 100 * (x @ weights[:-1] + weights[-1]).argmax(1).eq(y).float().mean().item()
 
 
-def knn(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor, *, k: int = 20, temperature: float = 0.07) -> float:
+def knn(
+    x_train: Tensor,
+    y_train: Tensor,
+    x_test: Tensor,
+    y_test: Tensor,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> float:
     """Accuracy in percent of the vote of the k most similar training pictures, weighted as Wu et al. (2018) do."""
     x_train, x_test = F.normalize(x_train, dim=1), F.normalize(x_test, dim=1)
     n_classes, right = int(y_train.max()) + 1, 0

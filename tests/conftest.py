@@ -1,0 +1,50 @@
+"""Pictures and shards that tests make for themselves, and the shared data where there is some."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+COLOURS = {"apple": (200, 30, 30), "lake": (30, 60, 200), "lawn": (30, 160, 40), "lemon": (230, 210, 40)}
+
+
+def jpeg(colour: tuple[int, int, int] = (120, 60, 30), size: tuple[int, int] = (48, 40), seed: int = 0) -> bytes:
+    """A noisy picture of one colour, as JPEG."""
+    noise = np.random.default_rng(seed).integers(-25, 25, (size[1], size[0], 3))
+    pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def coloured_shards(tmp_path: Path) -> Callable[..., str]:
+    """Make shards of pictures whose colour is the noun of their caption: something that can be learned in seconds."""
+
+    def make(samples: int = 120, shards: int = 3, name: str = "train", cls: bool = False) -> str:
+        for shard in range(shards):
+            members: dict[str, bytes] = {}
+            for i in range(shard, samples, shards):
+                noun, colour = list(COLOURS.items())[i % len(COLOURS)]
+                members[f"{i:06d}.jpg"] = jpeg(colour, seed=hash((name, i)) % 10_000)
+                members[f"{i:06d}.txt"] = f"a photo of a {noun}\nthe {noun}, again".encode()
+                if cls:
+                    members[f"{i:06d}.cls"] = str(i % len(COLOURS)).encode()
+            write_tar(tmp_path / f"{name}-{shard}.tar", members)
+        return str(tmp_path / f"{name}-{{0..{shards - 1}}}.tar")
+
+    return make

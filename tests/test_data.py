@@ -1,0 +1,188 @@
+"""Patterns, tars, tables, pictures, packing: what is found, and what is refused."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catlip.data.images import Crop, UnreadableImageError, decode_center, decode_crop
+from catlip.data.pack import Pack, pack
+from catlip.data.shards import expand, load_index, scan, split_name
+from catlip.data.sources import open_source
+from catlip.errors import UsageError
+from tests.conftest import jpeg, write_tar
+
+
+def test_patterns_expand_braces_and_globs(tmp_path: Path) -> None:
+    for name in ("a-000.tar", "a-001.tar", "b-000.tar"):
+        (tmp_path / name).touch()
+    found = [p.name for p in expand(f"{tmp_path}/{{a,b}}-{{000..000}}.tar")]
+    assert found == ["a-000.tar", "b-000.tar"]
+    assert [p.name for p in expand(f"{tmp_path}/a-*.tar")] == ["a-000.tar", "a-001.tar"]
+    assert [p.name for p in expand(f"{tmp_path}/a-{{000..001}}.tar")] == ["a-000.tar", "a-001.tar"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("no-*.tar", "no file matches"),
+        ("x.tar", "no such file: x.tar"),
+        ("x-{00..02}.tar", "x-00.tar, from the pattern"),
+        ("x-{3..1}.tar", "empty"),
+    ],
+)
+def test_patterns_without_files_are_refused(pattern: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        expand(pattern)
+
+
+def test_names_split_at_the_first_dot_of_the_basename() -> None:
+    assert split_name("a.b/img.v2.jpg") == ("a.b/img", "v2.jpg")
+    assert split_name("img.jpg") == ("img", "jpg")
+
+
+def test_tar_samples(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {
+        "1.jpg": jpeg(), "1.txt": b"a dog\n\n  a brown dog \n", "2.jpg": jpeg(),
+        "2.json": b'{"captions": ["a cat"]}', "3.txt": b"no picture", "4.jpg": b"", "4.cls": b"7\n",
+    })  # fmt: skip
+    source = open_source(str(tar))
+    assert len(source) == 4
+    assert list(source.captions()) == [["a dog", "a brown dog"], ["a cat"], ["no picture"], []]
+    assert source.read(0).image == jpeg()
+    assert source.read(2).image == b""
+    assert source.read(3).label == "7"
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.7, 0.97])
+def test_a_cut_off_tar_is_refused(tmp_path: Path, keep: float) -> None:
+    tar = write_tar(tmp_path / "a.tar", {f"{i}.jpg": jpeg(seed=i) for i in range(8)})
+    data = tar.read_bytes()
+    end = data.rfind(b"7.jpg")  # the last header; what follows it is padding in part
+    tar.write_bytes(data[: int(end * keep) | 1])
+    with pytest.raises(UsageError, match=r"a\.tar.*(cut off|not a readable)"):
+        open_source(str(tar))
+
+
+def test_not_a_tar(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"hello" * 1000)
+    with pytest.raises(UsageError, match="not a readable tar"):
+        open_source(str(tmp_path / "a.tar"))
+
+
+def test_table_columns_are_guessed_and_grouped(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    table = tmp_path / "t.tsv"
+    table.write_text("File\tprice\tTitle\na.jpg\t3\ta dog\na.jpg\t3\ta brown dog\nb.jpg\t4\ta cat\n")
+    source = open_source(str(table))
+    assert "'File'" in source.described
+    assert "'Title'" in source.described
+    assert list(source.captions()) == [["a dog", "a brown dog"], ["a cat"]]
+    assert source.read(0).image == jpeg()
+    assert source.read(1).image == b""  # named later, with the other pictures that cannot be read
+
+
+def test_a_table_without_the_columns_says_which_it_has(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("photo_id,words\n1,dog\n")
+    with pytest.raises(UsageError, match=r"photo_id, words.*--image-col"):
+        open_source(str(table))
+    with pytest.raises(UsageError, match=r"no column 'nope'.*Columns found: photo_id, words"):
+        open_source(str(table), image_col="nope")
+    (tmp_path / "e.csv").write_text("")
+    with pytest.raises(UsageError, match="empty"):
+        open_source(str(tmp_path / "e.csv"))
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+RGB = Image.fromarray(np.full((60, 80, 3), (200, 100, 50), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("data", "tolerance"),
+    [
+        (encode(RGB, "JPEG", quality=95), 4),
+        (encode(RGB, "JPEG", quality=95, progressive=True), 4),
+        (encode(RGB.convert("CMYK"), "JPEG", quality=95), 40),
+        (encode(RGB, "PNG"), 0),
+        (encode(RGB.convert("P", palette=Image.Palette.ADAPTIVE), "PNG"), 8),
+        (encode(RGB, "WEBP", quality=95), 6),
+        (encode(RGB, "GIF"), 8),
+    ],
+    ids=["jpeg", "progressive", "cmyk", "png", "palette", "webp", "gif"],
+)
+def test_kinds_of_pictures(data: bytes, tolerance: int) -> None:
+    pixels = decode_center(data, 16)
+    assert pixels.shape == (16, 16, 3)
+    assert np.abs(pixels.astype(int) - [200, 100, 50]).max() <= tolerance
+
+
+def test_transparent_parts_become_white_and_16_bit_is_scaled() -> None:
+    assert decode_center(encode(Image.new("RGBA", (20, 20), (0, 0, 0, 0)), "PNG"), 8).min() == 255
+    grey = Image.fromarray(np.full((20, 20), 65535, np.uint16))
+    assert decode_center(encode(grey, "PNG"), 8).min() >= 254
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", jpeg()[:200], jpeg()[:500], b"\xff\xd8\xff" + b"\0" * 300])
+def test_damaged_pictures_are_refused(data: bytes) -> None:
+    with pytest.raises(UnreadableImageError):
+        decode_center(data, 16)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
+    bomb = encode(Image.new("1", (20_000, 20_000)), "PNG")
+    with pytest.raises(UnreadableImageError):
+        decode_center(bomb, 16)
+
+
+def test_crops_are_a_function_of_their_random_numbers_and_stay_inside() -> None:
+    gradient = np.linspace(0, 255, 96).astype(np.uint8)
+    picture = encode(Image.fromarray(np.stack([np.tile(gradient, (64, 1))] * 3, -1)), "PNG")
+    crops = [decode_crop(picture, 16, Crop(scale=(0.1, 0.5)), np.random.default_rng(s)) for s in (1, 1, 2)]
+    assert (crops[0] == crops[1]).all()
+    assert (crops[0] != crops[2]).any()
+    tiny = decode_crop(jpeg(size=(3, 400)), 16, Crop(), np.random.default_rng(0))
+    assert tiny.shape == (16, 16, 3)
+
+
+def test_scaled_decoding_changes_little() -> None:
+    """JPEGs are decoded at a fraction of their size where the crop allows; the result must stay the same picture."""
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)).resize((512, 512), 3)
+    scaled = decode_center(encode(smooth, "JPEG", quality=95), 32).astype(int)
+    full = decode_center(encode(smooth, "PNG"), 32).astype(int)
+    assert np.abs(scaled - full).mean() < 3
+
+
+def test_pack_writes_shards_that_read_back(tmp_path: Path) -> None:
+    rows = ["file,caption"]
+    for i in range(5):
+        (tmp_path / f"my picture.{i}.jpg").write_bytes(jpeg(size=(400, 300), seed=i))
+        rows.append(f"my picture.{i}.jpg,a dog number {i}")
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    pack(Pack(data=str(tmp_path / "t.csv"), out=str(tmp_path / "shards"), size=64, per_shard=2))
+    shards = expand(str(tmp_path / "shards" / "{000000..000002}.tar"))
+    index = json.loads((tmp_path / "shards" / "index.json").read_text())
+    assert index["samples"] == 5
+    for shard in shards:
+        assert load_index(shard) == list(scan(shard))
+    source = open_source(str(tmp_path / "shards" / "*.tar"))
+    assert list(source.captions()) == [[f"a dog number {i}"] for i in range(5)]
+    assert min(Image.open(io.BytesIO(source.read(0).image)).size) == 64
+    with pytest.raises(UsageError, match="not empty"):
+        pack(Pack(data=str(tmp_path / "t.csv"), out=str(tmp_path / "shards")))
+
+
+def test_an_index_of_other_bytes_is_not_believed(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": b"a dog"})
+    (tmp_path / "index.json").write_text(json.dumps({"shards": {"a.tar": {"bytes": 1, "offsets": []}}}))
+    assert [s.key for s in load_index(tar)] == ["1"]
+    (tmp_path / "index.json").write_text('{"train": {"shards": [["a.tar", 1]]}}')  # somebody else's
+    assert [s.key for s in load_index(tar)] == ["1"]

@@ -1,0 +1,228 @@
+"""Loss against its definition, resuming against not stopping, the run folder, and one run that must learn."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import catlip
+from catlip.captions.vocabulary import Vocabulary
+from catlip.data.corpus import BuildVocabulary, build_vocabulary
+from catlip.data.images import Crop
+from catlip.errors import UsageError
+from catlip.objectives.synsets import log_odds, sparse_bce
+from catlip.training.loop import Loop
+from catlip.training.optim import Optim, learning_rate, make_optimizer
+from catlip.training.pretrain import Pretrain, pretrain
+from catlip.transfer.probe import Probe, fit_logistic, knn, linear_probe, probe
+
+
+@given(st.lists(st.sets(st.integers(0, 6)), min_size=1, max_size=5), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_sparse_bce_equals_the_dense_definition(labels: list[set[int]], seed: int) -> None:
+    logits = torch.randn(len(labels), 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 4
+    dense = torch.zeros_like(logits)
+    for row, of_row in enumerate(labels):
+        dense[row, list(of_row)] = 1
+    flat = torch.tensor([label for of_row in labels for label in sorted(of_row)], dtype=torch.int64)
+    offsets = torch.tensor([0, *map(len, labels)]).cumsum(0)
+    a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    ours = sparse_bce(a, flat, offsets)
+    theirs = F.binary_cross_entropy_with_logits(b, dense, reduction="sum") / len(labels)
+    ours.backward()
+    theirs.backward()
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_prior_bias_starts_at_the_entropy_of_the_labels() -> None:
+    bias = log_odds([50, 1, 100, 0], 100)
+    assert torch.isfinite(bias).all()
+    assert bias[0].item() == pytest.approx(0.0)
+    # 24,320 rare classes: the official start at 0 costs 24,320 ln 2 = 16,857; the prior costs a few nats.
+    rare = log_odds([50] * 24_320, 1_000_000)[None]
+    start = sparse_bce(rare, torch.empty(0, dtype=torch.int64), torch.tensor([0, 0])).item()
+    zero = sparse_bce(torch.zeros_like(rare), torch.empty(0, dtype=torch.int64), torch.tensor([0, 0])).item()
+    assert zero == pytest.approx(24_320 * math.log(2), rel=1e-4)
+    assert start < 2
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    cfg = Optim(lr=1.0, warmup=0.1, lr_end=0.01)
+    rates = [learning_rate(seen, 1000, cfg) for seen in range(0, 1001, 10)]
+    assert rates[0] < 0.02
+    assert max(rates) == pytest.approx(rates[10]) == pytest.approx(1.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.01)
+
+
+def test_norms_biases_and_positions_do_not_decay() -> None:
+    model = timm.create_model("test_vit", num_classes=3)
+    decayed, free = make_optimizer(model, Optim()).param_groups
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert all(p.ndim >= 2 for p in decayed["params"])
+    assert {"pos_embed", "cls_token"} <= {names[id(p)] for p in free["params"]}
+    assert decayed["weight_decay"] > 0 == free["weight_decay"]
+
+
+def config(data: str, vocab: Path, out: Path, **changes: object) -> Pretrain:
+    return Pretrain(**{
+        "data": data, "vocab": str(vocab), "out": str(out), "backbone": "test_resnet", "image_size": 32, "samples": 480,
+        "batch_size": 24, "workers": 2, "crop": Crop(scale=(0.5, 1.0)), "optim": Optim(lr=5e-3),
+        "loop": Loop(ema=0.9, precision="fp32"), "device": "cpu", **changes,
+    })  # fmt: skip
+
+
+@pytest.fixture
+def flow(coloured_shards, tmp_path: Path) -> tuple[str, Path]:
+    data = coloured_shards(120)
+    build_vocabulary(BuildVocabulary(data=data, out=str(tmp_path / "vocab.tsv"), min_count=5))
+    return data, tmp_path / "vocab.tsv"
+
+
+def test_the_whole_way_learns(flow, coloured_shards, tmp_path: Path) -> None:
+    """Captions -> vocabulary -> encoder -> probe and predictions, on colours that captions name."""
+    data, vocab = flow
+    out = pretrain(config(data, vocab, tmp_path / "run", samples=1440))
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["samples"] == 1440
+    assert {"loss", "lr", "images_per_s", "data_wait"} <= set(lines[-1])
+    encoder = catlip.load(out)
+    vocabulary = Vocabulary.load(vocab)
+    assert encoder.labels == vocabulary.synsets
+    test = coloured_shards(40, 1, "test", cls=True)
+    result = probe(Probe(run=str(out), train=coloured_shards(80, 1, "probe", cls=True), test=test, device="cpu"))
+    assert result["linear_probe"] > 90
+    assert json.loads((out / "results.jsonl").read_text())["linear_probe"] == result["linear_probe"]
+    # The classifier itself names the nouns of unseen pictures: the four colours are four labels.
+    from catlip.transfer.labelled import open_labelled
+
+    pictures = open_labelled(test)
+    from catlip.data.images import decode_center
+
+    nouns = ["apple", "lake", "lawn", "lemon"]
+    right = 0
+    for image, label in zip(pictures.images, pictures.labels, strict=True):
+        x = encoder.normalize(torch.from_numpy(decode_center(image, 32)).permute(2, 0, 1)[None])
+        right += encoder.names[encoder.logits(x).argmax().item()] == nouns[int(label)]
+    assert right / len(pictures) > 0.8
+
+
+def test_the_run_folder_loads_in_plain_timm(flow, tmp_path: Path) -> None:
+    out = pretrain(config(*flow, tmp_path / "run"))
+    encoder = catlip.load(out)
+    model = timm.create_model(f"local-dir:{out / 'encoder'}", pretrained=True).eval()
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(model(x), encoder.logits(x))
+    card = json.loads((out / "encoder" / "config.json").read_text())
+    assert card["label_names"] == Vocabulary.load(flow[1]).synsets
+    assert card["label_descriptions"][card["label_names"][0]]
+    assert card["pretrained_cfg"]["mean"] == [0.5, 0.5, 0.5]
+    assert {p.name for p in out.iterdir()} >= {
+        "config.json",
+        "log.jsonl",
+        "resume",
+        "encoder",
+        "objective.safetensors",
+        "vocab.tsv",
+    }
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "resume" / "state.pt", weights_only=True)["average"]
+
+
+def test_a_killed_run_goes_on_bit_for_bit(flow, tmp_path: Path) -> None:
+    whole = pretrain(config(*flow, tmp_path / "whole"))
+    script = (
+        "import sys; from catlip.training import checkpoint; from catlip.training.pretrain import *;"
+        "from tests.test_training import config; save = checkpoint.save\n"
+        "def save_and_die(folder, state):\n"
+        "    save(folder, state)\n"
+        "    if state['samples'] >= 240: import os; os.kill(os.getpid(), 9)\n"
+        "checkpoint.save = save_and_die\n"
+        "pretrain(config(sys.argv[1], sys.argv[2], sys.argv[3], loop=Loop(ema=0.9, precision='fp32', save_every=120)))"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", script, flow[0], str(flow[1]), str(tmp_path / "killed")],
+        cwd=Path(__file__).parents[1],
+    )
+    assert killed.returncode == -9
+    again = pretrain(config(*flow, tmp_path / "killed"))
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(again).values(), strict=True))
+
+
+def test_another_run_is_not_overwritten(flow, tmp_path: Path) -> None:
+    out = pretrain(config(*flow, tmp_path / "run", samples=48))
+    before = weights(out)
+    with pytest.raises(UsageError, match=r"already holds another run.*seed: 0 there, 1 here"):
+        pretrain(config(*flow, out, samples=48, seed=1))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.docx").write_text("my life's work")
+    with pytest.raises(UsageError, match="not empty and holds no run"):
+        pretrain(config(*flow, tmp_path / "full"))
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(out).values(), strict=True))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(flow, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not finite"):
+        pretrain(config(*flow, tmp_path / "run", optim=Optim(lr=1e30, clip=0, warmup=0)))
+    entry = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert entry["keys"]
+    assert not (tmp_path / "run" / "resume" / "state.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"backbone": "resnet10x"}, "did you mean.*resnet10t"),
+        ({"samples": 0}, "--samples or as --epochs"),
+        ({"epochs": 2.0}, "--samples or as --epochs"),
+        ({"vocab": "nope.tsv"}, "no such vocabulary: nope.tsv"),
+        ({"data": "nope-*.tar"}, "no file matches"),
+        ({"out": ""}, "--out is missing"),
+        ({"device": "quantum"}, "--device 'quantum'"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(
+    flow, tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        pretrain(config(*flow, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_logistic_regression_equals_scikit_learns() -> None:
+    sklearn = pytest.importorskip("sklearn.linear_model")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 6, generator=generator)
+    y = (x @ torch.randn(6, 3, generator=generator) + torch.randn(200, 3, generator=generator)).argmax(1)
+    ours = fit_logistic(x, y, penalty=0.01)
+    theirs = sklearn.LogisticRegression(C=1 / (0.01 * len(x)), max_iter=5000, tol=1e-8).fit(x.numpy(), y.numpy())
+    scores = (x @ ours[:-1] + ours[-1]).softmax(1)
+    assert torch.allclose(scores, torch.tensor(theirs.predict_proba(x.numpy())).float(), atol=2e-3)
+
+
+def test_probe_and_vote_on_separable_and_on_random_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(300) % 5
+    x = F.one_hot(y, 5).float() + 0.05 * torch.randn(300, 5, generator=generator)
+    assert linear_probe(x[:200], y[:200], x[200:], y[200:])[0] == 100
+    assert knn(x[:200], y[:200], x[200:], y[200:]) == 100
+    noise = torch.randn(300, 5, generator=generator)
+    assert linear_probe(noise[:200], y[:200], noise[200:], y[200:])[0] < 45
+
+
+def test_knn_by_hand() -> None:
+    x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    y = torch.tensor([0, 0, 1])
+    assert knn(x, y, torch.tensor([[1.0, 0.2], [0.1, 1.0]]), torch.tensor([0, 1]), k=2) == 100
+    assert knn(x, y, torch.tensor([[1.0, 0.2], [0.1, 1.0]]), torch.tensor([1, 0]), k=1) == 0
