@@ -30,6 +30,7 @@ VERBS = {
     "explain": Verb("a caption's labels, word by word", "catlip.captions.show", "Explain", "explain", "caption"),
     "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "BuildVocabulary", "build_vocabulary", "data"),
     "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "WriteLabels", "write_labels", "data"),
+    "report": Verb("a look at a corpus' labels: one HTML file", "catlip.report.corpus", "Report", "report", "data"),
     "pack": Verb("pictures and captions -> tar shards", "catlip.data.pack", "Pack", "pack", "data"),
     "pretrain": Verb("shards + vocabulary -> encoder", "catlip.training.pretrain", "Pretrain", "pretrain", "recipe"),
     "probe": Verb("linear probe and kNN on frozen features", "catlip.transfer.probe", "Probe", "probe", "run"),

@@ -14,7 +14,6 @@ from catlip.errors import UsageError
 
 END = "\0"  # ends a caption; no white space to str.split, unlike the separators of ASCII
 BREAK = ","  # stands for every punctuation mark that ends a phrase
-_GROUP = 64
 MAX_CHARACTERS = 20_000  # of one caption: what comes after is a page of text, not a description of the picture
 
 # Whether a text has any of these is found at memory speed; a regular expression costs more than all the rest.
@@ -43,6 +42,13 @@ _ASCII = str.maketrans({**dict.fromkeys('.,;:!?()[]{}"|*~=^$<>', BREAK), **dict.
                         **dict.fromkeys(map(chr, range(1, 32)), " ")})  # fmt: skip
 
 
+def _needs_care(text: str, marks: list[str]) -> bool:
+    if not text.isascii() or END in text or len(text) > MAX_CHARACTERS:
+        return True
+    lowered = text.lower()
+    return any(mark in lowered for mark in marks)
+
+
 def as_text(value: Any) -> str:
     """A caption as str; None and NaN are missing captions, so empty."""
     if isinstance(value, str):
@@ -52,11 +58,6 @@ def as_text(value: Any) -> str:
     raise UsageError(
         f"a caption is {type(value).__name__} ({str(value)[:40]!r}), not text; is this the caption column?"
     )
-
-
-def needs_care(lowered: str) -> bool:
-    """Whether a lower-case text has anything that `clean` would change."""
-    return not lowered.isascii() or any(mark in lowered for mark in _CARE)
 
 
 def clean(caption: str) -> str:
@@ -88,16 +89,12 @@ def split(captions: Iterable[Any]) -> list[str]:
     texts: Sequence[str] = [c if type(c) is str else as_text(c) for c in captions]
     if not texts:
         return []
-    # A few captions in a hundred need care: whole groups are waved through, and only in the others is each looked at.
-    parts = []
-    for start in range(0, len(texts), _GROUP):
-        group = texts[start : start + _GROUP]
-        part = f" {END} ".join(group)
-        if needs_care(part.lower()) or part.count(END) != len(group) - 1 or len(part) > MAX_CHARACTERS:
-            part = f" {END} ".join(clean(text) if needs_care(text.lower()) or END in text else text[:MAX_CHARACTERS]
-                                   for text in group)  # fmt: skip
-        parts.append(part)
-    joined = f" {END} ".join(parts).lower()
+    joined = f" {END} ".join(texts).lower()
+    # What a batch has none of, no caption of it needs to be searched for: most batches have next to nothing.
+    marks = [mark for mark in _CARE if mark in joined]
+    if marks or not joined.isascii() or joined.count(END) != len(texts) - 1 or len(joined) > MAX_CHARACTERS:
+        texts = [clean(text) if _needs_care(text, marks) else text for text in texts]
+        joined = f" {END} ".join(texts).lower()
     joined = joined.translate(_ASCII).replace(BREAK, f" {BREAK} ")
     if "'" in joined:
         joined = joined.replace("n't", " not").replace("s' ", "s 's ").replace("'", " '")

@@ -1,10 +1,10 @@
 """The rule "corenet": the labels that the official CatLIP code gives, for whoever reproduces the paper with them.
 
-Facts of that code (apple/corenet 1aa3acd, corenet/data/datasets/classification/wordnet_tagged_classification.py):
-a caption is unquoted as a URL, cleaned of tags and repaired with ftfy, lower-cased and split into Penn Treebank tokens;
+Facts of that code (apple/corenet 1aa3acd, corenet/data/datasets/classification/wordnet_tagged_classification.py): a
+caption is unquoted as a URL, cleaned of tags and repaired with ftfy, lower-cased and split into Penn Treebank tokens;
 the part-of-speech tags it computes are never used. Every token is lemmatised as a noun and kept if it is the head lemma
-of the first sense of its spelling. So "photo", "bike" and "men" are lost (not the head of their synset), "are" is a unit
-of area, "white" a person; there are no multi-word nouns and no choice of sense.
+of the first sense of its spelling. So "photo", "bike" and "men" are lost (not the head of their synset), "are" is a
+unit of area, "white" a person; there are no multi-word nouns and no choice of sense.
 
 The tokeniser is written anew from the Treebank's conventions. Only what can change a noun is reproduced: brackets and
 quotation marks never reach the lexicon, so how they are rewritten does not matter.

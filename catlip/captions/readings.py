@@ -10,6 +10,7 @@ reading (loses park, building, stand, swing), and a learned tagger (no corpus th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cache
@@ -34,6 +35,11 @@ PREFERENCE = 1.5  # of a pictured sense over one that is only of a visible kind
 BASE_VERB, S_FORM, INFLECTED, ADJECTIVE, ADVERB = 0.25, 0.25, 0.5, 1.0, 1.0
 OWN_LEMMA = 0.3  # "glasses" stays its own lemma from this share of the weight of "glass" on
 UNTAGGED = 0.5  # count given to a reading that the tagged texts never use
+
+
+THRESHOLD = -1.5  # log-odds from which on a word, with what its neighbours say, is a label
+CLOSE = 0.06  # a concrete meaning is kept beside the best one from this share of its weight on
+MAX_MEANINGS = 3  # labels of a word that stands alone
 
 
 class Form(IntEnum):
@@ -250,3 +256,10 @@ def _kind_by_ending(word: str) -> Kind:
     if word.endswith(("ing", "ed")):
         return Kind.VERB
     return Kind.OTHER
+
+
+def close_meanings(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Synset of the best candidate and of the concrete ones close to it."""
+    best, *others = candidates
+    close = [c for c in others if c.concrete and c.weight >= CLOSE * best.weight]
+    return tuple(c.synset for c in [best, *close][:MAX_MEANINGS])

@@ -6,14 +6,16 @@ A vocabulary is one table in plain text, `vocab.tsv`, that a person can grep and
     0   n10287213   man   2714
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import pickle
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from catlip.captions.labeler import Labeler
+from catlip.captions.wordnet import open_lexicon
 from catlip.errors import UsageError
 
 _HEADER = "# catlip vocabulary;"
@@ -36,7 +38,7 @@ class Vocabulary:
     lexicon: str = ""  # hash of the lexicon the labels were made with
     source: str = ""
     terms: str | None = None  # file of the domain's own terms, as given to the labeler
-    _index: dict[str, int] = field(default_factory=dict, repr=False)
+    _index: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._index = {synset: i for i, synset in enumerate(self.synsets)}
@@ -90,20 +92,71 @@ class Vocabulary:
 
         The paper keeps counts above tau = 500 (CatLIP, 3.1). Raises UsageError if nothing is left.
         """
-        kept = sorted(((-n, synset) for synset, n in counts.items() if n >= min_count))[:max_size]
-        if not kept:
-            most = max(counts.values(), default=0)
-            raise UsageError(
-                f"no label occurs --min-count {min_count} times or more: of {len(counts):,} labels in {captions:,} "
-                f"captions the most frequent occurs {most:,} times"
-            )
-        return cls(
-            synsets=[synset for _, synset in kept],
-            names=[labeler.name(synset) for _, synset in kept],
-            counts=[-n for n, _ in kept],
+        ranked = sorted(((-n, synset) for synset, n in counts.items()))
+        whole = cls(
+            synsets=[synset for _, synset in ranked],
+            names=[labeler.name(synset) for _, synset in ranked],
+            counts=[-n for n, _ in ranked],
             samples=samples, captions=captions, rule=labeler.rule, ancestors=labeler.ancestors,
             lexicon=labeler.wordnet.hash, source=source, terms=labeler.lexicon,
         )  # fmt: skip
+        return whole.prune(min_count=min_count, max_size=max_size)
+
+    def prune(self, *, min_count: int = 1, max_size: int | None = None) -> "Vocabulary":
+        """The classes that occur at least `min_count` times, of those the `max_size` most frequent.
+
+        Raises UsageError if nothing is left.
+        """
+        order = sorted(range(len(self)), key=lambda i: (-self.counts[i], self.synsets[i]))
+        kept = [i for i in order if self.counts[i] >= min_count][:max_size]
+        if not kept:
+            raise UsageError(
+                f"no label occurs --min-count {min_count} times or more: of {len(self):,} labels in {self.captions:,} "
+                f"captions the most frequent occurs {max(self.counts, default=0):,} times"
+            )
+        return replace(
+            self,
+            synsets=[self.synsets[i] for i in kept],
+            names=[self.names[i] for i in kept],
+            counts=[self.counts[i] for i in kept],
+        )
+
+    @classmethod
+    def merge(cls, vocabularies: Sequence["Vocabulary"]) -> "Vocabulary":
+        """Counts of several corpora added up. Merge before pruning: what one corpus has lost cannot come back.
+
+        Raises UsageError if they were not made with the same rule and lexicon.
+        """
+        first = vocabularies[0]
+        for other in vocabularies[1:]:
+            for fact in ("rule", "ancestors", "lexicon", "terms"):
+                if getattr(first, fact) != getattr(other, fact):
+                    mine, theirs = getattr(first, fact), getattr(other, fact)
+                    raise UsageError(f"vocabularies of different {fact} cannot be merged: {mine!r} and {theirs!r}")
+        counts: dict[str, int] = {}
+        names: dict[str, str] = {}
+        for vocabulary in vocabularies:
+            for synset, name, count in zip(vocabulary.synsets, vocabulary.names, vocabulary.counts, strict=True):
+                counts[synset] = counts.get(synset, 0) + count
+                names[synset] = name
+        merged = replace(
+            first, synsets=list(counts), names=[names[s] for s in counts], counts=list(counts.values()),
+            samples=sum(v.samples for v in vocabularies), captions=sum(v.captions for v in vocabularies),
+            source=" + ".join(v.source for v in vocabularies),
+        )  # fmt: skip
+        return merged.prune()
+
+    def compare(self, other: "Vocabulary") -> dict[str, Any]:
+        """Which classes two vocabularies share: {"shared", "only_here", "only_there": synsets; "uses_shared": share of
+        this vocabulary's label uses that the other has too}."""
+        shared = [synset for synset in self.synsets if synset in other]
+        uses = sum(self.counts[self.index(synset)] for synset in shared)
+        return {
+            "shared": shared,
+            "only_here": [synset for synset in self.synsets if synset not in other],
+            "only_there": [synset for synset in other.synsets if synset not in self],
+            "uses_shared": uses / max(sum(self.counts), 1),
+        }
 
     def save(self, path: str | Path) -> None:
         """Write `vocab.tsv`; a file that is there is replaced in one step."""
@@ -151,6 +204,45 @@ class Vocabulary:
             rule=facts.get("rule", "nouns"), ancestors=int(facts.get("ancestors", 0)),
             lexicon=facts.get("lexicon", ""), terms=facts.get("terms") or None,
         )  # fmt: skip
+
+    @classmethod
+    def load_corenet(cls, path: str | Path, max_size: int | None = None) -> "Vocabulary":
+        """The official vocabulary: a pickle of {"n5928118": count}, offsets unpadded, order = class index.
+
+        max_size: the official models use the first 24,320. The number of captions is not in the file, so `samples`
+        is the largest count. Raises UsageError for a pickle that holds, or would run, anything else.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UsageError(f"no such vocabulary: {path}")
+        with path.open("rb") as file:
+            try:
+                counts = _PlainUnpickler(file).load()
+            except Exception as error:
+                raise UsageError(f"{path} is no official vocabulary: {str(error).splitlines()[0]}") from None
+        plain = type(counts) is dict and all(type(k) is str and type(n) is int for k, n in counts.items())
+        if not plain or not counts:
+            raise UsageError(f"{path} is no official vocabulary: expected a dict of str -> int")
+        lexicon = open_lexicon()
+        synsets = [f"n{key[1:].zfill(8)}" for key in counts][:max_size]
+        unknown = [synset for synset in synsets if not lexicon.has_synset(synset)]
+        if unknown:
+            raise UsageError(f"{path}: {len(unknown):,} keys are no noun synsets of WordNet 3.0, e.g. {unknown[0]!r}")
+        return cls(
+            synsets=synsets, names=[lexicon.synset(synset).name for synset in synsets],
+            counts=list(counts.values())[:max_size], samples=max(counts.values()), rule="corenet",
+            lexicon=lexicon.hash, source=path.name,
+        )  # fmt: skip
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds dicts, strings and numbers; looks up no class or function, so nothing in the file can run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it wants {module}.{name}, which is neither dict, str nor int")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to objects outside the file")
 
 
 def _quiet(value: object) -> str:

@@ -62,7 +62,6 @@ class WriteLabels(Corpus):
 
     out: str  # folder for the Parquet files
     vocab: str | None = None  # keep only labels of this vocabulary
-    report: str | None = None  # also write a report: an HTML file
 
 
 @dataclass(slots=True)

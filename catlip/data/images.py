@@ -21,6 +21,7 @@ class Crop:
 
     scale: tuple[float, float] = (0.08, 1.0)  # share of the picture's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
+    blur: float = 0.0  # share of the pictures that lose detail: shrunk to half the size or more, then enlarged again
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -38,6 +39,9 @@ def decode_crop(data: bytes, size: int, crop: Crop, random: np.random.Generator)
     """Decode and cut a random part out -> uint8 [size, size, 3]. Raises UnreadableImageError."""
     image = open_image(data)
     box = _random_box(image.width, image.height, crop, random)
+    if crop.blur and random.random() < crop.blur:
+        shrunk = Image.fromarray(_cut(image, box, round(size * random.uniform(0.5, 1.0))))
+        return np.asarray(shrunk.resize((size, size), Image.Resampling.BILINEAR))
     return _cut(image, box, size)
 
 

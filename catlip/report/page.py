@@ -23,7 +23,8 @@ overflow-wrap:anywhere}.card img{width:100%;max-height:150px;object-fit:contain;
 .card .caption{color:var(--soft);margin:.35rem 0}.tag{display:inline-block;border:1px solid var(--line);
 border-radius:999px;padding:0 .5em;margin:.1em .15em .1em 0}.good{color:var(--good);border-color:currentColor}
 .bad{color:var(--bad)}code,pre{font:13px/1.5 ui-monospace,"DejaVu Sans Mono",monospace}pre{background:var(--card);
-border:1px solid var(--line);border-radius:8px;padding:.7rem;overflow-x:auto}svg{max-width:100%;height:auto}
+border:1px solid var(--line);border-radius:8px;padding:.7rem;overflow-x:auto}details{margin:.4rem 0}
+summary{cursor:pointer;margin-bottom:.4rem}svg{max-width:100%;height:auto}
 """
 
 
@@ -42,7 +43,8 @@ def page(title: str, *parts: Html) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body><main><h1>{escape(title)}</h1>\n{join(list(parts)).text}\n</main></body></html>"
+        f"<style>{_STYLE}</style></head><body><main><h1>{escape(title)}</h1>\n{join(list(parts)).text}\n</main>"
+        f"</body></html>"
     )
 
 
@@ -84,6 +86,11 @@ def card(picture: Html, caption: str, lines: list[tuple[str, Html]]) -> Html:
 
 def grid(cards: list[Html]) -> Html:
     return Html(f'<div class="grid">{join(cards).text}</div>')
+
+
+def folded(title: str, inside: Html) -> Html:
+    """A part that opens on a click."""
+    return Html(f"<details><summary>{escape(title)}</summary>{inside.text}</details>")
 
 
 def write(path: Path, html: str) -> None:

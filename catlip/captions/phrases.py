@@ -1,0 +1,187 @@
+"""Multi-word entries of WordNet in running text: the longest that starts at a word, if it can be seen.
+
+Sixty thousand entries are indexed by the hashes of their first two words in one bit table, so that nearly all pairs of
+words are dismissed in a few array operations; the few that are left are looked up as text.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from catlip.captions import cleaning
+from catlip.captions.readings import CLOSED, THRESHOLD, close_meanings, weigh, word_lists
+from catlip.captions.wordnet import Lexicon
+
+NO_LABEL, BY_CONTEXT = -1, -2  # instead of a label's number
+MAX_PHRASE = 6  # words
+MAX_CACHED = 100_000  # pairs of words that only look like the start of an entry; web text is full of them
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """What a multi-word entry stands for."""
+
+    label: int
+    several: tuple[int, ...]  # all close meanings, if there is more than one
+    lemma: str
+
+
+Span = tuple[int, int, Phrase]  # first word, end, what it is
+
+
+def word_hash(word: str) -> int:
+    return hash(word) & 0xFFFFFFFF
+
+
+class Phrases:
+    """`singular`: a word's singular, for plurals at the end of a phrase (fire hydrants)."""
+
+    def __init__(
+        self, lexicon: Lexicon, index: dict[str, int], terms: dict[tuple[str, ...], tuple[str, ...]],
+        singular: Callable[[str], str],
+    ) -> None:  # fmt: skip
+        self.lexicon, self.index, self.terms, self.singular = lexicon, index, terms, singular
+        self._judged: dict[str, Phrase | None] = {}
+        self._pairs: dict[tuple[str, str], tuple[bool, Phrase | None]] = {}
+        self._entries: dict[str, str] = {}  # "fire hydrant" -> lemma "fire_hydrant"
+        self._longest: dict[str, int] = {}  # "fire hydrant" -> words of the longest entry that starts so
+        self._triples: set[str] = set()  # the first three words of every entry of three or more
+        self._closed_up: dict[str, str] = {}  # "tshirt" -> "t shirt"
+        self._open()
+
+    def _open(self) -> None:
+        """Index every entry of two or more words by its first two."""
+        plain: list[str] = []
+        skip = word_lists().get("not-a-phrase", {})
+        for lemma in self.lexicon.lemmas:
+            if "_" not in lemma and "-" not in lemma and "'" not in lemma:
+                plain.append(lemma)
+                continue
+            text = lemma.replace("_", " ").replace("-", " ").replace(".", "")
+            if "'" in text or "/" in text:
+                text = " ".join(cleaning.normal(text))
+            if text.split(" ", 1)[0] not in CLOSED and text not in skip and not text.endswith(" 's"):
+                self._enter(text, lemma)
+        for text in (*word_lists()["sense"], *word_lists()["never"]):
+            if " " in text:
+                self._enter(text, text)
+        for words in self.terms:
+            if len(words) > 1:
+                self._enter(" ".join(words), "")
+        self._enter_split_compounds(plain)
+        pairs = [pair.split(" ", 1) for pair in self._longest]
+        first = np.array([word_hash(a) for a, _ in pairs], np.uint32)
+        second = np.array([word_hash(b) for _, b in pairs], np.uint32)
+        self._may_start = np.zeros(1 << 22, bool)
+        self._may_start[self._slot(first, second)] = True
+
+    def _enter(self, text: str, lemma: str) -> None:
+        words = text.split(" ")
+        if not 1 < len(words) <= MAX_PHRASE:
+            return
+        self._entries.setdefault(text, lemma)
+        pair = f"{words[0]} {words[1]}"
+        self._longest[pair] = max(self._longest.get(pair, 0), len(words))
+        if len(words) > 2:
+            self._triples.add(f"{pair} {words[2]}")
+        if len(words) == 2:
+            self._closed_up.setdefault(words[0] + words[1], text)
+
+    def _enter_split_compounds(self, plain: list[str]) -> None:
+        """Closed compounds that people write apart: "skate board", "sun glasses" (pictured ones only)."""
+        known = set(plain)
+        nouns = {w for w in known if w not in CLOSED and "a" not in self.lexicon.other_readings(w)}  # no long beard
+        for lemma in plain:
+            if len(lemma) < 7 or not lemma.isalpha():
+                continue
+            for cut in range(3, len(lemma) - 2):
+                head, tail = lemma[:cut], lemma[cut:]
+                if head in nouns and tail in known and tail not in CLOSED:
+                    if any(self.lexicon.synset(s.synset).pictured for s in self.lexicon.senses(lemma)):
+                        text = f"{head} {tail}"
+                        self._entries.setdefault(text, lemma)
+                        self._longest.setdefault(text, 2)
+                    break
+
+    @staticmethod
+    def _slot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return (first * np.uint32(0x9E3779B1) ^ second * np.uint32(0x85EBCA6B)) >> np.uint32(10)
+
+    def find(self, texts: list[str], key: np.ndarray, key_singular: np.ndarray) -> list[Span]:
+        """Leftmost longest phrases that can be seen. key, key_singular: uint32 hashes of each word and its singular."""
+        starts = self._may_start[self._slot(key[:-1], key[1:])]
+        starts |= self._may_start[self._slot(key[:-1], key_singular[1:])]
+        spans, done = [], 0
+        pairs = self._pairs
+        for start in np.flatnonzero(starts).tolist():
+            if start < done:
+                continue
+            pair = texts[start], texts[start + 1]
+            known = pairs.get(pair)
+            if known is None:
+                known = self._open_pair(*pair)
+                if len(pairs) < MAX_CACHED:
+                    pairs[pair] = known
+            longer, phrase = known
+            if longer and start + 2 < len(texts) and self._goes_on(pair, texts[start + 2]):
+                found = self._match(texts, start)
+                if found is not None:
+                    spans.append(found)
+                    done = found[1]
+            elif phrase is not None:
+                done = start + 2
+                spans.append((start, done, phrase))
+        return spans
+
+    def written_as_one(self, word: str) -> Phrase | None:
+        """The two-word entry that a word no dictionary knows is, written together ("tshirt")."""
+        text = self._closed_up.get(word)
+        return self._phrase(text) if text else None
+
+    def _goes_on(self, pair: tuple[str, str], third: str) -> bool:
+        """Whether an entry of three words or more starts with these three."""
+        head = f"{pair[0]} {pair[1]} "
+        return head + third in self._triples or head + self.singular(third) in self._triples
+
+    def _open_pair(self, first: str, second: str) -> tuple[bool, Phrase | None]:
+        """(whether an entry of more words starts with these two, the entry that they are themselves)."""
+        longer = self._longest.get(f"{first} {second}", 0) > 2
+        return longer, self._phrase(f"{first} {second}") or self._phrase(f"{first} {self.singular(second)}")
+
+    def _match(self, texts: list[str], start: int) -> Span | None:
+        longest = self._longest[f"{texts[start]} {texts[start + 1]}"]
+        for length in range(min(longest, len(texts) - start), 1, -1):
+            head = " ".join(texts[start : start + length - 1])
+            last = texts[start + length - 1]
+            for tail in (last, self.singular(last)):
+                phrase = self._phrase(f"{head} {tail}")
+                if phrase is not None:
+                    return start, start + length, phrase
+        return None
+
+    def _phrase(self, text: str) -> Phrase | None:
+        if text not in self._entries:
+            return None
+        if text not in self._judged:
+            self._judged[text] = self._judge_phrase(text)
+        return self._judged[text]
+
+    def _judge_phrase(self, text: str) -> Phrase | None:
+        own = self.terms.get(tuple(text.split(" ")))
+        if own is not None:
+            labels = tuple(self.index[label] for label in own)
+            return Phrase(labels[0] if len(labels) == 1 else BY_CONTEXT, labels, text)
+        lemma = self._entries[text]
+        if text in word_lists()["never"]:
+            return Phrase(NO_LABEL, (), lemma)
+        chosen = word_lists().get("sense", {}).get(text)
+        if chosen:
+            return Phrase(self.index[chosen[0]], (), lemma)
+        candidates, unseen = weigh(self.lexicon, self.lexicon.senses(lemma), phrase=True)
+        seen = sum(c.weight for c in candidates)
+        if math.log(seen + 1e-6) - math.log(unseen + 0.05) < THRESHOLD:
+            return None
+        labels = tuple(self.index[synset] for synset in close_meanings(candidates))
+        return Phrase(labels[0], labels if len(labels) > 1 else (), lemma)

@@ -1,0 +1,218 @@
+"""The report on a corpus' labels: look at them before paying for a GPU. One HTML file, nothing to install or serve."""
+
+import io
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catlip.captions.labeler import Labeler
+from catlip.captions.vocabulary import Vocabulary
+from catlip.data.captionfiles import Columns, read_rows
+from catlip.data.images import UnreadableImageError, open_image, to_rgb
+from catlip.data.shards import expand
+from catlip.data.sources import Source, open_source
+from catlip.errors import UsageError
+from catlip.report import page
+
+LOOKED_AT = 20_000  # samples read for examples and for the words that were dropped
+PICTURES = 96  # on the contact sheet
+PAGES = 40  # labels with a page of pictures of their own
+PER_PAGE = 9
+THUMBNAIL = 160  # pixels
+
+
+@dataclass(kw_only=True, slots=True)
+class Report:
+    """Write a report on a corpus and its vocabulary."""
+
+    data: str  # the corpus that the vocabulary was counted on
+    vocab: str  # vocab.tsv, best made without --min-count, so that the cut is seen as a line in the tail
+    out: str = "report.html"
+    min_count: int = 1  # where the cut is drawn
+    text_col: str | None = None
+    image_col: str | None = None
+
+
+@dataclass(slots=True)
+class Examples:
+    """What a look at the first samples brought."""
+
+    samples: int
+    unlabelled: list[str]
+    dropped: dict[str, Counter[str]]  # reason -> words
+
+
+def report(cfg: Report) -> Path:
+    """The file written. Raises UsageError before anything is written."""
+    vocabulary = Vocabulary.load(cfg.vocab)
+    labeler = vocabulary.labeler()
+    paths = expand(cfg.data)
+    columns = Columns.of(paths[0], cfg.text_col, None)
+    rows = (captions for path in paths for part in read_rows(path, columns) for captions in part.captions)
+    captions = list(islice(rows, LOOKED_AT))
+    examples = _look(captions, labeler)
+    parts = [
+        *_numbers(vocabulary, cfg.min_count, examples),
+        page.heading("The long tail"),
+        page.Html(_tail_svg(np.array(vocabulary.counts), cfg.min_count)),
+        page.heading("Most frequent labels"),
+        _most_frequent(vocabulary),
+        *_unlabelled(examples),
+        *_dropped(examples),
+        *_sheets(cfg, vocabulary, labeler),
+    ]
+    out = Path(cfg.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page.write(out, page.page(f"Labels of {Path(cfg.data).name}", *parts))
+    print(f"{out}: {len(vocabulary):,} labels, {examples.samples:,} samples looked at")
+    return out
+
+
+def _look(captions: list[list[Any]], labeler: Labeler) -> Examples:
+    flat = [caption for several in captions for caption in several]
+    labels = iter(labeler(flat))
+    unlabelled, dropped = [], {}
+    for several in captions:
+        found = [next(labels) for _ in several]
+        if several and not any(found) and len(unlabelled) < 40:
+            unlabelled.append(" / ".join(str(caption) for caption in several if caption))
+    for caption in flat[:2000]:
+        for word in labeler.explain(caption) if isinstance(caption, str) else []:
+            if not word.labels:
+                reason = "too seldom a visible noun, here" if word.why.startswith("visible") else word.why
+                dropped.setdefault(reason, Counter())[word.text] += 1
+    return Examples(len(captions), unlabelled, dropped)
+
+
+def _numbers(vocabulary: Vocabulary, min_count: int, examples: Examples) -> list[page.Html]:
+    counts = np.array(vocabulary.counts)
+    kept = counts >= min_count
+    covered = counts[kept].sum() / max(counts.sum(), 1)
+    rows = [
+        ["samples", f"{vocabulary.samples:,}"],
+        ["captions", f"{vocabulary.captions:,}"],
+        ["label uses", f"{counts.sum():,}"],
+        ["labels a sample", f"{counts.sum() / max(vocabulary.samples, 1):.2f}"],
+        ["different labels", f"{len(counts):,}"],
+        [f"labels that occur {min_count:,} times or more", f"{kept.sum():,}"],
+        ["label uses they cover", f"{covered:.2%}"],
+    ]
+    return [
+        page.paragraph(
+            f"Rule {vocabulary.rule!r}, lexicon {vocabulary.lexicon}, source {vocabulary.source}. Examples are from "
+            f"the first {examples.samples:,} samples.", soft=True,
+        ),
+        page.table(["", ""], rows),
+    ]  # fmt: skip
+
+
+def _tail_svg(counts: np.ndarray, min_count: int) -> str:
+    """Counts by rank, both axes logarithmic, with the cut: drawn by hand, so that it follows the page's colours."""
+    width, height, left, bottom = 860, 320, 62, 40
+    picked = np.unique(np.geomspace(1, len(counts), 300).astype(int)) - 1
+    top, far = max(np.log10(counts[0]), 1), max(np.log10(len(counts)), 1)
+
+    def x(rank: float) -> float:
+        return left + (width - left - 12) * np.log10(rank) / far
+
+    def y(count: float) -> float:
+        return 12 + (height - bottom - 12) * (1 - np.log10(max(count, 1)) / top)
+
+    line = " ".join(f"{x(i + 1):.1f},{y(int(counts[i])):.1f}" for i in picked)
+    marks = []
+    for power in range(int(top) + 1):
+        marks.append(
+            f'<path d="M{left} {y(10**power):.1f}H{width - 12}" stroke="var(--line)"/>'
+            f'<text x="{left - 8}" y="{y(10**power) + 4:.1f}" text-anchor="end">{10**power:,}</text>'
+        )
+    for power in range(int(far) + 1):
+        marks.append(f'<text x="{x(10**power):.1f}" y="{height - 18}" text-anchor="middle">{10**power:,}</text>')
+    if min_count > 1:
+        kept = max(int((counts >= min_count).sum()), 1)
+        share = counts[:kept].sum() / counts.sum()
+        anchor, shift = ("end", -8) if x(kept) > width / 2 else ("start", 8)
+        marks.append(
+            f'<line x1="{x(kept):.1f}" x2="{x(kept):.1f}" y1="12" y2="{height - bottom}" stroke="var(--good)" '
+            f'stroke-dasharray="4 4"/><text x="{x(kept) + shift:.1f}" y="26" text-anchor="{anchor}" '
+            f'style="fill:var(--good)">{kept:,} labels cover {share:.1%} of the uses</text>'
+        )
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="label counts by rank" '
+        f'style="font:12px sans-serif;fill:var(--soft)">{"".join(marks)}'
+        f'<polyline points="{line}" fill="none" stroke="var(--accent)" stroke-width="2.5"/>'
+        f'<text x="{width - 12}" y="{height - 2}" text-anchor="end">rank of the label</text>'
+        f'<text x="4" y="10">samples</text></svg>'
+    )
+
+
+def _most_frequent(vocabulary: Vocabulary) -> page.Html:
+    top = zip(vocabulary.synsets[:50], vocabulary.names[:50], vocabulary.counts[:50], strict=True)
+    return page.table(
+        ["label", "synset", "samples", "share"],
+        [[n.replace("_", " "), s, f"{c:,}", f"{c / max(vocabulary.samples, 1):.2%}"] for s, n, c in top],
+    )
+
+
+def _unlabelled(examples: Examples) -> list[page.Html]:
+    items = "".join(f"<li>{page.escape(text[:300])}</li>" for text in examples.unlabelled)
+    return [page.heading("Captions without a label"), page.Html(f"<ul>{items}</ul>" if items else "<p>None.</p>")]
+
+
+def _dropped(examples: Examples) -> list[page.Html]:
+    ranked = sorted(examples.dropped.items(), key=lambda item: -item[1].total())[:12]
+    rows = [[reason, f"{words.total():,}", ", ".join(w for w, _ in words.most_common(12))] for reason, words in ranked]
+    return [page.heading("Words that give no label, by reason"), page.table(["reason", "uses", "most frequent"], rows)]
+
+
+def _sheets(cfg: Report, vocabulary: Vocabulary, labeler: Labeler) -> list[page.Html]:
+    """A contact sheet, and for the most frequent labels a page each; nothing where there are no pictures."""
+    try:
+        source = open_source(cfg.data, cfg.image_col, cfg.text_col)
+    except UsageError:
+        return []
+    numbers = np.random.default_rng(0).permutation(len(source))[:2000].tolist()
+    by_label: dict[str, list[page.Html]] = {synset: [] for synset in vocabulary.synsets[:PAGES]}
+    sheet = []
+    for number in numbers:
+        if len(sheet) >= PICTURES and all(len(cards) >= PER_PAGE for cards in by_label.values()):
+            break
+        card, labels = _card(source, number, vocabulary, labeler)
+        if card is None:
+            continue
+        if len(sheet) < PICTURES:
+            sheet.append(card)
+        for label in labels:
+            if len(by_label.get(label, [None] * PER_PAGE)) < PER_PAGE:
+                by_label[label].append(card)
+    if not sheet:
+        return []
+    parts = [page.heading("Contact sheet: labels in the vocabulary are green"), page.grid(sheet)]
+    parts.append(page.heading("Label by label"))
+    for synset, cards in by_label.items():
+        if cards:
+            name = labeler.name(synset).replace("_", " ")
+            parts.append(
+                page.folded(f"{name} ({synset}, {vocabulary.counts[vocabulary.index(synset)]:,})", page.grid(cards))
+            )
+    return parts
+
+
+def _card(source: Source, number: int, vocabulary: Vocabulary, labeler: Labeler) -> tuple[page.Html | None, list[str]]:
+    record = source.read(number)
+    try:
+        picture = to_rgb(open_image(record.image))
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    except (UnreadableImageError, OSError, ValueError, SyntaxError):
+        return None, []
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=75)
+    labels = sorted({label for found in labeler(record.captions) for label in found})
+    names = [labeler.name(label).replace("_", " ") for label in labels]
+    kept = {name for label, name in zip(labels, names, strict=True) if label in vocabulary}
+    caption = " / ".join(record.captions)
+    picture_html = page.image(buffer.getvalue(), caption[:200])
+    return page.card(picture_html, caption[:400], [("", page.tags(names, good=kept))]), labels

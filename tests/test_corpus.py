@@ -1,0 +1,133 @@
+"""Counting and labelling whole corpora: every kind of file alike, in pieces, after a kill."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from catlip.captions.labeler import Labeler
+from catlip.captions.vocabulary import Vocabulary
+from catlip.data.corpus import BuildVocabulary, WriteLabels, build_vocabulary, write_labels
+from catlip.errors import UsageError
+from tests.conftest import write_tar
+
+CAPTIONS = [f"a {a} near a {b}" for a in ("dog", "cat", "horse") for b in ("lake", "car", "")] + ["", "running fast"]
+LABELER = Labeler()
+NAIVE = Counter(label for labels in LABELER(CAPTIONS) for label in labels)
+KEYS = [f"k{i}" for i in range(len(CAPTIONS))]
+
+
+def write(folder: Path, kind: str) -> Path:
+    path = folder / f"c.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"uid": KEYS, "TEXT": CAPTIONS}), path, row_group_size=4)
+    elif kind == "csv":
+        path.write_text("uid,TEXT\n" + "".join(f'{k},"{c}"\n' for k, c in zip(KEYS, CAPTIONS, strict=True)))
+    elif kind == "tsv.gz":
+        with gzip.open(path, "wt") as file:
+            file.write("uid\tTEXT\n" + "".join(f"{k}\t{c}\n" for k, c in zip(KEYS, CAPTIONS, strict=True)))
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps({"uid": k, "TEXT": c}) + "\n" for k, c in zip(KEYS, CAPTIONS, strict=True)))
+    else:
+        write_tar(path, {f"{k}.txt": c.encode() for k, c in zip(KEYS, CAPTIONS, strict=True)})
+    return path
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "tsv.gz", "jsonl", "tar"])
+def test_every_kind_of_file_gives_the_same_counts(tmp_path: Path, kind: str) -> None:
+    found = build_vocabulary(BuildVocabulary(data=str(write(tmp_path, kind)), out=str(tmp_path / "v.tsv"), workers=1))
+    assert dict(zip(found.synsets, found.counts, strict=True)) == NAIVE
+    assert found.samples == len(CAPTIONS)
+    assert Vocabulary.load(tmp_path / "v.tsv") == found
+    assert not (tmp_path / "v.tsv.parts").exists()
+
+
+def test_labels_as_parquet_keep_the_keys(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path, "parquet").rename(tmp_path / f"{name}.parquet")
+    counts = write_labels(WriteLabels(data=str(tmp_path / "[ab].parquet"), out=str(tmp_path / "out"), workers=2))
+    assert counts.samples == 2 * len(CAPTIONS)
+    rows = [row for file in sorted((tmp_path / "out").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+    assert [row["uid"] for row in rows] == KEYS * 2
+    assert [row["synsets"] for row in rows] == LABELER(CAPTIONS) * 2
+
+
+def test_labels_of_a_vocabulary_only(tmp_path: Path) -> None:
+    data = str(write(tmp_path, "csv"))
+    build_vocabulary(BuildVocabulary(data=data, out=str(tmp_path / "v.tsv"), max_size=2, workers=1))
+    write_labels(WriteLabels(data=data, out=str(tmp_path / "out"), vocab=str(tmp_path / "v.tsv"), workers=1))
+    table = pq.read_table(next((tmp_path / "out").glob("*.parquet"))).to_pylist()
+    kept = set(Vocabulary.load(tmp_path / "v.tsv").synsets)
+    assert [row["synsets"] for row in table] == [[s for s in found if s in kept] for found in LABELER(CAPTIONS)]
+
+
+def test_a_killed_run_goes_on_by_file(tmp_path: Path) -> None:
+    for i in range(6):
+        pq.write_table(pa.table({"caption": CAPTIONS * 3000}), tmp_path / f"{i}.parquet")
+    command = [
+        sys.executable,
+        "-m",
+        "catlip.cli",
+        "vocab",
+        str(tmp_path / "*.parquet"),
+        "--out",
+        str(tmp_path / "v.tsv"),
+        "--workers",
+        "1",
+    ]
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1]
+    )
+    parts = tmp_path / "v.tsv.parts"
+    while not list(parts.glob("*.json")) and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {file.name: file.stat().st_mtime_ns for file in parts.glob("*.json")}
+    assert 1 <= len(done) < 6
+    again = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True)
+    assert f"{len(done)} of 6 files were done before" in again.stdout
+    found = Vocabulary.load(tmp_path / "v.tsv")
+    assert dict(zip(found.synsets, found.counts, strict=True)) == {s: 18_000 * n for s, n in NAIVE.items()}
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("words,price\na dog,3\n")
+    with pytest.raises(UsageError, match=r"words, price.*--text-col"):
+        build_vocabulary(BuildVocabulary(data=str(tmp_path / "a.csv"), out=str(tmp_path / "v.tsv")))
+    pq.write_table(pa.table({"caption": [1, 2, 3]}), tmp_path / "n.parquet")
+    with pytest.raises(UsageError, match=r"column 'caption' holds int64, not text"):
+        build_vocabulary(BuildVocabulary(data=str(tmp_path / "n.parquet"), out=str(tmp_path / "v.tsv")))
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(UsageError, match=r"broken\.parquet"):
+        build_vocabulary(BuildVocabulary(data=str(tmp_path / "broken.parquet"), out=str(tmp_path / "v.tsv")))
+    (tmp_path / "x.jsonl").write_text('{"text": "a dog"}\nno json\n')
+    with pytest.raises(UsageError, match=r"x\.jsonl, line 2"):
+        build_vocabulary(BuildVocabulary(data=str(tmp_path / "x.jsonl"), out=str(tmp_path / "v.tsv")))
+    with pytest.raises(UsageError, match="--min-count 99"):
+        build_vocabulary(BuildVocabulary(data=str(write(tmp_path, "csv")), out=str(tmp_path / "w.tsv"), min_count=99))
+    assert not (tmp_path / "w.tsv").exists()
+
+
+def test_missing_captions_are_counted(tmp_path: Path, capsys) -> None:
+    pq.write_table(pa.table({"caption": ["a dog", None, ""]}), tmp_path / "m.parquet")
+    build_vocabulary(BuildVocabulary(data=str(tmp_path / "m.parquet"), out=str(tmp_path / "v.tsv")))
+    assert "3 captions (2 missing)" in capsys.readouterr().out
+
+
+def test_foreign_captions_are_warned_of(tmp_path: Path, capsys) -> None:
+    pq.write_table(
+        pa.table({"caption": ["ein Hund läuft über die Wiese", "a dog runs over the grass"] * 50}),
+        tmp_path / "f.parquet",
+    )
+    build_vocabulary(BuildVocabulary(data=str(tmp_path / "f.parquet"), out=str(tmp_path / "v.tsv")))
+    assert "50.0% of the captions are not English" in capsys.readouterr().out
