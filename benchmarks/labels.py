@@ -21,8 +21,7 @@ DATACOMP = 1_280_000_000  # captions
 
 
 def captions_of(path: Path) -> list[str]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as lines:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
         return [line.rstrip("\n").split("\t")[-1] for line in lines][1:]
 
 
@@ -92,9 +91,7 @@ def main() -> None:
     print(f"{len(captions):,} captions, one core, Python {sys.version.split()[0]}")
     print(f"nouns    start-up                {start_up:10.2f} s")
     print(f"nouns    first pass (words new)  {first:10,.0f} captions/s")
-    print(
-        f"nouns    lists of synsets        {ours:10,.0f} captions/s   (median of {args.repeats}, {min(warm):,.0f} to {max(warm):,.0f})"
-    )
+    print(f"nouns    lists of synsets        {ours:10,.0f} captions/s ({min(warm):,.0f} to {max(warm):,.0f})")
     print(f"nouns    sparse arrays           {statistics.median(sparse):10,.0f} captions/s")
     corenet = rate(Labeler("corenet"), captions[:20_000])
     print(f"corenet  catlip's own            {corenet:10,.0f} captions/s")

@@ -41,7 +41,7 @@ def coloured_shards(tmp_path: Path) -> Callable[..., str]:
             for i in range(shard, samples, shards):
                 noun, colour = list(COLOURS.items())[i % len(COLOURS)]
                 members[f"{i:06d}.jpg"] = jpeg(colour, seed=hash((name, i)) % 10_000)
-                members[f"{i:06d}.txt"] = f"a photo of a {noun}\nthe {noun}, again".encode()
+                members[f"{i:06d}.txt"] = f"one {noun} and nothing else\nthe {noun}, again".encode()
                 if cls:
                     members[f"{i:06d}.cls"] = str(i % len(COLOURS)).encode()
             write_tar(tmp_path / f"{name}-{shard}.tar", members)

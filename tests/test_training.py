@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_the_whole_way_learns(flow, coloured_shards, tmp_path: Path) -> None:
     nouns = ["apple", "lake", "lawn", "lemon"]
     right = 0
     for image, label in zip(pictures.images, pictures.labels, strict=True):
-        x = encoder.normalize(torch.from_numpy(decode_center(image, 32)).permute(2, 0, 1)[None])
+        x = encoder.normalize(torch.tensor(decode_center(image, 32)).permute(2, 0, 1)[None])
         right += encoder.names[encoder.logits(x).argmax().item()] == nouns[int(label)]
     assert right / len(pictures) > 0.8
 
@@ -196,7 +197,7 @@ def test_mistakes_are_found_before_anything_is_written(
     flow, tmp_path: Path, changes: dict[str, object], says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
-        pretrain(config(*flow, tmp_path / "run", **changes))
+        pretrain(replace(config(*flow, tmp_path / "run"), **changes))
     assert not (tmp_path / "run").exists()
 
 
