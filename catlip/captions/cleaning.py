@@ -10,28 +10,18 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from catlip.errors import UsageError
 
 END = "\0"  # ends a caption; no white space to str.split, unlike the separators of ASCII
+_GLUE = f" {END} "
 BREAK = ","  # stands for every punctuation mark that ends a phrase
 MAX_CHARACTERS = 20_000  # of one caption: what comes after is a page of text, not a description of the picture
 
 # Whether a text has any of these is found at memory speed; a regular expression costs more than all the rest.
-_CARE = (
-    *"<&@#",
-    "://",
-    "www.",
-    ".jp",
-    ".png",
-    ".gif",
-    ".web",
-    ".htm",
-    ".php",
-    ".pdf",
-    ".com",
-    ".net",
-    ".org",
-)
+_CARE = (*"<&@#", "://")
+_CARE_WITH_DOT = ("www.", ".jp", ".png", ".gif", ".web", ".htm", ".php", ".pdf", ".com", ".net", ".org")
 _TAG = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>|</?[a-zA-Z!][^<>]*>", re.DOTALL | re.IGNORECASE)
 _ADDRESS = re.compile(r"\b(?:https?|ftp)\S*://\S+|\bwww\.\S+|\S+@\S+\.\S+|[@#]\w+", re.IGNORECASE)
 _FILE_NAME = re.compile(r"\S+\.(?:jpe?g|png|gif|webp|svg|tiff?|bmp|html?|php|pdf|mp4|com|net|org)\b\S*", re.IGNORECASE)
@@ -42,11 +32,27 @@ _ASCII = str.maketrans({**dict.fromkeys('.,;:!?()[]{}"|*~=^$<>', BREAK), **dict.
                         **dict.fromkeys(map(chr, range(1, 32)), " ")})  # fmt: skip
 
 
-def _needs_care(text: str, marks: list[str]) -> bool:
-    if not text.isascii() or END in text or len(text) > MAX_CHARACTERS:
-        return True
-    lowered = text.lower()
-    return any(mark in lowered for mark in marks)
+def _odd(texts: Sequence[str], joined: str) -> set[int]:
+    """Which texts need `clean`. joined: all of them in lower case, searched at once and not text by text."""
+    if joined.count(END) != len(texts) - 1 or len(joined) != sum(map(len, texts)) + len(_GLUE) * (len(texts) - 1):
+        return set(range(len(texts)))  # somebody else's separator, or a letter that is longer in lower case
+    odd: set[int] = set()
+    if not joined.isascii():
+        odd |= {i for i, text in enumerate(texts) if not text.isascii()}
+    if max(map(len, texts)) > MAX_CHARACTERS:
+        odd |= {i for i, text in enumerate(texts) if len(text) > MAX_CHARACTERS}
+    # Nearly every full stop ends a sentence; only one inside a word can belong to a file name or an address.
+    inside = joined.count(".") != joined.count(". ") + joined.endswith(".")
+    ends: np.ndarray | None = None
+    for mark in _CARE + _CARE_WITH_DOT if inside else _CARE:
+        at = joined.find(mark)
+        while at >= 0:
+            if ends is None:
+                ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + len(_GLUE))
+            i = int(np.searchsorted(ends, at, side="right"))
+            odd.add(i)
+            at = joined.find(mark, int(ends[i]))
+    return odd
 
 
 def as_text(value: Any) -> str:
@@ -89,12 +95,13 @@ def split(captions: Iterable[Any]) -> list[str]:
     texts: Sequence[str] = [c if type(c) is str else as_text(c) for c in captions]
     if not texts:
         return []
-    joined = f" {END} ".join(texts).lower()
-    # What a batch has none of, no caption of it needs to be searched for: most batches have next to nothing.
-    marks = [mark for mark in _CARE if mark in joined]
-    if marks or not joined.isascii() or joined.count(END) != len(texts) - 1 or len(joined) > MAX_CHARACTERS:
-        texts = [clean(text) if _needs_care(text, marks) else text for text in texts]
-        joined = f" {END} ".join(texts).lower()
+    joined = _GLUE.join(texts).lower()
+    odd = _odd(texts, joined)
+    if odd:
+        texts = list(texts)
+        for i in odd:
+            texts[i] = clean(texts[i])
+        joined = _GLUE.join(texts).lower()
     joined = joined.translate(_ASCII).replace(BREAK, f" {BREAK} ")
     if "'" in joined:
         joined = joined.replace("n't", " not").replace("s' ", "s 's ").replace("'", " '")

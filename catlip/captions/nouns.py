@@ -20,7 +20,7 @@ from catlip.captions import cleaning
 from catlip.captions.explained import Explained
 from catlip.captions.neighbours import AFTER, BEFORE, table
 from catlip.captions.phrases import BY_CONTEXT, NO_LABEL, Phrase, Span
-from catlip.captions.readings import THRESHOLD, Kind, close_meanings, word_lists
+from catlip.captions.readings import THRESHOLD, Kind, close_meanings, cue_words
 from catlip.captions.wordnet import Lexicon
 from catlip.captions.wordtable import WordTable
 
@@ -117,11 +117,9 @@ class NounRule:
         phrase = phrase or (None if reading.candidates else self._words.phrases.written_as_one(text))
         if phrase is not None:
             return list(phrase.several) or [phrase.label]
-        cues = word_lists()["cue"]
-        usual, *others = cues.get(text) or cues.get(reading.singular) or (reading.candidates[0].synset,)
-        present = {*caption, *map(self._words.singular, caption)}
-        for synset, _, listed in (other.partition(" ") for other in others):
-            if not present.isdisjoint(listed.split(" ")):
+        usual, others = cue_words(text, reading.singular) or (reading.candidates[0].synset, ())
+        for synset, cues in others:
+            if not cues.isdisjoint(caption):
                 return [self.index[synset]]
         close = close_meanings(reading.candidates) if alone else ()
         return [self.index[synset] for synset in dict.fromkeys([usual, *close])]

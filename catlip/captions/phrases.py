@@ -44,10 +44,11 @@ class Phrases:
     ) -> None:  # fmt: skip
         self.lexicon, self.index, self.terms, self.singular = lexicon, index, terms, singular
         self._judged: dict[str, Phrase | None] = {}
-        self._pairs: dict[tuple[str, str], tuple[bool, Phrase | None]] = {}
+        # Two words -> (what may follow as the third word of an entry, the entry that the two are themselves).
+        self._pairs: dict[tuple[str, str], tuple[frozenset[str], Phrase | None]] = {}
         self._entries: dict[str, str] = {}  # "fire hydrant" -> lemma "fire_hydrant"
         self._longest: dict[str, int] = {}  # "fire hydrant" -> words of the longest entry that starts so
-        self._triples: set[str] = set()  # the first three words of every entry of three or more
+        self._thirds: dict[str, set[str]] = {}  # "hot air" -> {"balloon", "gun"}
         self._closed_up: dict[str, str] = {}  # "tshirt" -> "t shirt"
         self._open()
 
@@ -85,7 +86,7 @@ class Phrases:
         pair = f"{words[0]} {words[1]}"
         self._longest[pair] = max(self._longest.get(pair, 0), len(words))
         if len(words) > 2:
-            self._triples.add(f"{pair} {words[2]}")
+            self._thirds.setdefault(pair, set()).add(words[2])
         if len(words) == 2:
             self._closed_up.setdefault(words[0] + words[1], text)
 
@@ -124,13 +125,16 @@ class Phrases:
                 known = self._open_pair(*pair)
                 if len(pairs) < MAX_CACHED:
                     pairs[pair] = known
-            longer, phrase = known
-            if longer and start + 2 < len(texts) and self._goes_on(pair, texts[start + 2]):
-                found = self._match(texts, start)
-                if found is not None:
-                    spans.append(found)
-                    done = found[1]
-            elif phrase is not None:
+            thirds, phrase = known
+            if thirds and start + 2 < len(texts):
+                third = texts[start + 2]
+                if third in thirds or self.singular(third) in thirds:
+                    found = self._match(texts, start)
+                    if found is not None:
+                        spans.append(found)
+                        done = found[1]
+                    continue
+            if phrase is not None:
                 done = start + 2
                 spans.append((start, done, phrase))
         return spans
@@ -140,15 +144,9 @@ class Phrases:
         text = self._closed_up.get(word)
         return self._phrase(text) if text else None
 
-    def _goes_on(self, pair: tuple[str, str], third: str) -> bool:
-        """Whether an entry of three words or more starts with these three."""
-        head = f"{pair[0]} {pair[1]} "
-        return head + third in self._triples or head + self.singular(third) in self._triples
-
-    def _open_pair(self, first: str, second: str) -> tuple[bool, Phrase | None]:
-        """(whether an entry of more words starts with these two, the entry that they are themselves)."""
-        longer = self._longest.get(f"{first} {second}", 0) > 2
-        return longer, self._phrase(f"{first} {second}") or self._phrase(f"{first} {self.singular(second)}")
+    def _open_pair(self, first: str, second: str) -> tuple[frozenset[str], Phrase | None]:
+        thirds = frozenset(self._thirds.get(f"{first} {second}", ()))
+        return thirds, self._phrase(f"{first} {second}") or self._phrase(f"{first} {self.singular(second)}")
 
     def _match(self, texts: list[str], start: int) -> Span | None:
         longest = self._longest[f"{texts[start]} {texts[start + 1]}"]

@@ -138,6 +138,20 @@ def word_lists() -> dict[str, dict[str, tuple[str, ...]]]:
     return tables
 
 
+@cache
+def cue_words(word: str, singular: str) -> tuple[str, tuple[tuple[str, frozenset[str]], ...]] | None:
+    """(usual synset, ((other synset, words that announce it), ...)) of a word of several meanings, else None."""
+    lists = word_lists()["cue"]
+    fields = lists.get(word) or lists.get(singular)
+    if fields is None:
+        return None
+    others = []
+    for field in fields[1:]:
+        synset, *cues = field.split(" ")
+        others.append((synset, frozenset([*cues, *(cue + "s" for cue in cues)])))
+    return fields[0], tuple(others)
+
+
 def lookup(lexicon: Lexicon, word: str) -> tuple[str, list[Sense]]:
     """(lemma, senses) of a single word, singular or plural.
 
