@@ -3,8 +3,8 @@
     uv run --with nltk benchmarks/labels.py CAPTIONS.tsv.gz
 
 The official rule is timed through NLTK if its data is installed (`nltk.download` of punkt_tab, wordnet and
-averaged_perceptron_tagger_eng); where it is not, the part that needs no data is timed, which flatters NLTK, and the
-output says so.
+averaged_perceptron_tagger_eng). Without the tagger's data (a third of the official rule's time) the
+rest is timed, which flatters NLTK, and the output says so.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import os
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ def rate(label: Callable[[list[str]], object], captions: list[str], batch: int =
     return len(captions) / (time.perf_counter() - began)
 
 
-def official(captions: list[str]) -> tuple[str, float] | None:
-    """The official rule's steps with NLTK: what could be run, and its captions a second."""
+def official(captions: list[str], vocabulary: list[str]) -> tuple[str, float] | None:
+    """The official rule's steps with NLTK: what could be run here, and its captions a second."""
     try:
         import nltk
         from nltk.corpus import wordnet
@@ -41,32 +42,33 @@ def official(captions: list[str]) -> tuple[str, float] | None:
     except ImportError:
         return None
 
-    def whole(caption: str) -> list[str]:
-        tokens = nltk.word_tokenize(caption.lower())
-        nltk.pos_tag(tokens)  # computed and never used, in the official code too
+    def labels(tokens: list[str]) -> list[int]:
         found = []
         for token in tokens:
-            lemma = WordNetLemmatizer().lemmatize(token)
+            lemma = WordNetLemmatizer().lemmatize(token)  # a new one each time, as there
             try:
                 synset: Any = wordnet.synset(f"{lemma}.n.01")
             except Exception:
                 continue
-            if synset.name() == f"{lemma}.n.01":
-                found.append(f"{synset.pos()}{synset.offset()}")
+            key = f"{synset.pos()}{synset.offset()}"
+            if synset.name() == f"{lemma}.n.01" and key in vocabulary:  # a list, searched from its start, as there
+                found.append(vocabulary.index(key))
         return found
 
-    def without_data(caption: str) -> list[str]:
-        return nltk.tokenize.NLTKWordTokenizer().tokenize(caption.lower())
+    def whole(caption: str) -> list[int]:
+        tokens = nltk.word_tokenize(caption.lower())
+        nltk.pos_tag(tokens)  # computed and never used, there too
+        return labels(tokens)
 
-    for name, step in (
-        ("tokenise, tag, lemmatise, look up", whole),
-        ("tokenise only: NLTK's data is absent", without_data),
-    ):
+    def untagged(caption: str) -> list[int]:
+        return labels(nltk.tokenize.NLTKWordTokenizer().tokenize(caption.lower()))
+
+    for name, step in (("all of it", whole), ("without sentences and tagging: NLTK's data is absent", untagged)):
         try:
             step(captions[0])
-        except LookupError:
+        except (LookupError, OSError):
             continue
-        return name, rate(lambda part, step=step: [step(c) for c in part], captions[:1000], 1000)
+        return name, rate(lambda part, step=step: [step(c) for c in part], captions[:2000], 1000)
     return None
 
 
@@ -95,7 +97,10 @@ def main() -> None:
     print(f"nouns    sparse arrays           {statistics.median(sparse):10,.0f} captions/s")
     corenet = rate(Labeler("corenet"), captions[:20_000])
     print(f"corenet  catlip's own            {corenet:10,.0f} captions/s")
-    peer = official(captions)
+    counts = Counter(label for labels in Labeler("corenet")(captions[:50_000]) for label in labels)
+    # The official vocabulary has 24,320 entries by frequency; ours begins with this corpus' and is filled up.
+    ranked = list(dict.fromkeys([*(label for label, _ in counts.most_common()), *labeler.synsets]))[:24_320]
+    peer = official(captions, [f"n{int(label[1:])}" for label in ranked])
     if peer is None:
         print("corenet  NLTK                    not installed: uv run --with nltk benchmarks/labels.py ...")
     else:

@@ -87,14 +87,14 @@ def clean(caption: str) -> str:
     return "".join(kept)
 
 
-def split(captions: Iterable[Any]) -> list[str]:
-    """All words of all captions, `END` after each caption, `BREAK` for punctuation.
+def plain(captions: Iterable[Any]) -> str:
+    """All words of all captions as one text, separated by spaces, `END` after each caption, `BREAK` for punctuation.
 
-    "A man's T-shirt, isn't it?" -> ["a", "man", "'s", "t", "shirt", ",", "is", "not", "it", ",", END]
+    "A man's T-shirt, isn't it?" -> "a man 's t shirt , is not it , END"
     """
     texts: Sequence[str] = [c if type(c) is str else as_text(c) for c in captions]
     if not texts:
-        return []
+        return ""
     joined = _GLUE.join(texts).lower()
     odd = _odd(texts, joined)
     if odd:
@@ -105,9 +105,12 @@ def split(captions: Iterable[Any]) -> list[str]:
     joined = joined.translate(_ASCII).replace(BREAK, f" {BREAK} ")
     if "'" in joined:
         joined = joined.replace("n't", " not").replace("s' ", "s 's ").replace("'", " '")
-    words = joined.split()
-    words.append(END)
-    return words
+    return f"{joined} {END}"
+
+
+def split(captions: Iterable[Any]) -> list[str]:
+    """The words of `plain`."""
+    return plain(captions).split()
 
 
 def normal(phrase: str) -> list[str]:

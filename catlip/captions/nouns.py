@@ -24,6 +24,7 @@ from catlip.captions.readings import THRESHOLD, Kind, close_meanings, cue_words
 from catlip.captions.wordnet import Lexicon
 from catlip.captions.wordtable import WordTable
 
+CHUNK = 1024  # captions at a time: their arrays stay in the processor's cache
 ENGLISH = 0.34  # share of known words below which a caption is not English
 
 
@@ -31,7 +32,6 @@ ENGLISH = 0.34  # share of known words below which a caption is not English
 class Batch:
     """Intermediate arrays over the words of a batch of captions, for `explain`."""
 
-    texts: list[str]
     ids: np.ndarray
     scores: np.ndarray
     spans: list[Span]  # first word, end, what it is
@@ -55,10 +55,9 @@ class NounRule:
 
     def run(self, captions: Sequence[Any]) -> Batch:
         """All of the rule, on a batch of captions."""
-        texts = cleaning.split(captions)
         words = self._words
-        ids = words.numbers(texts)
-        spans = words.phrases.find(texts, words.key[ids], words.key_singular[ids])
+        ids = words.numbers(cleaning.plain(captions))
+        spans = words.phrases.find(ids, words.key[ids], words.key_singular[ids])
         kind = words.kind[ids]
         form = words.form[ids]
         scores = words.score[ids]
@@ -70,11 +69,11 @@ class NounRule:
         for start, end, _ in spans:
             emitted[start:end] = False
         positions = np.flatnonzero(emitted)
-        return self._resolve(texts, ids, scores, spans, emitted, positions, labels[positions])
+        return self._resolve(ids, scores, spans, emitted, positions, labels[positions])
 
     def _resolve(
-        self, texts: list[str], ids: np.ndarray, scores: np.ndarray, spans: list[Span],
-        emitted: np.ndarray, positions: np.ndarray, labels: np.ndarray,
+        self, ids: np.ndarray, scores: np.ndarray, spans: list[Span], emitted: np.ndarray,
+         positions: np.ndarray, labels: np.ndarray,
     ) -> Batch:  # fmt: skip
         """Give every emitted word and phrase its labels, and every label its caption."""
         ends = ids == self._words.end
@@ -96,8 +95,8 @@ class NounRule:
             bounds = np.concatenate([[0], np.flatnonzero(ends) + 1])
             for i in open_.tolist():
                 row, position = int(rows[i]), int(positions[i])
-                caption = texts[bounds[row] : bounds[row + 1]]
-                meant = self._meanings(texts[position], ids[position], phrase_at.get(position), caption, bool(alone[i]))
+                caption = [self._words.text[n] for n in ids[bounds[row] : bounds[row + 1]].tolist()]
+                meant = self._meanings(int(ids[position]), phrase_at.get(position), caption, bool(alone[i]))
                 labels[i] = meant[0]
                 for label in meant[1:]:
                     extra_rows.append(row)
@@ -106,11 +105,11 @@ class NounRule:
             rows = np.concatenate([rows, np.array(extra_rows, rows.dtype)])
             labels = np.concatenate([labels, np.array(extra_labels, labels.dtype)])
             positions = np.concatenate([positions, np.array(extra_positions, positions.dtype)])
-        return Batch(texts, ids, scores, spans, emitted, rows, labels, positions)
+        return Batch(ids, scores, spans, emitted, rows, labels, positions)
 
-    def _meanings(self, text: str, number: int, phrase: Phrase | None, caption: list[str], alone: bool) -> list[int]:
+    def _meanings(self, number: int, phrase: Phrase | None, caption: list[str], alone: bool) -> list[int]:
         """Labels of a word of several meanings, given the words of its caption."""
-        reading = self._words.reading[number]
+        text, reading = self._words.text[number], self._words.reading[number]
         own = self._terms.get((text,)) or self._terms.get((reading.singular,))
         if own and phrase is None:
             return [self.index[label] for label in own]
@@ -128,8 +127,7 @@ class NounRule:
         """Captions of four words or more of which WordNet's nouns and English function words know too few."""
         if not captions:
             return 0
-        texts = cleaning.split(captions)
-        ids = self._words.numbers(texts)
+        ids = self._words.numbers(cleaning.plain(captions))
         starts = np.concatenate([[0], np.flatnonzero(ids == self._words.end)[:-1] + 1])
         words = np.add.reduceat(self._words.kind[ids] != Kind.BREAK, starts)
         known = np.add.reduceat(self._words.english[ids], starts)
@@ -137,21 +135,22 @@ class NounRule:
 
     def explain(self, caption: str) -> list[Explained]:
         """What became of each word, from the arrays of the very run that labels the caption."""
+        texts = cleaning.split([caption])
         batch = self.run([caption])
         given: dict[int, list[str]] = {}
         for position, label in zip(batch.positions.tolist(), batch.labels.tolist(), strict=True):
             given.setdefault(position, []).append(self._synsets[label])
         phrases = {start: (end, phrase) for start, end, phrase in batch.spans}
         told, position = [], 0
-        while position < len(batch.texts) - 1:
+        while position < len(texts) - 1:
             labels = tuple(dict.fromkeys(given.get(position, ())))
             if position in phrases:
                 end, phrase = phrases[position]
-                told.append(Explained(" ".join(batch.texts[position:end]), labels, f'phrase "{phrase.lemma}"'))
+                told.append(Explained(" ".join(texts[position:end]), labels, f'phrase "{phrase.lemma}"'))
                 position = end
                 continue
-            if batch.texts[position] != cleaning.BREAK:
-                told.append(Explained(batch.texts[position], labels, self._reason(batch, position, labels)))
+            if texts[position] != cleaning.BREAK:
+                told.append(Explained(texts[position], labels, self._reason(batch, position, labels)))
             position += 1
         return told
 
@@ -171,5 +170,11 @@ class NounRule:
 
     def labels(self, captions: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """(caption of each label, label), in no particular order and with repetitions."""
-        batch = self.run(captions)
-        return batch.rows, batch.labels
+        rows, labels = [], []
+        for start in range(0, len(captions), CHUNK):
+            batch = self.run(captions[start : start + CHUNK])
+            rows.append(batch.rows + start)
+            labels.append(batch.labels)
+        if not rows:
+            return np.empty(0, np.int64), np.empty(0, np.int32)
+        return np.concatenate(rows), np.concatenate(labels)

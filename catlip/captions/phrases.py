@@ -36,16 +36,17 @@ def word_hash(word: str) -> int:
 
 
 class Phrases:
-    """`singular`: a word's singular, for plurals at the end of a phrase (fire hydrants)."""
+    """text, singular: of the word of a number; the singular for plurals at the end of a phrase (fire hydrants)."""
 
     def __init__(
         self, lexicon: Lexicon, index: dict[str, int], terms: dict[tuple[str, ...], tuple[str, ...]],
-        singular: Callable[[str], str],
+        text: Callable[[int], str], singular: Callable[[int], str],
     ) -> None:  # fmt: skip
-        self.lexicon, self.index, self.terms, self.singular = lexicon, index, terms, singular
+        self.lexicon, self.index, self.terms = lexicon, index, terms
+        self.text, self.singular = text, singular
         self._judged: dict[str, Phrase | None] = {}
         # Two words -> (what may follow as the third word of an entry, the entry that the two are themselves).
-        self._pairs: dict[tuple[str, str], tuple[frozenset[str], Phrase | None]] = {}
+        self._pairs: dict[tuple[int, int], tuple[frozenset[str], Phrase | None]] = {}
         self._entries: dict[str, str] = {}  # "fire hydrant" -> lemma "fire_hydrant"
         self._longest: dict[str, int] = {}  # "fire hydrant" -> words of the longest entry that starts so
         self._thirds: dict[str, set[str]] = {}  # "hot air" -> {"balloon", "gun"}
@@ -73,6 +74,7 @@ class Phrases:
                 self._enter(" ".join(words), "")
         self._enter_split_compounds(plain)
         pairs = [pair.split(" ", 1) for pair in self._longest]
+        self.parts = {word for text in self._entries for word in text.split(" ")}
         first = np.array([word_hash(a) for a, _ in pairs], np.uint32)
         second = np.array([word_hash(b) for _, b in pairs], np.uint32)
         self._may_start = np.zeros(1 << 22, bool)
@@ -110,31 +112,30 @@ class Phrases:
     def _slot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return (first * np.uint32(0x9E3779B1) ^ second * np.uint32(0x85EBCA6B)) >> np.uint32(10)
 
-    def find(self, texts: list[str], key: np.ndarray, key_singular: np.ndarray) -> list[Span]:
-        """Leftmost longest phrases that can be seen. key, key_singular: uint32 hashes of each word and its singular."""
-        starts = self._may_start[self._slot(key[:-1], key[1:])]
-        starts |= self._may_start[self._slot(key[:-1], key_singular[1:])]
+    def find(self, ids: np.ndarray, key: np.ndarray, key_singular: np.ndarray) -> list[Span]:
+        """Leftmost longest phrases that can be seen. ids: number of each word; key, key_singular: uint32 hashes."""
+        may = self._may_start[self._slot(key[:-1], key[1:])]
+        may |= self._may_start[self._slot(key[:-1], key_singular[1:])]
+        starts = np.flatnonzero(may)
+        firsts, seconds = ids[starts].tolist(), ids[starts + 1].tolist()
+        thirds = ids[np.minimum(starts + 2, len(ids) - 1)].tolist()  # the end of a caption starts or ends no phrase
         spans, done = [], 0
         pairs = self._pairs
-        for start in np.flatnonzero(starts).tolist():
+        for start, first, second, third in zip(starts.tolist(), firsts, seconds, thirds, strict=True):
             if start < done:
                 continue
-            pair = texts[start], texts[start + 1]
-            known = pairs.get(pair)
+            known = pairs.get((first, second))
             if known is None:
-                known = self._open_pair(*pair)
+                known = self._open_pair(self.text(first), self.text(second), self.singular(second))
                 if len(pairs) < MAX_CACHED:
-                    pairs[pair] = known
-            thirds, phrase = known
-            if thirds and start + 2 < len(texts):
-                third = texts[start + 2]
-                if third in thirds or self.singular(third) in thirds:
-                    found = self._match(texts, start)
-                    if found is not None:
-                        spans.append(found)
-                        done = found[1]
-                    continue
-            if phrase is not None:
+                    pairs[first, second] = known
+            goes_on, phrase = known
+            if goes_on and (self.text(third) in goes_on or self.singular(third) in goes_on):
+                found = self._match(ids[start : start + MAX_PHRASE].tolist())
+                if found is not None:
+                    done = start + found[0]
+                    spans.append((start, done, found[1]))
+            elif phrase is not None:
                 done = start + 2
                 spans.append((start, done, phrase))
         return spans
@@ -144,19 +145,19 @@ class Phrases:
         text = self._closed_up.get(word)
         return self._phrase(text) if text else None
 
-    def _open_pair(self, first: str, second: str) -> tuple[frozenset[str], Phrase | None]:
+    def _open_pair(self, first: str, second: str, singular: str) -> tuple[frozenset[str], Phrase | None]:
         thirds = frozenset(self._thirds.get(f"{first} {second}", ()))
-        return thirds, self._phrase(f"{first} {second}") or self._phrase(f"{first} {self.singular(second)}")
+        return thirds, self._phrase(f"{first} {second}") or self._phrase(f"{first} {singular}")
 
-    def _match(self, texts: list[str], start: int) -> Span | None:
-        longest = self._longest[f"{texts[start]} {texts[start + 1]}"]
-        for length in range(min(longest, len(texts) - start), 1, -1):
-            head = " ".join(texts[start : start + length - 1])
-            last = texts[start + length - 1]
-            for tail in (last, self.singular(last)):
+    def _match(self, ids: list[int]) -> tuple[int, Phrase] | None:
+        """(words, phrase): the longest entry that the words begin with."""
+        texts = [self.text(number) for number in ids]
+        for length in range(min(self._longest[f"{texts[0]} {texts[1]}"], len(texts)), 1, -1):
+            head = " ".join(texts[: length - 1])
+            for tail in (texts[length - 1], self.singular(ids[length - 1])):
                 phrase = self._phrase(f"{head} {tail}")
                 if phrase is not None:
-                    return start, start + length, phrase
+                    return length, phrase
         return None
 
     def _phrase(self, text: str) -> Phrase | None:

@@ -1,13 +1,14 @@
 """All distinct words met so far, judged once, as columns: what makes a batch of captions a few array operations."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from catlip.captions import cleaning
 from catlip.captions.phrases import BY_CONTEXT, MAX_CACHED, NO_LABEL, Phrases, word_hash
 from catlip.captions.readings import CLOSED, Form, Kind, Reading, close_meanings, read, word_lists
+from catlip.captions.wordhash import WordNumbers
 from catlip.captions.wordnet import Lexicon
 
 NOT_ONLY_ENGLISH = frozenset("a am an as do en he her i in me no on per so was will".split())
@@ -22,16 +23,6 @@ COLUMNS = {
     "key": np.uint32,  # hash of the word
     "key_singular": np.uint32,  # and of its singular
 }
-
-
-class Numbers(dict[str, int]):
-    """Word -> number; a word met for the first time is numbered by `judge`."""
-
-    def __init__(self, judge: Callable[[str], int]) -> None:
-        self.judge = judge
-
-    def __missing__(self, word: str) -> int:
-        return self.judge(word)
 
 
 class WordTable:
@@ -51,25 +42,26 @@ class WordTable:
         self, lexicon: Lexicon, index: Mapping[str, int], terms: dict[tuple[str, ...], tuple[str, ...]]
     ) -> None:
         self.lexicon, self.index, self.terms = lexicon, index, terms
-        self.number = Numbers(self._judge)
+        self.text: list[str] = []
         self.reading: list[Reading] = []
         for name, kind in COLUMNS.items():
             setattr(self, name, np.zeros(4096, kind))
-        self.phrases = Phrases(lexicon, dict(index), terms, self.singular)
+        self.phrases = Phrases(lexicon, dict(index), terms, self.text.__getitem__, self.singular)
         self.unknown = self._add("\0unknown")
-        self.end = self._add(cleaning.END)
+        self._numbers = WordNumbers(self._judge, self.unknown)
+        self.end = int(self.numbers(cleaning.END)[0])
 
-    def singular(self, word: str) -> str:
-        return self.reading[self.number[word]].singular
+    def singular(self, number: int) -> str:
+        return self.reading[number].singular
 
-    def numbers(self, texts: list[str]) -> np.ndarray:
-        """int32 [len(texts)]: the number of each word."""
-        return np.fromiter(map(self.number.__getitem__, texts), np.int32, len(texts))
+    def numbers(self, text: str) -> np.ndarray:
+        """int32 [words]: the number of each word of a text as `cleaning.plain` makes it."""
+        return self._numbers.of(text)
 
-    def _judge(self, word: str) -> int:
+    def _judge(self, word: str) -> int | None:
         """Number of a new word; one that no dictionary knows is remembered only while there are not too many."""
-        if len(self.reading) >= MAX_CACHED and word not in self.lexicon:
-            return self.unknown
+        if len(self.reading) >= MAX_CACHED and word not in self.lexicon and word not in self.phrases.parts:
+            return None
         return self._add(word)
 
     def _add(self, word: str) -> int:
@@ -79,7 +71,7 @@ class WordTable:
             for name in COLUMNS:
                 column = getattr(self, name)
                 setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
-        self.number[word] = number
+        self.text.append(word)
         self.reading.append(reading)
         self.kind[number], self.form[number], self.score[number] = reading.kind, reading.form, reading.score
         self.label[number], self.several[number] = label, several
