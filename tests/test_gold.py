@@ -40,3 +40,10 @@ def test_scorer_by_hand() -> None:
     assert (scores.accepted, scores.loose, scores.spurious, scores.optional) == (1, 0, 1, 1)
     assert (scores.found, scores.mentions) == (1, 2)
     assert (scores.precision, scores.recall) == (0.5, 0.5)
+
+
+def test_reach() -> None:
+    """Of ImageNet's classes, in "a photo of a ...": 394 by the official rule."""
+    from tests.gold.__main__ import reach
+
+    assert reach(LABELER) >= 970

@@ -179,6 +179,20 @@ def test_a_megabyte_and_odd_scripts() -> None:
     assert LABELER(["كلب a dog كلب", "\x00\x1b[31m dog \u202e", "ｄｏｇ"]) == [["n02084071"]] * 3
 
 
+def test_labels_do_not_depend_on_what_was_seen_before(monkeypatch) -> None:
+    """Words that nothing knows are forgotten when there are many; that must not change a label, nor a later word."""
+    from catlip.captions import phrases, wordtable
+
+    monkeypatch.setattr(wordtable, "MAX_CACHED", 60)
+    monkeypatch.setattr(phrases, "MAX_CACHED", 5)
+    words = "qwxz7 flurbly zorping 17 42nd tshirts dogs hot golden retrievers eighty watches kites bouvier des flandres"
+    captions = [f"a {a} {b} near zz{i} no. {i}" for i, a in enumerate(words.split()) for b in words.split()]
+    forgetful = Labeler()
+    assert forgetful(captions) == LABELER(captions)
+    assert forgetful(captions[::-1])[::-1] == LABELER(captions)
+    assert len(forgetful._rule._words.reading) < 100
+
+
 def test_foreign_captions_are_noticed() -> None:
     german = ["ein brauner Hund läuft über die grüne Wiese", "zwei Kinder spielen am Strand mit einem Ball"]
     assert LABELER.foreign(german) == 2

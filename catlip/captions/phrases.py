@@ -74,7 +74,7 @@ class Phrases:
                 self._enter(" ".join(words), "")
         self._enter_split_compounds(plain)
         pairs = [pair.split(" ", 1) for pair in self._longest]
-        self.parts = {word for text in self._entries for word in text.split(" ")}
+        self._parts = {word for text in self._entries for word in text.split(" ")}
         first = np.array([word_hash(a) for a, _ in pairs], np.uint32)
         second = np.array([word_hash(b) for _, b in pairs], np.uint32)
         self._may_start = np.zeros(1 << 22, bool)
@@ -139,6 +139,10 @@ class Phrases:
                 done = start + 2
                 spans.append((start, done, phrase))
         return spans
+
+    def knows(self, word: str) -> bool:
+        """Whether a word is part of an entry, or an entry written together."""
+        return word in self._parts or word in self._closed_up
 
     def written_as_one(self, word: str) -> Phrase | None:
         """The two-word entry that a word no dictionary knows is, written together ("tshirt")."""

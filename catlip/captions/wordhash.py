@@ -16,10 +16,10 @@ _SPREAD = np.uint64(0xD6E8FEB86659FD93)
 
 
 class WordNumbers:
-    """Word -> number. `judge` numbers a word met for the first time; None: not to be remembered, number `other`."""
+    """Word -> number. `judge` gives (the number of a word met for the first time, whether to remember it)."""
 
-    def __init__(self, judge: Callable[[str], int | None], other: int) -> None:
-        self._judge, self._other = judge, other
+    def __init__(self, judge: Callable[[str], tuple[int, bool]]) -> None:
+        self._judge = judge
         self._bits, self._used = 17, 0
         self._keys = np.zeros(1 << self._bits, np.uint64)  # 0: free
         self._values = np.zeros(1 << self._bits, np.int32)
@@ -42,9 +42,9 @@ class WordNumbers:
         return numbers
 
     def _number(self, word: str, key: np.uint64) -> int:
-        number = self._judge(word)
-        if number is None:
-            return self._other
+        number, remember = self._judge(word)
+        if not remember:
+            return number
         if 2 * self._used >= len(self._keys):
             self._grow()
         self._insert(key, number)

@@ -47,8 +47,9 @@ class WordTable:
         for name, kind in COLUMNS.items():
             setattr(self, name, np.zeros(4096, kind))
         self.phrases = Phrases(lexicon, dict(index), terms, self.text.__getitem__, self.singular)
-        self.unknown = self._add("\0unknown")
-        self._numbers = WordNumbers(self._judge, self.unknown)
+        self._numbers = WordNumbers(self._judge)
+        # For words that are not remembered: they must count as what they would have counted as.
+        self._stand_ins = {read(lexicon, word).kind: self._add(word) for word in ("0", "\0ly", "\0ing", "\0\0")}
         self.end = int(self.numbers(cleaning.END)[0])
 
     def singular(self, number: int) -> str:
@@ -58,11 +59,14 @@ class WordTable:
         """int32 [words]: the number of each word of a text as `cleaning.plain` makes it."""
         return self._numbers.of(text)
 
-    def _judge(self, word: str) -> int | None:
-        """Number of a new word; one that no dictionary knows is remembered only while there are not too many."""
-        if len(self.reading) >= MAX_CACHED and word not in self.lexicon and word not in self.phrases.parts:
-            return None
-        return self._add(word)
+    def _judge(self, word: str) -> tuple[int, bool]:
+        """(number of a new word, whether to remember it): not one that nothing knows, when there are very many."""
+        if len(self.reading) >= MAX_CACHED:
+            reading = read(self.lexicon, word)
+            known = reading.candidates or word in CLOSED or reading.singular in self.lexicon or word in self.lexicon
+            if not known and (word,) not in self.terms and not self.phrases.knows(word):
+                return self._stand_ins[reading.kind], False
+        return self._add(word), True
 
     def _add(self, word: str) -> int:
         number = len(self.reading)
