@@ -87,7 +87,7 @@ def run(args: list[str]) -> Any:
         getattr(module, verb.settings),
         prog=f"catlip {name}",
         args=rest,
-        config=(tyro.conf.FlagCreatePairsOff,),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
         **start,
     )
     return getattr(module, verb.function)(settings)

@@ -134,6 +134,6 @@ def test_batch_size_and_processes_must_fit(coloured_shards) -> None:
 
 def test_low_resolution_first_full_at_the_end(coloured_shards) -> None:
     batches = make(coloured_shards(24))
-    batches.resolution, batches.budget = Resolution(low=8, low_share=0.5), 48
+    batches.resolution, batches.budget = Resolution(low_res=8, low_res_share=0.5), 48
     assert [batch.image.shape[-1] for batch in take(batches, 0, 5)] == [8, 8, 16, 16, 16]
     assert take(batches, 12, 1)[0].image.shape[-1] == 8  # also when it goes on from the middle

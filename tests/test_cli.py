@@ -54,6 +54,11 @@ def test_every_verb_has_help(verb: str) -> None:
     assert "usage: catlip " + verb in shown.stdout
 
 
+def test_pretrain_has_the_flags_that_scripts_rely_on() -> None:
+    shown = catlip("pretrain", "flickr8k_cpu", "--help").stdout
+    assert {"--samples", "--save-every", "--lr", "--batch-size", "--data", "--vocab", "--out"} <= set(shown.split())
+
+
 def test_explain() -> None:
     shown = catlip("explain", "a man riding a bike past a fire hydrant")
     assert shown.returncode == 0

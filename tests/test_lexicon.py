@@ -59,3 +59,14 @@ def test_other_readings_count_every_part_of_speech(lexicon: Lexicon) -> None:
     assert lexicon.other_readings("are")["i"] > 1000  # a form of "be"
     assert lexicon.other_readings("dog") == {"b": 2}
     assert lexicon.other_readings("bicycle")["b"] >= 0
+
+
+def test_the_table_of_words_names_synsets_that_exist(lexicon: Lexicon) -> None:
+    from catlip.captions.readings import word_lists
+
+    lists = word_lists()
+    assert set(lists) == {"never", "sense", "cue", "not-a-phrase", "carrier"}
+    for section in ("sense", "cue"):
+        for word, (usual, *others) in lists[section].items():
+            assert word not in lists["never"], word
+            assert all(lexicon.has_synset(field.split(" ")[0]) for field in (usual, *others)), word

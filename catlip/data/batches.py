@@ -80,12 +80,12 @@ def samples_at(places: np.ndarray, n: int, seed: int) -> np.ndarray:
 class Resolution:
     """Size of the pictures over a run: low first, full at the end (CLIPA, arXiv 2305.07017, on a single schedule)."""
 
-    low: int = 0  # pixels during the first part; 0: full size from the start
-    low_share: float = 0.0  # share of the budget at the low size
+    low_res: int = 0  # pixels during the first part; 0: full size from the start
+    low_res_share: float = 0.0  # share of the budget at the low size
 
     def at(self, seen: int, budget: int, full: int) -> int:
         """Pixels of the batch that follows the first `seen` samples of `budget`."""
-        return self.low if self.low and seen < self.low_share * budget else full
+        return self.low_res if self.low_res and seen < self.low_res_share * budget else full
 
 
 @dataclass(slots=True)

@@ -133,5 +133,5 @@ def _check_finite(values: dict[str, float], seen: int, keys: list[str], out: Pat
     )
     raise UsageError(
         f"the loss is not finite after {seen:,} samples; the batch's keys are in {out / 'log.jsonl'}. "
-        "A lower --optim.lr or a longer --optim.warmup usually mends it"
+        "A lower --lr or a longer --warmup usually mends it"
     )

@@ -115,7 +115,9 @@ def pick_device(name: str) -> torch.device:
 def _budget(cfg: Pretrain, n: int) -> int:
     """Samples to see: a whole number of batches."""
     if bool(cfg.samples) == bool(cfg.epochs):
-        raise UsageError("give the budget as --samples or as --epochs, one of them")
+        raise UsageError(
+            "give the budget as --samples or as --epochs, one of them (--samples 0 where a recipe sets it)"
+        )
     if cfg.batch_size < 1 or cfg.samples < 0 or cfg.epochs < 0:
         raise UsageError("--batch-size, --samples and --epochs are positive numbers")
     wanted = cfg.samples or cfg.epochs * n
@@ -135,7 +137,7 @@ def _claim(out: Path, cfg: Pretrain, facts: dict[str, Any]) -> bool:
     different = _differences(json.loads(json.dumps(then)), json.loads(json.dumps(now)))
     if different:
         raise UsageError(f"--out {out} already holds another run ({'; '.join(different[:4])}); choose another folder")
-    return checkpoint.load(out) is not None
+    return (out / checkpoint.RESUME).is_file()
 
 
 def _computed(config: dict[str, Any]) -> dict[str, Any]:
