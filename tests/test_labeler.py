@@ -185,7 +185,9 @@ def test_labels_do_not_depend_on_what_was_seen_before(monkeypatch) -> None:
 
     monkeypatch.setattr(wordtable, "MAX_CACHED", 60)
     monkeypatch.setattr(phrases, "MAX_CACHED", 5)
-    words = "qwxz7 flurbly zorping 17 42nd tshirts dogs hot golden retrievers eighty watches kites bouvier des flandres"
+    words = (
+        "qwxz7 flurbly zorping 17 42nd tshirts dogs hot golden retrievers bike suzuki eighty watches kites bouvier des"
+    )
     captions = [f"a {a} {b} near zz{i} no. {i}" for i, a in enumerate(words.split()) for b in words.split()]
     forgetful = Labeler()
     assert forgetful(captions) == LABELER(captions)

@@ -152,6 +152,13 @@ def cue_words(word: str, singular: str) -> tuple[str, tuple[tuple[str, frozenset
     return fields[0], tuple(others)
 
 
+@cache
+def all_cues() -> frozenset[str]:
+    """Every word that announces a meaning."""
+    words = word_lists()["cue"]
+    return frozenset().union(*(cues for word in words for _, cues in (cue_words(word, word) or ("", ()))[1]))
+
+
 def lookup(lexicon: Lexicon, word: str) -> tuple[str, list[Sense]]:
     """(lemma, senses) of a single word, singular or plural.
 

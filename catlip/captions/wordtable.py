@@ -7,7 +7,7 @@ import numpy as np
 
 from catlip.captions import cleaning
 from catlip.captions.phrases import BY_CONTEXT, MAX_CACHED, NO_LABEL, Phrases, word_hash
-from catlip.captions.readings import CLOSED, Form, Kind, Reading, close_meanings, read, word_lists
+from catlip.captions.readings import CLOSED, Form, Kind, Reading, all_cues, close_meanings, read, word_lists
 from catlip.captions.wordhash import WordNumbers
 from catlip.captions.wordnet import Lexicon
 
@@ -64,7 +64,8 @@ class WordTable:
         if len(self.reading) >= MAX_CACHED:
             reading = read(self.lexicon, word)
             known = reading.candidates or word in CLOSED or reading.singular in self.lexicon or word in self.lexicon
-            if not known and (word,) not in self.terms and not self.phrases.knows(word):
+            listed = (word,) in self.terms or word in all_cues() or self.phrases.knows(word)
+            if not known and not listed:
                 return self._stand_ins[reading.kind], False
         return self._add(word), True
 
