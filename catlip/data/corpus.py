@@ -90,12 +90,12 @@ def build_vocabulary(cfg: BuildVocabulary) -> Vocabulary:
         raise UsageError(f"--min-count {cfg.min_count}: 1 or more")
     parts = Path(cfg.out + ".parts")
     counts, labeler = run(cfg, parts, labels_folder=None)
+    shutil.rmtree(parts)  # the counts are complete: whatever fails from here on leaves nothing behind
     vocabulary = Vocabulary.from_counts(
         counts.by_synset, labeler, samples=counts.samples, captions=counts.captions, source=cfg.data,
         min_count=cfg.min_count, max_size=cfg.max_size,
     )  # fmt: skip
     vocabulary.save(cfg.out)
-    shutil.rmtree(parts)
     kept = sum(vocabulary.counts)
     print(f"{cfg.out}: {len(vocabulary):,} of {len(counts.by_synset):,} labels kept; they cover "
           f"{kept / max(counts.labels, 1):.1%} of {counts.labels:,} label uses")  # fmt: skip
@@ -130,7 +130,12 @@ def run(cfg: Corpus, parts: Path, labels_folder: Path | None) -> tuple[Counts, L
     todo = [task for task in tasks if not Path(task["part"]).is_file()]
     if len(todo) < len(tasks):
         print(f"{len(tasks) - len(todo)} of {len(tasks)} files were done before; going on with the others")
-    _run_tasks(todo, settings, cfg)
+    try:
+        _run_tasks(todo, settings, cfg)
+    except UsageError:
+        if not any(parts.glob("*.json")):
+            shutil.rmtree(parts)  # nothing was done that a second try could build on
+        raise
     counts = Counts()
     for task in tasks:
         counts.add(json.loads(Path(task["part"]).read_text(encoding="utf-8")))
