@@ -36,9 +36,9 @@ def rate(label: Callable[[list[str]], object], captions: list[str], batch: int =
 def official(captions: list[str], vocabulary: list[str]) -> tuple[str, float] | None:
     """The official rule's steps with NLTK: what could be run here, and its captions a second."""
     try:
-        import nltk
-        from nltk.corpus import wordnet
-        from nltk.stem import WordNetLemmatizer
+        import nltk  # pyright: ignore[reportMissingImports]
+        from nltk.corpus import wordnet  # pyright: ignore[reportMissingImports]
+        from nltk.stem import WordNetLemmatizer  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
 
