@@ -88,7 +88,7 @@ class NounRule:
         counted = rows[~self._words.carrier[ids[positions]]]  # "a photo of": the photo is no company
         alone = np.bincount(counted, minlength=n_rows)[rows] == 1
         phrase_at = {start: phrase for start, _, phrase in spans}
-        several = self._words.several[ids[positions]] | (positions >= 0) & alone & np.isin(positions, list(phrase_at))
+        several = self._words.several[ids[positions]] | np.isin(positions, list(phrase_at))
         open_ = np.flatnonzero((labels == BY_CONTEXT) | (alone & several))
         if len(open_):
             extra_rows, extra_labels, extra_positions = [], [], []

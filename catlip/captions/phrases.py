@@ -56,7 +56,7 @@ class Phrases:
     def _open(self) -> None:
         """Index every entry of two or more words by its first two."""
         plain: list[str] = []
-        skip = word_lists().get("not-a-phrase", {})
+        skip = word_lists()["not-a-phrase"]
         for lemma in self.lexicon.lemmas:
             if "_" not in lemma and "-" not in lemma and "'" not in lemma:
                 plain.append(lemma)
@@ -179,7 +179,7 @@ class Phrases:
         lemma = self._entries[text]
         if text in word_lists()["never"]:
             return Phrase(NO_LABEL, (), lemma)
-        chosen = word_lists().get("sense", {}).get(text)
+        chosen = word_lists()["sense"].get(text)
         if chosen:
             return Phrase(self.index[chosen[0]], (), lemma)
         candidates, unseen = weigh(self.lexicon, self.lexicon.senses(lemma), phrase=True)

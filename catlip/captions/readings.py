@@ -3,7 +3,7 @@
 WordNet lists "a" (angstrom), "are" (100 square metres), "white" (a person) and "while" (a time) as nouns. What
 separates them from "dog" is in WordNet too: how often its tagged texts use a spelling as verb, adjective or adverb;
 which lexicographer file a sense is in (animal, artifact, ... against cognition, time, ...); and which synsets people
-could find pictures for (ImageNet-21k). Those three become one score per word; `labeler.py` adds the neighbours.
+could find pictures for (ImageNet-21k). Those three become one score per word; `neighbours.py` adds the others.
 
 Tried and rejected: the first sense of every token (precision .39 on captions), dropping every word that has a verb
 reading (loses park, building, stand, swing), and a learned tagger (no corpus that may be shipped; see LOG.md).

@@ -162,6 +162,7 @@ def do_task(task: dict[str, Any], settings: dict[str, Any], labeler: Labeler) ->
     total = np.zeros(len(labeler.synsets), np.int64)
     counts = Counts()
     keep = None
+    names = pa.array(labeler.synsets, pa.string())
     if settings["vocab"]:
         keep = Vocabulary.load(settings["vocab"]).classes_of(labeler) >= 0
     writer: pq.ParquetWriter | None = None
@@ -183,7 +184,7 @@ def do_task(task: dict[str, Any], settings: dict[str, Any], labeler: Labeler) ->
         counts.looked += len(captions[:LANGUAGE_SAMPLE])
         counts.foreign += labeler.foreign(captions[:LANGUAGE_SAMPLE])
         if labels_file:
-            table = _labels_table(rows.keys, indices, offsets, labeler)
+            table = _labels_table(rows.keys, indices, offsets, names)
             writer = writer or pq.ParquetWriter(labels_file.with_suffix(".partial"), table.schema)
             writer.write_table(table)
     if writer and labels_file:
@@ -196,9 +197,8 @@ def do_task(task: dict[str, Any], settings: dict[str, Any], labeler: Labeler) ->
     part.with_suffix(".partial").replace(part)
 
 
-def _labels_table(keys: dict[str, Any], indices: np.ndarray, offsets: np.ndarray, labeler: Labeler) -> pa.Table:
-    names = pa.array(labeler.synsets, pa.string()).take(pa.array(indices))
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names)
+def _labels_table(keys: dict[str, Any], indices: np.ndarray, offsets: np.ndarray, names: pa.Array) -> pa.Table:
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names.take(pa.array(indices)))
     return pa.table({**keys, "synsets": lists})
 
 
