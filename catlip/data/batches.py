@@ -11,7 +11,7 @@ Decoding runs in threads (Pillow releases the GIL); batches are made ahead of th
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,11 +19,10 @@ from torch import Tensor
 
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.images import Crop, UnreadableImageError, decode_crop
+from catlip.data.images import Crop, Unreadable, UnreadableImageError, decode_crop
 from catlip.data.sources import Source
 from catlip.errors import UsageError
 
-MAX_UNREADABLE = 0.01  # of the samples met; beyond that something is wrong with the data, not with a few pictures
 AHEAD = 3  # batches in the making
 
 
@@ -88,21 +87,6 @@ class Resolution:
         return self.low_res if self.low_res and seen < self.low_res_share * budget else full
 
 
-@dataclass(slots=True)
-class Unreadable:
-    """Samples that were skipped because their picture could not be read."""
-
-    reasons: dict[str, str] = field(default_factory=dict)  # key -> why
-
-    def check(self, met: int) -> None:
-        """Raises UsageError if more than 1 % of the samples met so far are unreadable."""
-        if len(self.reasons) > MAX_UNREADABLE * met:
-            some = "; ".join(f"{key}: {why}" for key, why in list(self.reasons.items())[:5])
-            raise UsageError(
-                f"{len(self.reasons)} of {met:,} pictures cannot be read, more than {MAX_UNREADABLE:.0%}: {some}"
-            )
-
-
 class Batches:
     """Endless batches of one rank, from any place on."""
 
@@ -161,7 +145,7 @@ class Batches:
     def _finish(self, samples: np.ndarray, decoded: list["_Decoded"], met: int) -> Batch:
         for d in decoded:
             if d.why is not None:
-                self.unreadable.reasons[d.key] = d.why
+                self.unreadable.add(d.key, d.why)
         self.unreadable.check(max(met, min(1000, len(self.source))))
         good = [d for d in decoded if d.pixels is not None]
         if not good:

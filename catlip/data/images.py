@@ -2,17 +2,40 @@
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
+from catlip.errors import UsageError
+
 # 100 megapixels: above any camera's picture, below what a decompression bomb needs to fill the memory.
 MAX_PIXELS = 100_000_000
+MAX_UNREADABLE = 0.01  # of the pictures met; beyond that something is wrong with the data, not with a few of them
 
 
 class UnreadableImageError(Exception):
     """The bytes are no picture, or one that is too large."""
+
+
+@dataclass(slots=True)
+class Unreadable:
+    """Pictures that were skipped because they could not be read, and why."""
+
+    reasons: dict[str, str] = field(default_factory=dict)  # key -> why
+
+    def add(self, key: str, why: str) -> None:
+        self.reasons[key] = why
+
+    def check(self, met: int) -> None:
+        """Raises UsageError if more than 1 % of the pictures met so far are unreadable."""
+        if len(self.reasons) > MAX_UNREADABLE * met:
+            share = f"more than {MAX_UNREADABLE:.0%}"
+            raise UsageError(f"{len(self.reasons):,} of {met:,} pictures cannot be read, {share}: {self.some()}")
+
+    def some(self) -> str:
+        """The first few, for a message."""
+        return "; ".join(f"{key}: {why}" for key, why in list(self.reasons.items())[:5])
 
 
 @dataclass(kw_only=True, slots=True)

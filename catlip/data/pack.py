@@ -17,12 +17,10 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from catlip.data.images import UnreadableImageError, open_image, to_rgb
+from catlip.data.images import Unreadable, UnreadableImageError, open_image, to_rgb
 from catlip.data.shards import INDEX_FILE, scan
 from catlip.data.sources import Record, Source, open_source
 from catlip.errors import UsageError
-
-MAX_UNREADABLE = 0.01
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,7 +47,7 @@ def pack(cfg: Pack) -> Path:
     print(f"{cfg.data}: {source.described}")
     out.mkdir(parents=True, exist_ok=True)
     index: dict[str, Any] = {"shards": {}, "samples": 0, "size": cfg.size}
-    bad: dict[str, str] = {}
+    bad = Unreadable()
     samples = _samples(source, cfg, bad)
     number = 0
     while True:
@@ -64,13 +62,12 @@ def pack(cfg: Pack) -> Path:
     part = out / (INDEX_FILE + ".part")
     part.write_text(json.dumps(index), encoding="utf-8")
     part.replace(out / INDEX_FILE)
-    if bad:
-        some = "; ".join(f"{key}: {why}" for key, why in list(bad.items())[:5])
-        print(f"{len(bad)} pictures left out because they cannot be read: {some}")
+    if bad.reasons:
+        print(f"{len(bad.reasons)} pictures left out because they cannot be read: {bad.some()}")
     return out
 
 
-def _samples(source: Source, cfg: Pack, bad: dict[str, str]) -> Iterator[tuple[Record, bytes]]:
+def _samples(source: Source, cfg: Pack, bad: Unreadable) -> Iterator[tuple[Record, bytes]]:
     """Records with their shrunken pictures, in order; bad ones are noted and left out."""
 
     def shrink(number: int) -> tuple[Record, bytes | str]:
@@ -87,12 +84,8 @@ def _samples(source: Source, cfg: Pack, bad: dict[str, str]) -> Iterator[tuple[R
                 if isinstance(image, bytes):
                     yield record, image
                     continue
-                bad[record.key] = image
-                if len(bad) > MAX_UNREADABLE * max(len(source), 1):
-                    some = "; ".join(f"{key}: {why}" for key, why in list(bad.items())[:5])
-                    raise UsageError(
-                        f"more than {MAX_UNREADABLE:.0%} of {len(source):,} pictures cannot be read: {some}"
-                    )
+                bad.add(record.key, image)
+                bad.check(len(source))
 
 
 def _jpeg(data: bytes, size: int, quality: int) -> bytes:

@@ -8,13 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from catlip.data.images import UnreadableImageError, decode_center
+from catlip.data.images import Unreadable, UnreadableImageError, decode_center
 from catlip.data.shards import IMAGE_EXTENSIONS
 from catlip.data.sources import TarSource, expand
 from catlip.errors import UsageError
 from catlip.models.encoder import Encoder
-
-MAX_UNREADABLE = 0.01
 
 
 @dataclass(slots=True)
@@ -81,22 +79,24 @@ def class_indices(train: Labelled, test: Labelled) -> tuple[list[str], Tensor, T
 def features(encoder: Encoder, data: Labelled, device: torch.device, batch_size: int = 256) -> tuple[Tensor, Tensor]:
     """(float [N, D] pooled features, int64 [N] which pictures they belong to: unreadable ones are left out)."""
 
-    def decode(image: bytes) -> np.ndarray | None:
+    unreadable = Unreadable()
+
+    def decode(number: int) -> np.ndarray | None:
         try:
-            return decode_center(image, encoder.image_size)
-        except UnreadableImageError:
+            return decode_center(data.images[number], encoder.image_size)
+        except UnreadableImageError as error:
+            unreadable.add(f"number {number}", str(error))
             return None
 
     encoder.to(device).eval()
     rows, kept = [], []
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(data), batch_size):
-            pixels = list(pool.map(decode, data.images[start : start + batch_size]))
+            pixels = list(pool.map(decode, range(start, min(start + batch_size, len(data)))))
             good = [(start + i, p) for i, p in enumerate(pixels) if p is not None]
             if good:
                 batch = torch.from_numpy(np.stack([p for _, p in good])).permute(0, 3, 1, 2)
                 rows.append(encoder.pooled(encoder.normalize(batch.to(device))).float().cpu())
                 kept += [i for i, _ in good]
-    if len(data) - len(kept) > MAX_UNREADABLE * len(data):
-        raise UsageError(f"{data.name}: {len(data) - len(kept):,} of {len(data):,} pictures cannot be read")
+    unreadable.check(len(data))
     return torch.cat(rows), torch.tensor(kept)
