@@ -31,6 +31,12 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees what an earlier run kept, nor leaves anything behind in the home folder."""
+    monkeypatch.setenv("CATLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def coloured_shards(tmp_path: Path) -> Callable[..., str]:
     """Make shards of pictures whose colour is the noun of their caption: something that can be learned in seconds."""

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from catlip.data.sources import TEXT_COLUMNS, TarSource, find_column, sniff
+from catlip.data.tables import TEXT_COLUMNS, find_column, sniff
+from catlip.data.tars import TarSource
 from catlip.errors import UsageError
 
 KEY_COLUMNS = [

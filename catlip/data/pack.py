@@ -18,8 +18,10 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, to_rgb
-from catlip.data.shards import INDEX_FILE, scan
-from catlip.data.sources import Record, Source, open_source
+from catlip.data.records import Record, Source
+from catlip.data.remote import OpenFile
+from catlip.data.shards import INDEX_FILE, members, split_name
+from catlip.data.sources import open_source
 from catlip.errors import UsageError
 
 
@@ -116,14 +118,14 @@ def _write_shard(path: Path, samples: Iterator[tuple[Record, bytes]], first: int
     with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
         for record, image in samples:
             key = f"{first + written:09d}"  # a safe name, whatever the original was; that is kept in the .json
-            members = {
+            parts = {
                 "jpg": image,
                 "txt": "\n".join(" ".join(caption.split()) for caption in record.captions).encode(),
-                "json": json.dumps({"key": record.key, "captions": record.captions, **record.metadata}).encode(),
+                "json": json.dumps({"key": record.key, **record.metadata, "captions": record.captions}).encode(),
             }
             if record.label is not None:
-                members["cls"] = record.label.encode()
-            for extension, data in members.items():
+                parts["cls"] = record.label.encode()
+            for extension, data in parts.items():
                 info = tarfile.TarInfo(f"{key}.{extension}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
@@ -132,7 +134,10 @@ def _write_shard(path: Path, samples: Iterator[tuple[Record, bytes]], first: int
         part.unlink()
         return None
     part.replace(path)
-    offsets = [[s.key, {ext: [m.offset, m.size] for ext, m in s.members.items()}] for s in scan(path)]
+    offsets: dict[str, dict[str, list[int]]] = {}
+    for name, at, size in members(OpenFile(os.open(path, os.O_RDONLY))):
+        key, extension = split_name(name)
+        offsets.setdefault(key, {})[extension] = [at, size]
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -141,5 +146,5 @@ def _write_shard(path: Path, samples: Iterator[tuple[Record, bytes]], first: int
         "samples": written,
         "bytes": path.stat().st_size,
         "sha256": digest.hexdigest(),
-        "offsets": offsets,
+        "offsets": list(offsets.items()),
     }

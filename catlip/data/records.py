@@ -1,0 +1,68 @@
+"""What every source of captioned pictures gives and can do. Pictures stay encoded; `images.py` opens them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+MAX_TROUBLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sample as it lies on disk."""
+
+    key: str
+    image: bytes  # encoded; b"" if there is none that can be read
+    captions: list[str]
+    label: str | None = None  # of a classification set (`cls`)
+    metadata: dict[str, Any] = field(default_factory=dict)  # what else is known: url, licence ...; fit for JSON
+
+
+class Source(Protocol):
+    """Samples by number. `read` is safe from several threads and, after pickling or a fork, several processes."""
+
+    name: str
+    described: str  # what was found, for people: one line
+    shards: np.ndarray  # int64: samples of each unit that lies together (tar, row group, table), in order
+    troubles: dict[str, str]  # "shard.tar: member" -> what was skipped or repaired; 1000 at most, and a count
+    remote: bool  # shards come through a bounded cache: samples near one another in time should be of few shards
+
+    def __len__(self) -> int: ...
+
+    def read(self, number: int) -> Record:
+        """Never raises for a bad sample; UsageError if its file is gone."""
+        ...
+
+    def captions(self) -> Iterator[list[str]]:
+        """Captions of all samples in order, without reading the pictures."""
+        ...
+
+    def fingerprint(self) -> list[Any]:
+        """Facts (fit for JSON) that change when the samples or their order change."""
+        ...
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """A hint that these are needed soon, the soonest first; never blocks; nothing happens for local files."""
+        ...
+
+
+def bounded(troubles: dict[str, str]) -> dict[str, str]:
+    """The first thousand, and how many more there were."""
+    if len(troubles) <= MAX_TROUBLES:
+        return troubles
+    first = dict(list(troubles.items())[:MAX_TROUBLES])
+    return {**first, "more": f"{len(troubles) - MAX_TROUBLES:,} others like these"}
+
+
+def lines(text: str) -> list[str]:
+    """Captions of a text: one a line."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def captions_in(value: Any) -> list[str]:
+    """Captions of a cell: a string is one (or several, one a line), a list holds several."""
+    if isinstance(value, str):
+        return lines(value)
+    return [caption for caption in value if isinstance(caption, str)] if isinstance(value, list) else []

@@ -1,0 +1,273 @@
+"""Files that lie elsewhere (s3://, gs://, https://, hf:// and whatever else fsspec opens), fetched whole when needed.
+
+Fetched files live in a bounded folder that all processes of a machine share; the least recently used go first. Locks
+are flock(2) locks: the kernel takes them back when a process dies, so a kill leaves neither a half file under a final
+name nor a lock that someone waits for. Nothing in this file needs torch.
+"""
+
+import fcntl
+import glob
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from catlip.data.indexes import cache_folder
+from catlip.errors import UsageError
+
+TRIES = 3
+BACKOFF = 1.0  # seconds before the second try; doubles
+FETCHERS = 4  # threads a process
+OPEN_FILES = 128  # kept open a process
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp",
+            "hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs"}  # fmt: skip
+
+T = TypeVar("T")
+
+
+def is_url(name: str) -> bool:
+    return "://" in name
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """(fsspec file system, path in it). Raises UsageError, naming the package, for a protocol without one."""
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    options: dict[str, Any] = {}
+    try:
+        if protocol in ("http", "https"):
+            import aiohttp
+
+            # aiohttp gives up after five minutes in all, which a large shard may need; silence is the sign of trouble.
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+            options = {"client_kwargs": {"timeout": timeout}}
+        return fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        package = PACKAGES.get(protocol, f"the fsspec package for {protocol}://")
+        raise UsageError(f"{url}: {protocol}:// needs {package}: pip install {package} ({error})") from None
+    except ValueError as error:
+        raise UsageError(f"{url}: {error}") from None
+
+
+def persistently(what: str, do: Callable[[], T]) -> T:
+    """Try three times. Raises UsageError naming `what` and the cause; at once where a file is not there."""
+    for attempt in range(TRIES):
+        try:
+            return do()
+        except UsageError:
+            raise
+        except (FileNotFoundError, PermissionError) as error:
+            raise UsageError(f"{what}: {type(error).__name__}: {error}") from None
+        except Exception as error:  # every protocol has errors of its own
+            if attempt + 1 == TRIES:
+                cause = f"{type(error).__name__}: {error}".splitlines()[0]
+                raise UsageError(f"{what} cannot be fetched, tried {TRIES} times: {cause}") from None
+            time.sleep(BACKOFF * 2**attempt)
+    raise AssertionError
+
+
+def url_glob(url: str) -> list[str]:
+    fs, path = filesystem(url)
+    return sorted(fs.unstrip_protocol(found) for found in persistently(url, lambda: fs.glob(path)))
+
+
+def local_glob(pattern: str) -> list[str]:
+    return sorted(glob.glob(pattern, recursive=True))
+
+
+class OpenFile:
+    """A file descriptor that closes when nobody holds it any more: safe to forget while another thread reads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self.descriptor, size, offset)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+class Cache:
+    """A folder of fetched files of at most so many bytes; a file that some process holds open is never removed."""
+
+    def __init__(self, gigabytes: float) -> None:
+        self.limit = int(gigabytes * 1e9)
+        self.folder = cache_folder() / "shards"
+
+    def open(self, url: str) -> OpenFile:
+        """The file, fetched if it is not here. Raises UsageError."""
+        path = self._path(url)
+        while True:
+            file = self._open_here(path)
+            if file is not None:
+                return file
+            self._fetch(url, path)
+
+    def has(self, url: str) -> bool:
+        return self._path(url).exists()
+
+    def _path(self, url: str) -> Path:
+        return self.folder / f"{sha256(url.encode()).hexdigest()[:24]}-{url.rpartition('/')[2][-80:]}"
+
+    def _open_here(self, path: Path) -> OpenFile | None:
+        try:
+            file = OpenFile(os.open(path, os.O_RDONLY))
+        except FileNotFoundError:
+            return None
+        fcntl.flock(file.descriptor, fcntl.LOCK_SH)  # as long as it is open: `_make_room` leaves it alone
+        if os.fstat(file.descriptor).st_nlink == 0:  # removed between the two lines above
+            return None
+        os.utime(path)
+        return file
+
+    def _fetch(self, url: str, path: Path) -> None:
+        """Fetch one file; whoever else wants it meanwhile waits for this one."""
+        with self._lock(f"{path.name}.lock"):
+            if path.exists():
+                return
+            part = path.with_name(path.name + ".part")
+            fs, inside = filesystem(url)
+
+            def get() -> None:
+                fs.get_file(inside, str(part))
+                there, here = fs.info(inside).get("size"), part.stat().st_size
+                if there is not None and there != here:
+                    raise OSError(f"{here:,} of {there:,} bytes arrived")
+
+            try:
+                persistently(url, get)
+                self._make_room(part.stat().st_size)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UsageError(
+                f"{self.folder} cannot be written ({error.strerror}), and remote shards are kept there: "
+                f"set CATLIP_CACHE to a folder with space"
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)  # lets go of the lock; the empty file stays, or two could hold "the" lock
+
+    def _make_room(self, size: int) -> None:
+        with self._lock("room.lock"):
+            files = [(e.stat().st_mtime, e.stat().st_size, e.path) for e in os.scandir(self.folder)
+                     if not e.name.endswith((".lock", ".part"))]  # fmt: skip
+            total = size + sum(bytes_ for _, bytes_, _ in files)
+            for _, bytes_, path in sorted(files):
+                if total <= self.limit:
+                    return
+                with open(path, "r+b") as file:  # NFS gives exclusive locks to writers only
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        continue  # someone reads it
+                    os.unlink(path)
+                total -= bytes_
+
+
+class Files:
+    """Files by number, here or remote, for reading at any place, from any thread and process."""
+
+    def __init__(self, names: Sequence[str], cache_gb: float = 100.0) -> None:
+        self.names = list(names)
+        self.remote = any(map(is_url, self.names))
+        self._cache = Cache(cache_gb) if self.remote else None
+        self._start()
+
+    def _start(self) -> None:
+        self._open: dict[int, OpenFile] = {}
+        self._ahead: Ahead | None = None
+        self._pid = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:  # descriptors and threads do not travel to other processes
+        return {**self.__dict__, "_open": {}, "_ahead": None, "_pid": 0}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def open(self, number: int) -> OpenFile:
+        """Raises UsageError if the file cannot be opened or fetched."""
+        file = self._open.get(number)  # open descriptors do survive a fork: pread keeps no position
+        if file is None:
+            file = self._open.setdefault(number, self._open_new(self.names[number]))
+            while len(self._open) > OPEN_FILES:
+                self._open.pop(next(iter(self._open.copy())), None)
+        return file
+
+    def _open_new(self, name: str) -> OpenFile:
+        if self._cache is not None and is_url(name):
+            return self._cache.open(name)
+        try:
+            return OpenFile(os.open(name, os.O_RDONLY))
+        except OSError as error:
+            raise UsageError(f"{name} cannot be opened: {error.strerror}") from None
+
+    def prefetch(self, numbers: Sequence[int]) -> None:
+        """Files that will be needed soon, the soonest first: fetched in the background. Never blocks."""
+        if self._cache is None:
+            return
+        if self._ahead is None or self._pid != os.getpid():  # threads do not survive a fork
+            self._ahead, self._pid = Ahead(self._cache), os.getpid()
+        self._ahead.want([self.names[number] for number in dict.fromkeys(numbers)])
+
+
+class Ahead:
+    """Threads that fetch what will be needed; the latest wish replaces what of the former was not begun."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache, self._wanted, self._running = cache, deque[str](), 0
+        self._lock = threading.Lock()
+
+    def want(self, urls: list[str]) -> None:
+        with self._lock:
+            self._wanted = deque(urls)
+            missing = min(FETCHERS, len(urls)) - self._running
+            self._running += max(0, missing)
+        for _ in range(missing):  # daemons: the end of a program does not wait for a download
+            threading.Thread(target=self._work, daemon=True, name="fetch").start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._wanted:
+                    self._running -= 1
+                    return
+                url = self._wanted.popleft()
+            try:
+                if not self._cache.has(url):
+                    self._cache.open(url)
+            except UsageError:
+                pass  # whoever reads the file tries again and says so
+            except Exception as error:  # a thread that dies would stay counted as running
+                print(f"{url} was not fetched ahead: {error}", file=sys.stderr)
+
+
+def in_threads(do: Callable[[int], T], count: int, threads: int = 8) -> Iterator[T]:
+    """Results in order. The first error ends it; what was not begun is dropped."""
+    with ThreadPoolExecutor(min(threads, max(1, count))) as pool:
+        futures = [pool.submit(do, number) for number in range(count)]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()

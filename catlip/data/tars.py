@@ -1,0 +1,203 @@
+"""Samples of tar shards, on this machine or elsewhere."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from catlip.data import indexes
+from catlip.data.records import Record, bounded, captions_in, lines
+from catlip.data.remote import Files, OpenFile, filesystem, in_threads, is_url, persistently
+from catlip.data.shards import BLOCK, INDEX_FILE, SCHEMA, index_from_json, index_json, scan
+from catlip.errors import UsageError
+
+FACTS = b"catlip"  # metadata of a kept index: samples of each shard, troubles
+CAPTION_FIELDS = ("captions", "caption", "texts", "text")  # of KEY.json
+
+
+class TarSource:
+    """Samples of WebDataset-format tars, in the order of the shards. Satisfies `Source`."""
+
+    def __init__(self, paths: Sequence[Path | str], name: str, cache_gb: float = 100.0) -> None:
+        """paths: files or URLs. Raises UsageError for a tar of which nothing can be read."""
+        self.name = name
+        self.files = Files([str(path) for path in paths], cache_gb)
+        self.remote = self.files.remote
+        self._kept, self._identities = "", []
+        self._use(self._indexed())
+        if not len(self):
+            raise UsageError(f"{name}: the tars hold no samples")
+        self.described = f"{len(self):,} samples in {len(self.files):,} tar{'s' if len(self.files) > 1 else ''}"
+        if self.troubles:
+            first, why = next(iter(self.troubles.items()))
+            self.described += f" ({len(self.troubles):,} troubles, e.g. {first}: {why})"
+
+    def _use(self, table: pa.Table) -> None:
+        facts = json.loads(table.schema.metadata[FACTS])
+        self.shards = np.array(facts["shards"], np.int64)
+        self.troubles: dict[str, str] = facts["troubles"]
+        self._starts = np.concatenate([[0], np.cumsum(self.shards)])
+        columns = table.combine_chunks().to_batches()
+        self._keys = columns[0]["key"] if columns else pa.array([], pa.large_string())
+        self._at = {name: columns[0][name].to_numpy() if columns else np.empty(0, np.uint32)
+                    for name in SCHEMA.names if name != "key"}  # fmt: skip
+
+    def _indexed(self) -> pa.Table:
+        """The columns of all shards, from what was kept of an earlier run where the files are still the same."""
+        entries = self._index_files()
+        known = [entries.get(_parent(name), {}).get(_base(name)) for name in self.files.names]
+        self._identities = list(in_threads(lambda i: _identity(self.files.names[i], known[i]), len(self.files), 16))
+        name = indexes.name_of(self._identities)
+        table = indexes.load(name)
+        if table is not None:
+            self._kept = name
+            return table
+        began = time.monotonic()
+        sizes = [size for _, size, *_ in self._identities]
+        with indexes.Progress("indexing", sum(sizes), bytes_=True) as progress:
+            shards = list(in_threads(lambda i: self._index_of(i, known[i], progress), len(self.files), 4))
+        troubles = {key: why for _, some in shards for key, why in some.items()}
+        table = pa.concat_tables([shard for shard, _ in shards])
+        table = _with_facts(table, [len(shard) for shard, _ in shards], bounded(troubles))
+        if time.monotonic() - began > indexes.WORTH_KEEPING:
+            table, self._kept = indexes.keep(name, table), name
+        return table
+
+    def _index_files(self) -> dict[str, dict[str, Any]]:
+        """{folder: {shard: entry}} of the index.json beside the shards, where there is one."""
+        found = {}
+        for folder in dict.fromkeys(map(_parent, self.files.names)):
+            try:
+                if is_url(folder):
+                    fs, path = filesystem(folder + INDEX_FILE)
+                    data = fs.cat_file(path)
+                else:
+                    data = Path(folder, INDEX_FILE).read_bytes()
+            except UsageError:
+                raise
+            except Exception:  # no file, in the words of a hundred protocols; a real trouble shows with the shards
+                continue
+            found[folder] = index_json(data)
+        return found
+
+    def _index_of(
+        self, number: int, entry: dict[str, Any] | None, progress: indexes.Progress
+    ) -> tuple[pa.Table, dict[str, str]]:
+        size = self._identities[number][1]
+        if entry is not None and entry["bytes"] == size:
+            table = index_from_json(entry)
+            if table is not None:
+                progress.advance(size)
+                return table, {}
+        name = indexes.name_of([self._identities[number]])
+        table = indexes.load(name)
+        if table is not None:
+            progress.advance(size)
+            return table, json.loads(table.schema.metadata[FACTS])["troubles"]
+        began = time.monotonic()
+        file = self.files.open(number)
+        where = _base(self.files.names[number])
+        try:
+            table, troubles = scan(file, where, progress.advance)
+        except UsageError as error:
+            raise UsageError(str(error).replace(where, self.files.names[number], 1)) from None
+        if is_url(self.files.names[number]) or time.monotonic() - began > indexes.WORTH_KEEPING:
+            indexes.keep(name, _with_facts(table, [len(table)], bounded(troubles)))
+        return table, troubles
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getstate__(self) -> dict[str, Any]:  # a kept index is mapped again by the process that unpickles
+        return {**self.__dict__, **({"_keys": None, "_at": None} if self._kept else {})}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._kept:
+            table = indexes.load(self._kept)
+            self._use(self._indexed() if table is None else table)
+
+    def _shard_of(self, number: int) -> int:
+        return int(np.searchsorted(self._starts, number, "right")) - 1
+
+    def _bytes(self, file: OpenFile, role: str, number: int) -> bytes | None:
+        at = int(self._at[f"{role}_at"][number])
+        return file.read(at * BLOCK, int(self._at[f"{role}_size"][number])) if at else None
+
+    def read(self, number: int) -> Record:
+        file = self.files.open(self._shard_of(number))
+        fields = _fields(self._bytes(file, "json", number))
+        label = self._bytes(file, "cls", number)
+        return Record(
+            key=self._keys[number].as_py(),
+            image=self._bytes(file, "image", number) or b"",
+            captions=self._captions(file, number, fields),
+            label=None if label is None else label.decode("utf-8", "replace").strip(),
+            metadata={name: value for name, value in fields.items() if name not in CAPTION_FIELDS},
+        )
+
+    def _captions(self, file: OpenFile, number: int, fields: dict[str, Any] | None = None) -> list[str]:
+        """One caption a line of KEY.txt; else "caption(s)" or "text(s)" of KEY.json."""
+        text = self._bytes(file, "text", number)
+        if text is not None:
+            return lines(text.decode("utf-8", "replace"))
+        fields = _fields(self._bytes(file, "json", number)) if fields is None else fields
+        return next((captions_in(fields[name]) for name in CAPTION_FIELDS if name in fields), [])
+
+    def keys(self) -> Iterator[str]:
+        return (key.as_py() for key in self._keys)
+
+    def captions(self) -> Iterator[list[str]]:
+        for shard in range(len(self.shards)):
+            self.prefetch(range(shard, min(shard + 3, len(self.shards))))
+            file = self.files.open(shard)
+            for number in range(self._starts[shard], self._starts[shard + 1]):
+                yield self._captions(file, number)
+
+    def fingerprint(self) -> list[Any]:
+        return [[_base(name), size] for name, size, *_ in self._identities] + [len(self)]
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        self.files.prefetch(shards)
+
+
+def _parent(name: str) -> str:
+    return name[: name.rfind("/") + 1]
+
+
+def _base(name: str) -> str:
+    return name[name.rfind("/") + 1 :]
+
+
+def _with_facts(table: pa.Table, shards: list[int], troubles: dict[str, str]) -> pa.Table:
+    return table.replace_schema_metadata({FACTS: json.dumps({"shards": shards, "troubles": troubles})})
+
+
+def _fields(data: bytes | None) -> dict[str, Any]:
+    """KEY.json; {} where there is none, or it is damaged or something else than named fields."""
+    try:
+        fields = json.loads(data or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _identity(name: str, entry: dict[str, Any] | None) -> list[Any]:
+    """[name, bytes, ...]: what changes when a file is another one. Raises UsageError if it is gone."""
+    if not is_url(name):
+        try:
+            stat = os.stat(name)
+        except OSError as error:
+            raise UsageError(f"{name} cannot be opened: {error.strerror}") from None
+        return [os.path.abspath(name), stat.st_size, stat.st_mtime_ns]
+    if entry is not None:
+        return [name, int(entry["bytes"])]  # spares a question a shard; of a data set that was packed, nothing changes
+    fs, path = filesystem(name)
+    info = persistently(name, lambda: fs.info(path))
+    changed = [str(info.get(fact)) for fact in ("ETag", "etag", "LastModified", "mtime", "created")]
+    return [name, int(info.get("size") or 0), *changed]
