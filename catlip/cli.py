@@ -5,13 +5,14 @@ setting that the table below names, so `catlip vocab DATA` and `catlip vocab --d
 """
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from catlip.errors import UsageError
+from catlip.errors import UsageError, near
+from catlip.recipes import RECIPES, load_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,19 @@ VERBS = {
     "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "BuildVocabulary", "build_vocabulary", "data"),
     "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "WriteLabels", "write_labels", "data"),
     "report": Verb("a look at a corpus' labels: one HTML file", "catlip.report.corpus", "Report", "report", "data"),
+    "bench data": Verb(
+        "reading, decoding, cropping, the loader: pictures a second",
+        "catlip.data.bench",
+        "BenchData",
+        "bench_data",
+        "data",
+    ),
+    "plan": Verb("memory, hours and cost of a recipe, before", "catlip.recipes.plan", "Plan", "plan", "recipe"),
+    "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "Slurm", "slurm", "command"),
     "pack": Verb("pictures and captions -> tar shards", "catlip.data.pack", "Pack", "pack", "data"),
     "pretrain": Verb("shards + vocabulary -> encoder", "catlip.training.pretrain", "Pretrain", "pretrain", "recipe"),
     "probe": Verb("linear probe and kNN on frozen features", "catlip.transfer.probe", "Probe", "probe", "run"),
 }
-RECIPES = {"flickr8k_cpu": "catlip.recipes.flickr8k_cpu"}
-
 HELP = """catlip: captioned pictures in, a vision encoder out
 
 {verbs}
@@ -71,16 +79,19 @@ def run(args: list[str]) -> Any:
     if args[0] == "--version":
         print(import_module("catlip").__version__)
         return None
-    name, *rest = args
+    name, *rest = [" ".join(args[:2]), *args[2:]] if " ".join(args[:2]) in VERBS else args
     if name not in VERBS:
-        raise UsageError(f"there is no verb {name!r}{_near(name, VERBS)}; `catlip --help` lists them")
+        raise UsageError(f"there is no verb {name!r}{near(name, VERBS)}; `catlip --help` lists them")
     verb = VERBS[name]
+    if name == "slurm" and "--" in rest:  # the command to run, as it is
+        at = rest.index("--")
+        rest = [*rest[:at], "--command", shlex.join(rest[at + 1 :])]
     if rest and not rest[0].startswith("-"):
         rest = [f"--{verb.first}", *rest]
     import tyro
 
     start: dict[str, Any] = {}
-    if verb.first == "recipe":
+    if name == "pretrain":
         start["default"], rest = _recipe(rest)
     module = import_module(verb.module)
     settings = tyro.cli(
@@ -90,41 +101,21 @@ def run(args: list[str]) -> Any:
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
         **start,
     )
-    return getattr(module, verb.function)(settings)
+    result = getattr(module, verb.function)(settings)
+    if name == "pretrain" and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        print(f"{import_module('catlip.report.run').write_report(result)}: curves, labels, pictures")
+    return result
 
 
 def _recipe(args: list[str]) -> tuple[Any, list[str]]:
     """(settings that a recipe starts from, the other arguments). A recipe: a name, or path/to/file.py:function."""
     if "--recipe" not in args:
         if "--help" in args or "-h" in args:
-            return _load_recipe(next(iter(RECIPES))), args
+            return load_recipe(next(iter(RECIPES))), args
         raise UsageError(f"name a recipe: catlip pretrain RECIPE ...; there are {', '.join(RECIPES)}")
     at = args.index("--recipe")
     name = args[at + 1] if at + 1 < len(args) else ""
-    return _load_recipe(name), args[:at] + args[at + 2 :]
-
-
-def _load_recipe(name: str) -> Any:
-    file, _, function = name.rpartition(":")
-    if file.endswith(".py"):
-        if not Path(file).is_file():
-            raise UsageError(f"no such recipe file: {file}")
-        from runpy import run_path
-
-        found = run_path(file).get(function)
-        if found is None:
-            raise UsageError(f"{file} has no function {function!r}")
-        return found()
-    if name not in RECIPES:
-        raise UsageError(f"there is no recipe {name!r}{_near(name, RECIPES)}; there are {', '.join(RECIPES)}")
-    return getattr(import_module(RECIPES[name]), name)()
-
-
-def _near(word: str, words: Any) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(word, words, n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return load_recipe(name), args[:at] + args[at + 2 :]
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
-"""The order of samples: an exact permutation each epoch, whatever the number of ranks; batches that go on anywhere."""
+"""Batches: the same whatever the number of ranks and workers, from any step on, and when workers die."""
 
+import multiprocessing
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.batches import Batches, Resolution, samples_at, to_classes
-from catlip.data.images import Crop
-from catlip.data.sources import open_source
+from catlip.data.batches import Batch, Batches, to_classes
+from catlip.data.crops import Crop
+from catlip.data.loader import Loader
+from catlip.data.order import Order
+from catlip.data.sources import open_source, parts
+from catlip.data.steps import Curriculum, Steps
 from catlip.errors import UsageError
 from tests.conftest import jpeg, write_tar
 
@@ -24,48 +27,30 @@ def vocabulary(*words: str) -> Vocabulary:
     return Vocabulary.from_counts(counts, LABELER, samples=40, captions=40, source="test")
 
 
-@given(n=st.integers(1, 3000), seed=st.integers(0, 2**40), epoch=st.integers(0, 10**6))
-@settings(max_examples=80, deadline=None)
-def test_every_epoch_is_a_permutation(n: int, seed: int, epoch: int) -> None:
-    order = samples_at(np.arange(epoch * n, (epoch + 1) * n), n, seed)
-    assert sorted(order.tolist()) == list(range(n))
+def make(
+    data: str, rank: int = 0, world: int = 1, workers: int = 0, budget: int = 1000, batch_size: int = 12, **curriculum
+) -> Loader:
+    source = open_source(data)
+    steps = Steps(Curriculum(**curriculum), budget=budget, batch_size=batch_size, image_size=16, seed=5)
+    order = Order(parts(source), 5, source.shards.tolist())
+    words = vocabulary("apple", "lake", "lawn", "lemon")
+    return Loader(
+        Batches(source, order, steps, vocabulary=words, labeler=LABELER, crop=Crop(), rank=rank, world=world), workers
+    )
 
 
-def test_orders_differ_by_epoch_and_seed_and_look_random() -> None:
-    n = 10_000
-    first, second, other = (samples_at(np.arange(e * n, (e + 1) * n), n, s) for e, s in ((0, 1), (1, 1), (0, 2)))
-    for a, b in ((first, second), (first, other), (first, np.arange(n))):
-        assert (a == b).mean() < 0.002
-        assert abs(np.corrcoef(a, b)[0, 1]) < 0.05
-    assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.05  # neighbours are strangers
-
-
-def test_golden_order() -> None:
-    """A run that was begun with an older version must go on with the very same samples."""
-    assert samples_at(np.arange(12), 10, 7).tolist() == GOLDEN
-
-
-GOLDEN = [3, 4, 1, 5, 2, 0, 8, 7, 9, 6, 8, 7]
-
-
-def make(data: str, rank: int = 0, world: int = 1, workers: int = 2) -> Batches:
-    return Batches(
-        open_source(data), vocabulary("apple", "lake", "lawn", "lemon"), LABELER, batch_size=12, image_size=16,
-        crop=Crop(), seed=5, workers=workers, rank=rank, world=world, resolution=Resolution(), budget=1000,
-    )  # fmt: skip
-
-
-def take(batches: Batches, start: int, count: int) -> list:
-    stream = batches.from_sample(start)
-    found = [next(stream) for _ in range(count)]
+def take(loader: Loader, start: int, count: int) -> list[Batch]:
+    """Copies: the loader's memory is used again."""
+    stream = loader.batches_from(loader.batches.steps.after(start))
+    found = [replace(batch, image=batch.image.clone()) for batch in islice(stream, count)]
     stream.close()
     return found
 
 
 def test_batches_do_not_depend_on_workers_and_go_on_anywhere(coloured_shards) -> None:
     data = coloured_shards(50)
-    whole = take(make(data, workers=1), 0, 6)
-    later = take(make(data, workers=3), 36, 3)
+    whole = take(make(data), 0, 6)
+    later = take(make(data, workers=2), 36, 3)
     for a, b in zip(whole[3:], later, strict=True):
         assert a.keys == b.keys
         assert torch.equal(a.image, b.image)
@@ -127,13 +112,53 @@ def test_more_than_one_percent_of_bad_pictures_stop_the_run(tmp_path: Path) -> N
         take(make(shard_with(tmp_path, bad=4, samples=120)), 0, 10)
 
 
-def test_batch_size_and_processes_must_fit(coloured_shards) -> None:
-    with pytest.raises(UsageError, match="no multiple"):
-        make(coloured_shards(24), 0, 5)
-
-
 def test_low_resolution_first_full_at_the_end(coloured_shards) -> None:
-    batches = make(coloured_shards(24))
-    batches.resolution, batches.budget = Resolution(low_res=8, low_res_share=0.5), 48
-    assert [batch.image.shape[-1] for batch in take(batches, 0, 5)] == [8, 8, 16, 16, 16]
-    assert take(batches, 12, 1)[0].image.shape[-1] == 8  # also when it goes on from the middle
+    loader = make(coloured_shards(24), budget=48, low_res=8, low_res_share=0.5)
+    assert [batch.image.shape[-1] for batch in take(loader, 0, 5)] == [8, 8, 16, 16]
+    assert take(loader, 12, 1)[0].image.shape[-1] == 8  # also when it goes on from the middle
+
+
+def test_sizes_vary_with_constant_pixels_and_nothing_is_lost(coloured_shards) -> None:
+    data = coloured_shards(48)
+    whole = take(make(data, budget=96, scales=(8, 16, 24), batch_size=12), 0, 100)
+    assert {batch.image.shape[-1] for batch in whole} == {8, 16, 24}
+    assert {(batch.image.shape[-1], len(batch)) for batch in whole} == {(8, 48), (16, 12), (24, 5)}
+    keys = [key for batch in whole for key in batch.keys]
+    assert sorted(keys[:48]) == sorted(keys[48:96]) == [f"{i:06d}" for i in range(48)]
+    shared = [take(make(data, rank, 3, budget=96, scales=(8, 16, 24)), 0, 100) for rank in range(3)]
+    assert {len(batches) for batches in shared} == {len(whole)}
+    for step, batch in enumerate(whole):
+        assert sorted(batch.keys) == sorted(key for rank in shared for key in rank[step].keys)
+
+
+def test_three_shards_on_eight_ranks(coloured_shards) -> None:
+    data = coloured_shards(50, 3)
+    ranks = [take(make(data, rank, 8, budget=50, batch_size=10), 0, 5) for rank in range(8)]
+    assert {len(batches) for batches in ranks} == {5}
+    keys = [key for batches in ranks for batch in batches for key in batch.keys]
+    assert len(keys) == len(set(keys)) == 50
+
+
+def test_a_worker_that_dies_costs_nothing(coloured_shards) -> None:
+    data = coloured_shards(48)
+    whole = [batch.keys for batch in take(make(data), 0, 8)]
+    loader = make(data, workers=2)
+    stream, seen = loader.batches_from(0), []
+    for step, batch in enumerate(islice(stream, 8)):
+        seen.append(batch.keys)
+        if step in (1, 4):
+            for child in multiprocessing.active_children():
+                child.kill()
+    stream.close()
+    assert seen == whole
+    assert loader.deaths >= 1
+
+
+def test_micro_batches_are_the_batch(coloured_shards) -> None:
+    batch = take(make(coloured_shards(24)), 0, 1)[0]
+    micro = batch.split(5)
+    assert [len(part) for part in micro] == [5, 5, 2]
+    assert torch.equal(torch.cat([part.image for part in micro]), batch.image)
+    assert torch.equal(torch.cat([part.labels for part in micro]), batch.labels)
+    assert torch.equal(torch.cat([part.offsets.diff() for part in micro]), batch.offsets.diff())
+    assert [key for part in micro for key in part.keys] == batch.keys

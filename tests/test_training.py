@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import timm
@@ -17,31 +18,51 @@ from hypothesis import strategies as st
 import catlip
 from catlip.captions.vocabulary import Vocabulary
 from catlip.data.corpus import BuildVocabulary, build_vocabulary
-from catlip.data.images import Crop
+from catlip.data.crops import Crop, decode_center
 from catlip.errors import UsageError
-from catlip.objectives.synsets import log_odds, sparse_bce
+from catlip.evaluation.labelled import open_labelled
+from catlip.evaluation.neighbours import knn
+from catlip.objectives import linear
+from catlip.objectives.linear import linear_bce
+from catlip.objectives.synsets import log_odds
 from catlip.training.loop import Loop
-from catlip.training.optim import Optim, learning_rate, make_optimizer
+from catlip.training.optim import Optim, learning_rate, make_optimizers
 from catlip.training.pretrain import Pretrain, pretrain
-from catlip.transfer.probe import Probe, fit_logistic, knn, linear_probe, probe
+from catlip.transfer.probe import Probe, fit_logistic, linear_probe, probe
 
 
-@given(st.lists(st.sets(st.integers(0, 6)), min_size=1, max_size=5), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
-def test_sparse_bce_equals_the_dense_definition(labels: list[set[int]], seed: int) -> None:
-    logits = torch.randn(len(labels), 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 4
-    dense = torch.zeros_like(logits)
+@given(st.lists(st.sets(st.integers(0, 6)), min_size=1, max_size=5), st.integers(0, 1000), st.integers(1, 8))
+@settings(max_examples=80, deadline=None)
+def test_linear_bce_equals_the_dense_definition(labels: list[set[int]], seed: int, chunk: int) -> None:
+    """Value and all three gradients, whatever the chunks, against logits and dense targets."""
+    generator = torch.Generator().manual_seed(seed)
+    x, weight, bias = (torch.randn(*shape, generator=generator, dtype=torch.float64)
+                       for shape in ((len(labels), 3), (7, 3), (7,)))  # fmt: skip
+    dense = torch.zeros(len(labels), 7, dtype=torch.float64)
     for row, of_row in enumerate(labels):
         dense[row, list(of_row)] = 1
     flat = torch.tensor([label for of_row in labels for label in sorted(of_row)], dtype=torch.int64)
     offsets = torch.tensor([0, *map(len, labels)]).cumsum(0)
-    a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    ours = sparse_bce(a, flat, offsets)
-    theirs = F.binary_cross_entropy_with_logits(b, dense, reduction="sum") / len(labels)
-    ours.backward()
-    theirs.backward()
-    torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(a.grad, b.grad)
+    ours_in, theirs_in = ([t.clone().requires_grad_() for t in (x, weight, bias)] for _ in range(2))
+    with mock.patch.multiple(linear, CHUNK=chunk, CHUNKS=7):
+        ours = linear_bce(*ours_in, flat, offsets)
+    logits = theirs_in[0] @ theirs_in[1].T + theirs_in[2]
+    theirs = F.binary_cross_entropy_with_logits(logits, dense, reduction="sum") / len(labels)
+    (3 * ours).backward()
+    (3 * theirs).backward()
+    torch.testing.assert_close(ours, theirs, check_dtype=False, rtol=1e-5, atol=1e-6)
+    for a, b in zip(ours_in, theirs_in, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_linear_bce_in_bf16_and_without_gradients() -> None:
+    x, weight, bias = torch.randn(8, 16), torch.randn(3000, 16) * 0.1, torch.full((3000,), -3.0)
+    labels, offsets = torch.arange(0, 3000, 375), torch.arange(9)
+    exact = linear_bce(x, weight, bias, labels, offsets)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        low = linear_bce(x, weight, bias, labels, offsets)
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, exact, rtol=2e-2, atol=0.1)
 
 
 def test_prior_bias_starts_at_the_entropy_of_the_labels() -> None:
@@ -49,9 +70,10 @@ def test_prior_bias_starts_at_the_entropy_of_the_labels() -> None:
     assert torch.isfinite(bias).all()
     assert bias[0].item() == pytest.approx(0.0)
     # 24,320 rare classes: the official start at 0 costs 24,320 ln 2 = 16,857; the prior costs a few nats.
-    rare = log_odds([50] * 24_320, 1_000_000)[None]
-    start = sparse_bce(rare, torch.empty(0, dtype=torch.int64), torch.tensor([0, 0])).item()
-    zero = sparse_bce(torch.zeros_like(rare), torch.empty(0, dtype=torch.int64), torch.tensor([0, 0])).item()
+    x, weight = torch.zeros(1, 4), torch.zeros(24_320, 4)
+    nothing = torch.empty(0, dtype=torch.int64), torch.tensor([0, 0])
+    start = linear_bce(x, weight, log_odds([50] * 24_320, 1_000_000), *nothing).item()
+    zero = linear_bce(x, weight, torch.zeros(24_320), *nothing).item()
     assert zero == pytest.approx(24_320 * math.log(2), rel=1e-4)
     assert start < 2
 
@@ -67,7 +89,7 @@ def test_learning_rate_rises_and_falls() -> None:
 
 def test_norms_biases_and_positions_do_not_decay() -> None:
     model = timm.create_model("test_vit", num_classes=3)
-    decayed, free = make_optimizer(model, Optim()).param_groups
+    decayed, free = make_optimizers(model, Optim())[0].param_groups
     names = {id(p): n for n, p in model.named_parameters()}
     assert all(p.ndim >= 2 for p in decayed["params"])
     assert {"pos_embed", "cls_token"} <= {names[id(p)] for p in free["params"]}
@@ -77,7 +99,7 @@ def test_norms_biases_and_positions_do_not_decay() -> None:
 def config(data: str, vocab: Path, out: Path, **changes: object) -> Pretrain:
     return Pretrain(**{
         "data": data, "vocab": str(vocab), "out": str(out), "backbone": "test_resnet", "image_size": 32, "samples": 480,
-        "batch_size": 24, "workers": 2, "crop": Crop(scale=(0.5, 1.0)), "optim": Optim(lr=5e-3),
+        "batch_size": 24, "workers": 1, "crop": Crop(scale=(0.5, 1.0)), "optim": Optim(lr=5e-3),
         "loop": Loop(ema=0.9, precision="fp32"), "device": "cpu", **changes,
     })  # fmt: skip
 
@@ -104,15 +126,11 @@ def test_the_whole_way_learns(flow, coloured_shards, tmp_path: Path) -> None:
     assert result["linear_probe"] > 90
     assert json.loads((out / "results.jsonl").read_text())["linear_probe"] == result["linear_probe"]
     # The classifier itself names the nouns of unseen pictures: the four colours are four labels.
-    from catlip.transfer.labelled import open_labelled
-
     pictures = open_labelled(test)
-    from catlip.data.images import decode_center
-
     nouns = ["apple", "lake", "lawn", "lemon"]
     right = 0
     for image, label in zip(pictures.images, pictures.labels, strict=True):
-        x = encoder.normalize(torch.tensor(decode_center(image, 32)).permute(2, 0, 1)[None])
+        x = encoder.normalize(decode_center(image, 32)[None])
         right += encoder.names[encoder.logits(x).argmax().item()] == nouns[int(label)]
     assert right / len(pictures) > 0.8
 
@@ -175,7 +193,10 @@ def test_another_run_is_not_overwritten(flow, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run(flow, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not finite"):
-        pretrain(config(*flow, tmp_path / "run", optim=Optim(lr=1e30, clip=0, warmup=0)))
+        pretrain(config(
+            *flow, tmp_path / "run", optim=Optim(lr=1e30, clip=0, warmup=0),
+            loop=Loop(ema=0.9, precision="fp32", save_every=10_000),
+        ))  # fmt: skip
     entry = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert entry["keys"]
     assert not (tmp_path / "run" / "resume" / "state.pt").exists()
@@ -185,8 +206,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(flow, tmp_path: Path) -> None:
     ("changes", "says"),
     [
         ({"backbone": "resnet10x"}, "did you mean.*resnet10t"),
-        ({"samples": 0}, "--samples or as --epochs"),
-        ({"epochs": 2.0}, "--samples or as --epochs"),
+        ({"samples": 0}, "--samples, --epochs or --hours"),
+        ({"epochs": 2.0}, "--samples, --epochs or --hours"),
         ({"vocab": "nope.tsv"}, "no such vocabulary: nope.tsv"),
         ({"data": "nope-*.tar"}, "no file matches"),
         ({"out": ""}, "--out is missing"),

@@ -1,16 +1,17 @@
-"""Encoded pictures -> uint8 arrays: decode, crop, resize. Runs in threads; Pillow lets go of the GIL while it works."""
+"""Pictures of any kind, opened with care: size limits, odd modes, rotation, and what becomes of unreadable ones."""
 
 import io
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from catlip.errors import UsageError
 
 # 100 megapixels: above any camera's picture, below what a decompression bomb needs to fill the memory.
 MAX_PIXELS = 100_000_000
+ORIENTATION = 0x0112  # EXIF tag
 MAX_UNREADABLE = 0.01  # of the pictures met; beyond that something is wrong with the data, not with a few of them
 
 
@@ -38,15 +39,6 @@ class Unreadable:
         return "; ".join(f"{key}: {why}" for key, why in list(self.reasons.items())[:5])
 
 
-@dataclass(kw_only=True, slots=True)
-class Crop:
-    """Random resized crop (Szegedy et al. 2014), the augmentation of CLIP and CatLIP alike."""
-
-    scale: tuple[float, float] = (0.08, 1.0)  # share of the picture's area
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
-    blur: float = 0.0  # share of the pictures that lose detail: shrunk to half the size or more, then enlarged again
-
-
 def open_image(data: bytes) -> Image.Image:
     """A picture whose pixels are not decoded yet. Raises UnreadableImageError."""
     try:
@@ -58,61 +50,25 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def decode_crop(data: bytes, size: int, crop: Crop, random: np.random.Generator) -> np.ndarray:
-    """Decode and cut a random part out -> uint8 [size, size, 3]. Raises UnreadableImageError."""
+def decode_upright(
+    data: bytes, least: Callable[[int, int], tuple[int, int]] | None = None
+) -> tuple[np.ndarray, int, int]:
+    """Any picture, turned as its EXIF says -> (uint8 [h, w, 3], full width, full height). Raises UnreadableImageError.
+
+    least(width, height) says how many pixels are needed; a JPEG is then decoded at the smallest scale that has them.
+    """
     image = open_image(data)
-    box = _random_box(image.width, image.height, crop, random)
-    if crop.blur and random.random() < crop.blur:
-        shrunk = Image.fromarray(_cut(image, box, round(size * random.uniform(0.5, 1.0))))
-        return np.asarray(shrunk.resize((size, size), Image.Resampling.BILINEAR))
-    return _cut(image, box, size)
-
-
-def decode_center(data: bytes, size: int, share: float = 1.0) -> np.ndarray:
-    """Decode and cut the central square of `share` of the shorter side out -> uint8 [size, size, 3]."""
-    image = open_image(data)
-    side = min(image.width, image.height) * share
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return _cut(image, (left, top, left + side, top + side), size)
-
-
-def _random_box(width: int, height: int, crop: Crop, random: np.random.Generator) -> tuple[float, float, float, float]:
-    """A box of random area and shape, by up to ten tries; then the largest central box of an allowed shape."""
-    low, high = math.log(crop.ratio[0]), math.log(crop.ratio[1])
-    for _ in range(10):
-        area = width * height * random.uniform(*crop.scale)
-        ratio = math.exp(random.uniform(low, high))
-        w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
-        if w <= width and h <= height:
-            left, top = random.uniform(0, width - w), random.uniform(0, height - h)
-            return left, top, left + w, top + h
-    ratio = min(max(width / height, crop.ratio[0]), crop.ratio[1])
-    w, h = min(width, height * ratio), min(height, width / ratio)
-    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
-
-
-def _cut(image: Image.Image, box: tuple[float, float, float, float], size: int) -> np.ndarray:
-    """Resize the box to a square. JPEGs are decoded at the smallest scale that still has the pixels needed."""
-    width, height = image.size
-    scale = max(1.0, min(box[2] - box[0], box[3] - box[1]) / size)
     try:
-        image.draft("RGB", (math.ceil(width / scale), math.ceil(height / scale)))
+        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        width, height = (image.height, image.width) if turned else (image.width, image.height)
+        if least is not None:
+            wanted = least(width, height)
+            image.draft("RGB", (wanted[1], wanted[0]) if turned else wanted)
         image.load()
-        if image.mode != "RGB":
-            image = to_rgb(image)
-        if image.size != (width, height):
-            by_x, by_y = image.width / width, image.height / height
-            box = (
-                box[0] * by_x,
-                box[1] * by_y,
-                min(box[2] * by_x, image.width),
-                min(box[3] * by_y, image.height),
-            )
-        # reducing_gap makes large reductions in two steps: a box filter first, then a bilinear one.
-        resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
-    except Exception as error:
+        pixels = np.array(to_rgb(ImageOps.exif_transpose(image)))  # a copy: Pillow's own memory is read-only
+    except Exception as error:  # Pillow's plug-ins raise what they like
         raise UnreadableImageError(f"damaged picture: {error}") from None
-    return np.asarray(resized)
+    return pixels, width, height
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -124,4 +80,4 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         grey = np.asarray(image, dtype=np.float32)
         return Image.fromarray((grey / max(255.0, grey.max()) * 255).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.batches import to_classes
 from catlip.data.corpus import BuildVocabulary, build_vocabulary
-from catlip.data.images import Crop, decode_center
-from catlip.data.sources import TarSource
+from catlip.data.crops import Crop
+from catlip.data.sources import Source, open_source
 from catlip.errors import UsageError
+from catlip.evaluation.held_out import HeldOut, open_held_out, score
 from catlip.models.encoder import Encoder, load
 from catlip.report import page
 from catlip.training.log import append_json, duration, table
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
 from catlip.training.pretrain import Pretrain, pretrain
-from catlip.transfer.multilabel import average_precision, top1
 
 TRAIN, TEST = ("noto", "openmoji"), "twemoji"
 SHEET = 48  # pictures on the contact sheet
@@ -54,20 +53,18 @@ def demo(cfg: Demo) -> dict[str, float]:
     recipe = _recipe(cfg, train, out)
     pretrain(recipe)
     trained = load(out / "run")
-    source = TarSource([out / "data" / f"{TEST}.tar"], TEST)
-    pixels, positive = _pictures(source, vocabulary, recipe.image_size)
-    scores = _scores(trained, pixels)
-    train_source = TarSource([out / "data" / f"{name}.tar" for name in TRAIN], "train")
-    untrained = _untrained(recipe, *_pictures(train_source, vocabulary, recipe.image_size), pixels)
-    frequency = torch.tensor(vocabulary.counts).float().expand(len(pixels), -1)
-    results = {
-        "this encoder": _score(scores, positive),
-        "untrained encoder": _score(untrained, positive),
-        "most frequent label": _score(frequency, positive),
+    source = open_source(str(out / "data" / f"{TEST}.tar"))
+    test = open_held_out(source, vocabulary, recipe.image_size)
+    seen = open_held_out(open_source(train), vocabulary, recipe.image_size)
+    logits = {
+        "this encoder": _scores(trained, test.pixels),
+        "untrained encoder": _untrained(recipe, seen, test, len(vocabulary)),
+        "most frequent label": torch.tensor(vocabulary.counts).float().expand(len(test), -1),
     }
-    _write_sheet(out, source, vocabulary, scores, positive, results)
+    results = {name: (100 * (s := score(of, test)).top1, 100 * s.mean_ap) for name, of in logits.items()}
+    _write_sheet(out, source, vocabulary, logits["this encoder"], test, results)
     rows = {name: f"top-1 {a:5.1f} %   mean AP {b:5.1f} %" for name, (a, b) in results.items()}
-    print(table(rows, f"{TEST}'s {len(pixels):,} drawings, never seen in training, {len(vocabulary)} labels:"))
+    print(table(rows, f"{TEST}'s {len(test):,} drawings, never seen in training, {len(vocabulary)} labels:"))
     flat = {
         f"{name} {what}": value
         for name, pair in results.items()
@@ -104,52 +101,34 @@ def _unpack(folder: Path) -> None:
         (folder / f"{name}.tar").write_bytes(gzip.decompress(packed))
 
 
-def _pictures(source: TarSource, vocabulary: Vocabulary, size: int) -> tuple[Tensor, Tensor]:
-    """(uint8 [N, 3, size, size], bool [N, V]: which labels each picture's captions give)."""
-    labeler = vocabulary.labeler()
-    records = [source.read(i) for i in range(len(source))]
-    pixels = torch.from_numpy(np.stack([decode_center(record.image, size) for record in records])).permute(0, 3, 1, 2)
-    rows = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
-    sparse = labeler.sparse([caption for record in records for caption in record.captions], rows)
-    labels, offsets = to_classes(*sparse, vocabulary.classes_of(labeler), len(records))
-    positive = torch.zeros(len(records), len(vocabulary), dtype=torch.bool)
-    positive[np.repeat(np.arange(len(records)), np.diff(offsets)), labels] = True
-    return pixels, positive
-
-
 @torch.no_grad()
 def _scores(encoder: Encoder, pixels: Tensor) -> Tensor:
     return torch.cat([encoder.logits(encoder.normalize(part)) for part in pixels.split(256)])
 
 
-def _untrained(recipe: Pretrain, pixels: Tensor, positive: Tensor, test: Tensor) -> Tensor:
+def _untrained(recipe: Pretrain, train: HeldOut, test: HeldOut, classes: int) -> Tensor:
     """Scores of a linear classifier (ridge regression) on the features of the same backbone with random weights."""
     torch.manual_seed(recipe.seed)
     encoder = Encoder.create(recipe.backbone, image_size=recipe.image_size).eval()
     with torch.no_grad():
-        x, y = (torch.cat([encoder(encoder.normalize(part)) for part in p.split(256)]) for p in (pixels, test))
+        x, y = (torch.cat([encoder(encoder.normalize(part)) for part in of.pixels.split(256)]) for of in (train, test))
     mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
     x, y = ((z - mean) / std for z in (x, y))
+    target = train.positive(torch.arange(classes)).float()
     ridge = x.T @ x + 0.1 * len(x) * torch.eye(x.shape[1])
-    target = positive.float() - positive.float().mean(0)
-    return y @ torch.linalg.solve(ridge, x.T @ target) + positive.float().mean(0)
-
-
-def _score(scores: Tensor, positive: Tensor) -> tuple[float, float]:
-    """(top-1, mean AP over the labels that occur), in percent."""
-    return 100 * top1(scores, positive), 100 * average_precision(scores, positive).nanmean().item()
+    return y @ torch.linalg.solve(ridge, x.T @ (target - target.mean(0))) + target.mean(0)
 
 
 def _write_sheet(
-    out: Path, source: TarSource, vocabulary: Vocabulary, scores: Tensor, positive: Tensor,
+    out: Path, source: Source, vocabulary: Vocabulary, scores: Tensor, test: HeldOut,
     results: dict[str, tuple[float, float]],
 ) -> None:  # fmt: skip
     names = [name.replace("_", " ") for name in vocabulary.names]
-    numbers = np.random.default_rng(0).permutation(torch.where(positive.any(1))[0].numpy())[:SHEET]
+    numbers = np.random.default_rng(0).permutation(test.rows.unique().numpy())[:SHEET]
     cards = []
     for number in numbers.tolist():
         record = source.read(number)
-        true = {names[v] for v in torch.where(positive[number])[0].tolist()}
+        true = {names[v] for v in test.labels[test.rows == number].tolist()}
         best = [names[v] for v in scores[number].topk(4).indices.tolist()]
         cards.append(page.card(
             page.image(record.image, record.captions[0]), "; ".join(record.captions),

@@ -40,11 +40,29 @@ class Encoder(nn.Module):
         self.image_size: int = cfg["input_size"][-1]
 
     @classmethod
-    def create(cls, name: str, *, image_size: int, pretrained: bool = False) -> "Encoder":
-        """A timm backbone without classifier. Raises UsageError, with near names, for one that timm does not have."""
+    def create(
+        cls, name: str, *, image_size: int, pretrained: bool = False, any_size: bool = False, drop_patches: bool = False
+    ) -> "Encoder":
+        """A timm backbone without classifier. any_size: takes pictures of several sizes; drop_patches: see
+        keep_patches.
+
+        Raises UsageError for a name that timm does not have, and for a backbone that cannot do what is asked.
+        """
         check_name(name)
-        size: dict[str, Any] = {"img_size": image_size} if _has_fixed_size(name) else {}
-        backbone: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+        options: dict[str, Any] = {"img_size": image_size} if _has_fixed_size(name) else {}
+        if any_size and options:
+            options["dynamic_img_size"] = True
+        if drop_patches:
+            options["patch_drop_rate"] = 0.5  # the rate is set batch by batch
+        try:
+            backbone: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+        except TypeError:
+            wish = (
+                "dropped patches (--patch-keep)" if drop_patches else "pictures of several sizes (--scales, --low-res)"
+            )
+            raise UsageError(
+                f"--backbone {name}: timm's {name.split('_')[0]} cannot work with {wish}; a ViT can"
+            ) from None
         backbone.pretrained_cfg = {**backbone.pretrained_cfg, "input_size": (3, image_size, image_size)}
         if not pretrained:
             backbone.pretrained_cfg |= {
@@ -67,8 +85,21 @@ class Encoder(nn.Module):
         )
 
     def normalize(self, image: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> float in the encoder's input space."""
-        return (image.float() / 255 - self.mean) / self.std
+        """[B, 3, H, W], uint8 or float in [0, 1] -> float in the encoder's input space."""
+        return ((image if image.is_floating_point() else image.float() / 255) - self.mean) / self.std
+
+    def keep_patches(self, share: float) -> None:
+        """Keep a random share of the patches in training (FLIP, arXiv 2212.00794); for encoders made to drop some."""
+        if hasattr(getattr(self.backbone, "patch_drop", None), "prob"):
+            self.backbone.patch_drop.prob = 1.0 - share
+
+    def compile(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """torch.compile what training runs; the weights' names stay. One graph a picture size."""
+        for limit in ("recompile_limit", "cache_size_limit"):  # the newer and the older name
+            if hasattr(torch._dynamo.config, limit):
+                setattr(torch._dynamo.config, limit, 64)
+        # In place, so that copies of this encoder (the running average) are not bound to its weights.
+        self.backbone.compile(dynamic=False)
 
     def tokens(self, x: Tensor) -> Tensor:
         """Patch tokens, or the places of the last feature map: [B, N, D]."""
@@ -79,6 +110,8 @@ class Encoder(nn.Module):
 
     def pooled(self, x: Tensor) -> Tensor:
         """One vector a picture: [B, D]."""
+        if not self.backbone.num_classes:
+            return self.backbone(x)  # the way that `compile` compiles
         return self.backbone.forward_head(self.backbone.forward_features(x), pre_logits=True)
 
     def pyramid(self, x: Tensor) -> list[Tensor]:

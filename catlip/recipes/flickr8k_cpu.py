@@ -5,7 +5,7 @@ catlip pretrain flickr8k_cpu --data 'shards/train-{000000..000005}.tar' --vocab 
 catlip probe    runs/f8k --train cifar10-train.tar --test cifar10-test.tar
 """
 
-from catlip.data.images import Crop
+from catlip.data.crops import Crop
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
 from catlip.training.pretrain import Pretrain

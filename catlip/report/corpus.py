@@ -17,6 +17,7 @@ from catlip.data.shards import expand
 from catlip.data.sources import Source, open_source
 from catlip.errors import UsageError
 from catlip.report import page
+from catlip.report.run import is_run, write_report
 
 LOOKED_AT = 20_000  # samples read for examples and for the words that were dropped
 PICTURES = 96  # on the contact sheet
@@ -27,10 +28,12 @@ THUMBNAIL = 160  # pixels
 
 @dataclass(kw_only=True, slots=True)
 class Report:
-    """Write a report on a corpus and its vocabulary."""
+    """Write a report on a run, or on a corpus and its vocabulary."""
 
-    data: str  # the corpus that the vocabulary was counted on
-    vocab: str  # vocab.tsv, best made without --min-count, so that the cut is seen as a line in the tail
+    data: str  # a run folder, or the corpus that the vocabulary was counted on
+    vocab: str = (
+        ""  # for a corpus: vocab.tsv, best made without --min-count, so that the cut is seen as a line in the tail
+    )
     out: str = "report.html"
     min_count: int = 1  # where the cut is drawn
     text_col: str | None = None
@@ -48,6 +51,12 @@ class Examples:
 
 def report(cfg: Report) -> Path:
     """The file written. Raises UsageError before anything is written."""
+    if is_run(Path(cfg.data)):
+        path = write_report(Path(cfg.data))
+        print(f"{path}: curves, labels, pictures")
+        return path
+    if not cfg.vocab:
+        raise UsageError(f"{cfg.data} is no run folder; for a report on a corpus, --vocab is needed")
     vocabulary = Vocabulary.load(cfg.vocab)
     labeler = vocabulary.labeler()
     paths = expand(cfg.data)

@@ -1,26 +1,25 @@
 """The one loop. It knows no objective: what is trained is a module with forward(batch) -> (loss, metrics)."""
 
 import math
+import signal
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from types import FrameType
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from catlip.data.loader import Loader
 from catlip.errors import UsageError
 from catlip.training import checkpoint
-from catlip.training.log import Meter, append_json
-from catlip.training.optim import Optim, learning_rate, make_optimizer
-
-
-class Endless(Protocol):
-    """Batches from any sample on."""
-
-    batch_size: int
-
-    def from_sample(self, seen: int) -> Any: ...
+from catlip.training.distributed import World, any_rank
+from catlip.training.log import Log, append_json
+from catlip.training.optim import Optim, learning_rate
+from catlip.training.state import State
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,109 +28,111 @@ class Loop:
 
     precision: Literal["bf16", "fp32"] = "bf16"  # of matrix products and convolutions; weights stay fp32
     ema: float = 0.999  # decay of the moving average of the weights that is saved; 0: none
-    save_every: int = 0  # samples between checkpoints; 0: only at the end
-    compile: bool = False  # torch.compile the task
+    save_every: int = 0  # samples between checkpoints; 0: twenty a run
+    micro_batch: int = 0  # pictures of one process at a time, the rest accumulates; 0: as many as memory allows
+    checkpointing: bool = False  # activations are computed twice instead of kept: less memory, a third more time
+    compile: bool = False  # torch.compile the encoder
+    shard: bool = False  # several GPUs: spread weights and optimiser over them (FSDP2) instead of a replica each (DDP)
 
 
-class Average:
-    """Exponential moving average of a module's weights and running statistics."""
+class Stopped(Exception):
+    """The run was asked to stop, and has saved."""
 
-    def __init__(self, task: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.state = {name: value.detach().clone() for name, value in task.state_dict().items()}
-        self._floats = [name for name, value in self.state.items() if value.is_floating_point()]
-        self._others = [name for name in self.state if name not in set(self._floats)]
 
-    @torch.no_grad()
-    def update(self, task: nn.Module, steps: int) -> None:
-        # Short runs: an average over the last tenth at most, so that it is not full of the initial weights.
-        decay = min(self.decay, (1 + steps) / (10 + steps))
-        now = task.state_dict()
-        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            [self.state[n] for n in self._floats], [now[n] for n in self._floats], 1 - decay
-        )
-        for name in self._others:
-            self.state[name].copy_(now[name])
+class _Asked:
+    """SIGTERM or SIGUSR1 came: SLURM's warning before the time is up, a preempted machine."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Asked":
+        for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number).name
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 def fit(
-    task: nn.Module, batches: Endless, *, budget: int, optim: Optim, loop: Loop, seed: int, out: Path,
-    device: torch.device,
-) -> dict[str, torch.Tensor]:  # fmt: skip
-    """Train until `budget` samples are seen; the state to use afterwards (the average's, if there is one).
+    task: nn.Module, loader: Loader, world: World, *, budget: int, optim: Optim, loop: Loop, seed: int, out: Path,
+    log: Log, watch: Callable[[nn.Module, int], dict[str, float]] | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Train until `budget` samples are seen; the weights to use afterwards (on the main process, on the CPU).
 
-    Goes on from the checkpoint in `out` if there is one. Raises UsageError at a loss that is not finite.
+    Goes on from the checkpoint in `out` if there is one. watch(weights' module, samples) is asked for more numbers now
+    and then. Raises UsageError at a loss that is not finite, Stopped after a signal.
     """
-    task.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = make_optimizer(task, optim)
-    average = Average(task, loop.ema) if loop.ema else None
-    seen = _restore(checkpoint.load(out), task, optimizer, average)
-    forward = torch.compile(task) if loop.compile else task
-    meter = Meter(budget, seen)
-    task.train()
-    saved, upcoming = seen, batches.from_sample(seen)
-    while seen < budget:
-        asked = time.perf_counter()
-        batch = next(upcoming)
-        meter.waited(time.perf_counter() - asked)
-        lr = learning_rate(seen, budget, optim)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        torch.manual_seed(seed + seen)  # drop path and dropout: a function of the step, so that resuming repeats them
-        with torch.autocast(device.type, torch.bfloat16, enabled=loop.precision == "bf16"):
-            loss, metrics = forward(batch.to(device))
-        loss.backward()
-        if optim.clip:
-            nn.utils.clip_grad_norm_(task.parameters(), optim.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        seen += batches.batch_size
-        if average:
-            average.update(task, seen // batches.batch_size)
-        # Once in a while: look, save.
-        if meter.due(seen):
-            values = {name: float(value) for name, value in metrics.items()}
-            _check_finite(values, seen, batch.keys, out)
-            append_json(out / "log.jsonl", meter.report(seen, values, lr))
-        if (loop.save_every and seen - saved >= loop.save_every) or seen >= budget:
-            _check_finite({"loss": float(loss.detach())}, seen, batch.keys, out)
-            checkpoint.save(out, _state(task, optimizer, average, seen))
-            saved = seen
-    upcoming.close()
-    return average.state if average else task.state_dict()
-
-
-def _state(task: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, seen: int) -> dict[str, Any]:
-    return {
-        "samples": seen,
-        "task": task.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average.state if average else None,
-    }
-
-
-def _restore(
-    state: dict[str, Any] | None, task: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
-) -> int:
-    """Put a saved state back; samples seen so far."""
-    if state is None:
-        return 0
-    task.load_state_dict(state["task"])
-    optimizer.load_state_dict(state["optimizer"])
-    if average and state["average"]:
-        average.state = {name: value.to(average.state[name].device) for name, value in state["average"].items()}
-    return state["samples"]
-
-
-def _check_finite(values: dict[str, float], seen: int, keys: list[str], out: Path) -> None:
-    """A loss that is not finite ends the run, before it can overwrite the last good checkpoint."""
-    if all(map(math.isfinite, values.values())):
-        return
-    append_json(
-        out / "log.jsonl",
-        {"samples": seen, "not_finite": {k: str(v) for k, v in values.items()}, "keys": keys},
+    state = State(
+        task, world, optim, ema=loop.ema, bf16=loop.precision == "bf16", shard=loop.shard, micro_batch=loop.micro_batch
     )
+    state.restore(checkpoint.load(out))
+    log.begin(state.seen)
+    saved, every = state.seen, loop.save_every or math.ceil(budget / 20)
+    state.task.train()
+    with _Asked() as asked:
+        upcoming, waited = loader.batches_from(loader.batches.steps.after(state.seen)), time.perf_counter()
+        for batch in upcoming:
+            log.waited(time.perf_counter() - waited, batch.cost)
+            assert batch.step is not None
+            if not state.steps:
+                state.fit_memory(batch)
+            # Drop path, dropped patches, noise: a function of the place, so that resuming repeats them.
+            torch.manual_seed((seed + 1) * 1_000_003 + state.seen * 1_009 + world.rank)
+            metrics = state.update(batch, learning_rate(state.seen, budget, optim))
+            stop, done = any_rank(asked.signal is not None), state.seen >= budget
+            if log.due(done or stop):
+                _check_finite(int(state.bad), state, loader, out)
+                log.report(state.seen, metrics, state.optimizers[0].param_groups[0]["lr"])
+            if stop or done or state.seen - saved >= every:
+                if any_rank(int(state.bad) >= 0):
+                    _check_finite(int(state.bad), state, loader, out)
+                    raise UsageError("another process met a loss that is not finite; it says where")
+                saved = _save(state, out, saved, must=stop or done)
+            if stop:
+                raise Stopped(f"{asked.signal or 'another process was asked to stop'}: saved at {state.seen:,} samples")
+            if watch and (done or log.watch_due(state.seen, batch.step.batch)):
+                log.watched(state.seen, watch(state.average.module if state.average else state.task, state.seen))
+                state.task.train()
+            waited = time.perf_counter()
+    return state.final()
+
+
+def _save(state: State, out: Path, saved: int, *, must: bool) -> int:
+    """Save; samples of the newest checkpoint afterwards. A full disk ends the run only if this was the last chance."""
+    problem = ""
+    try:
+        state.save(out)
+    except OSError as error:
+        problem = str(error)
+    if not problem:
+        return state.seen
+    kept = f"the checkpoint at {saved:,} samples is kept" if saved else "there is no earlier checkpoint"
+    if must:
+        raise UsageError(
+            f"--out {out}: the checkpoint could not be written ({problem}); {kept}. "
+            "Make room and give the same command again"
+        )
+    sys.stderr.write(f"{out}: the checkpoint at {state.seen:,} samples could not be written ({problem}); {kept}\n")
+    return saved
+
+
+def _check_finite(step: int, state: State, loader: Loader, out: Path) -> None:
+    """A loss that is not finite ends the run, before it can overwrite the last good checkpoint.
+
+    The first such step is remembered on the device, so looking costs a synchronisation only when something is written
+    anyway; the batch's keys follow from the step's number.
+    """
+    if step < 0:
+        return
+    keys = loader.batches.keys(step)
+    append_json(out / "log.jsonl", {"samples": state.seen, "not_finite_at_step": step, "keys": keys})
     raise UsageError(
-        f"the loss is not finite after {seen:,} samples; the batch's keys are in {out / 'log.jsonl'}. "
-        "A lower --lr or a longer --warmup usually mends it"
+        f"the loss is not finite at step {step:,} (found at {state.seen:,} samples); the keys of its "
+        f"{len(keys)} pictures are in {out / 'log.jsonl'}. A lower --lr or a longer --warmup usually mends it"
     )

@@ -1,39 +1,62 @@
-"""AdamW with weight decay where it belongs, and a learning rate that is a function of samples seen."""
+"""Optimisers with weight decay where it belongs, and learning rates that are functions of samples seen."""
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
+
+from catlip.errors import UsageError
 
 
 @dataclass(kw_only=True, slots=True)
 class Optim:
     """Settings of the optimiser."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the hidden matrices, AdamW for the rest
     lr: float = 1e-3  # peak learning rate
     lr_end: float = 0.0  # learning rate at the end, as a share of the peak
     weight_decay: float = 0.05  # not on norms, biases and position embeddings
     betas: tuple[float, float] = (0.9, 0.95)
+    schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear decay
     warmup: float = 0.05  # share of the budget over which the learning rate rises
+    decay: float = 0.2  # wsd: share of the budget over which it falls
     clip: float = 1.0  # largest gradient norm; 0: no clipping
 
 
-def make_optimizer(task: nn.Module, cfg: Optim) -> torch.optim.AdamW:
-    """Two groups: matrices and kernels decay, everything else (one-dimensional, positions, class token) does not."""
-    decayed, free = [], []
+def make_optimizers(task: nn.Module, cfg: Optim) -> list[torch.optim.Optimizer]:
+    """AdamW in two groups: matrices and kernels decay, everything else (one-dimensional, positions, class token) does
+    not. With Muon, the hidden matrices of the backbone are taken out of them; kernels, embeddings and heads stay."""
+    muon, decayed, free = [], [], []
     for name, parameter in task.named_parameters():
-        if parameter.requires_grad:
-            small = parameter.ndim < 2 or name.endswith(("pos_embed", "cls_token", "reg_token"))
-            (free if small else decayed).append(parameter)
+        if not parameter.requires_grad:
+            continue
+        if parameter.ndim < 2 or name.endswith(("pos_embed", "cls_token", "reg_token")):
+            free.append(parameter)
+        elif cfg.optimizer == "muon" and parameter.ndim == 2 and ".blocks." in name:
+            muon.append(parameter)
+        else:
+            decayed.append(parameter)
     groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)]
+    if cfg.optimizer == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            raise UsageError(f"--optimizer muon needs torch 2.9 or newer; this is {torch.__version__}")
+        if not muon:
+            raise UsageError("--optimizer muon is for backbones with transformer blocks; this one has none")
+        # Updates scaled to AdamW's usual size (Liu et al. 2025), so that one learning rate serves both.
+        found.append(torch.optim.Muon(muon, lr=cfg.lr, weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return found
 
 
 def learning_rate(seen: int, budget: int, cfg: Optim) -> float:
-    """Linear warm-up, then half a cosine. seen: samples before this step; budget: samples of the whole run."""
+    """Linear warm-up, then half a cosine, or a plateau and a line. seen: samples before this step, of `budget`."""
     share = seen / budget
     if share < cfg.warmup:
         return cfg.lr * (share + 1e-3) / (cfg.warmup + 1e-3)
+    if cfg.schedule == "wsd":
+        left = min(1.0, (1 - share) / max(cfg.decay, 1e-9))
+        return cfg.lr * (cfg.lr_end + (1 - cfg.lr_end) * max(left, 0.0))
     done = (share - cfg.warmup) / max(1 - cfg.warmup, 1e-9)
     return cfg.lr * (cfg.lr_end + (1 - cfg.lr_end) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))

@@ -1,57 +1,63 @@
 """The verb that wires data, encoder, objective and loop; the only place that sees the whole configuration."""
 
-import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-import catlip
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.batches import Batches, Resolution
-from catlip.data.images import Crop
-from catlip.data.sources import open_source
+from catlip.data.batches import Batches
+from catlip.data.crops import Crop
+from catlip.data.loader import Loader
+from catlip.data.order import Order
+from catlip.data.sources import Source, open_source, parts
+from catlip.data.steps import Curriculum, Steps
 from catlip.errors import UsageError
-from catlip.models.encoder import ENCODER_FOLDER, Encoder
+from catlip.models.augment import RangeAugment, Ranges
+from catlip.models.encoder import Encoder
 from catlip.objectives.synsets import SynsetObjective, Synsets
-from catlip.training import checkpoint
-from catlip.training.log import duration
-from catlip.training.loop import Loop, fit
+from catlip.training.distributed import World, gathered, join, leave
+from catlip.training.hardware import default_workers, device_peak, train_flops
+from catlip.training.log import Log, Trackers, duration
+from catlip.training.loop import Loop, Stopped, fit
 from catlip.training.optim import Optim
+from catlip.training.runfolder import claim, read_card, save_run, save_unreadable, write_card
+from catlip.training.speed import measure
+from catlip.training.task import Task
+from catlip.training.watch import Watch, make_watch
 
-CONFIG = "config.json"
-# What may change between a run and its resumption: where things lie and how the machine is used, not what is computed.
-MACHINE = {"out", "data", "vocab", "workers", "device", "threads"}
+WINDOW = 100_000  # samples that are shuffled together where shards are fetched one by one
 
 
 @dataclass(kw_only=True, slots=True)
 class Pretrain:
     """A whole run. Recipes (catlip/recipes) return one of these."""
 
-    data: str  # tar shards (braces and globs), or a CSV or TSV file with the paths of pictures
+    data: str  # tars, tables, a folder, local or remote; `catlip pack --help` lists the kinds; `a + b@2` mixes
     vocab: str  # vocab.tsv, made by `catlip vocab`
     out: str  # run folder; the same command again goes on where it stopped
     backbone: str = "vit_small_patch16_224"  # any timm model
     image_size: int = 224  # pixels
-    samples: int = 0  # budget: pictures seen, repetitions counted; or give --epochs
+    samples: int = 0  # budget: pictures seen, repetitions counted; or --epochs, or --hours
     epochs: float = 0.0  # budget: times the data is seen
+    hours: float = 0.0  # budget: time of training; the speed is measured first, and the samples follow from it
     batch_size: int = 256  # of all processes together
     seed: int = 0
-    workers: int = 0  # decoding threads; 0: one a core
+    workers: int = 0  # decoding processes of each training process; 0: what the cores allow
     device: str = "auto"  # auto, cpu, cuda, mps
-    image_col: str | None = None  # CSV and TSV: column with the paths of pictures
-    text_col: str | None = None  # CSV and TSV: column with the captions
+    image_col: str | None = None  # tables: column with the pictures or their paths
+    text_col: str | None = None  # tables: column with the captions
+    cache_gb: float = 100.0  # remote shards: bound of the local cache
+    accept_changes: bool = False  # go on with a run although its data or settings changed
     crop: Crop = field(default_factory=Crop)
-    resolution: Resolution = field(default_factory=Resolution)
+    curriculum: Curriculum = field(default_factory=Curriculum)
+    ranges: Ranges = field(default_factory=Ranges)
     objective: Synsets = field(default_factory=Synsets)
     optim: Optim = field(default_factory=Optim)
     loop: Loop = field(default_factory=Loop)
+    watch: Watch = field(default_factory=Watch)
 
 
 def pretrain(cfg: Pretrain) -> Path:
@@ -65,123 +71,118 @@ def pretrain(cfg: Pretrain) -> Path:
             raise UsageError(f"--{option} is missing")
     out = Path(cfg.out)
     vocabulary = Vocabulary.load(cfg.vocab)
-    labeler = vocabulary.labeler()
-    source = open_source(cfg.data, cfg.image_col, cfg.text_col)
-    budget = _budget(cfg, len(source))
-    device = pick_device(cfg.device)
-    facts = {"vocabulary": vocabulary.hash, "data": source.fingerprint(), "budget": budget}
-    resuming = _claim(out, cfg, facts)
-    torch.manual_seed(cfg.seed)
-    encoder = Encoder.create(cfg.backbone, image_size=cfg.image_size)
-    task = SynsetObjective(encoder, vocabulary.counts, vocabulary.samples, cfg.objective)
-    batches = Batches(
-        source, vocabulary, labeler, batch_size=cfg.batch_size, image_size=cfg.image_size, crop=cfg.crop,
-        seed=cfg.seed, workers=cfg.workers or os.cpu_count() or 1, resolution=cfg.resolution, budget=budget,
-    )  # fmt: skip
-    if not resuming:
-        _write_card(out, cfg, facts)
-        vocabulary.save(out / "vocab.tsv")
-    print(f"{source.described}; {len(vocabulary):,} classes; {cfg.backbone} at {cfg.image_size} px on {device.type}")
-    state = fit(task, batches, budget=budget, optim=cfg.optim, loop=cfg.loop, seed=cfg.seed, out=out, device=device)
-    task.load_state_dict(state)
-    save_run(out, task.eval(), vocabulary)
-    _say_unreadable(batches, out)
-    print(
-        f"{out}: encoder ready after {duration(time.perf_counter() - began)}. "
-        f"Next: catlip probe {out} --train ... --test ..."
-    )
+    source = open_source(cfg.data, cfg.image_col, cfg.text_col, cfg.cache_gb)
+    world = join(cfg.device)
+    try:
+        weights = _train(cfg, world, source, vocabulary, out)
+        if world.main and weights is not None:
+            task = make_task(cfg, vocabulary)
+            task.load_state_dict(weights)
+            save_run(out, task.eval().encoder, task.objective.head, vocabulary)
+            took = duration(time.perf_counter() - began)
+            print(f"{out}: encoder ready after {took}. Next: catlip probe {out} --train ... --test ...")
+    finally:
+        leave()
     return out
 
 
-def save_run(out: Path, task: SynsetObjective, vocabulary: Vocabulary) -> None:
-    """Write what is to be used: the encoder with its classifier, and the objective's own weights."""
-    lemmas = {synset: name.replace("_", " ") for synset, name in zip(vocabulary.synsets, vocabulary.names, strict=True)}
-    task.encoder.save(out / ENCODER_FOLDER, task.head, label_names=vocabulary.synsets, label_descriptions=lemmas)
-    head = {f"head.{name}": value.detach().cpu().contiguous() for name, value in task.head.state_dict().items()}
-    save_file(head, out / "objective.safetensors")
+def _train(
+    cfg: Pretrain, world: World, source: Source, vocabulary: Vocabulary, out: Path
+) -> dict[str, torch.Tensor] | None:
+    """The trained weights, on the main process; None if the run was asked to stop."""
+    facts: dict[str, Any] = {"vocabulary": vocabulary.hash, "data": source.fingerprint()}
+    order = Order(parts(source), cfg.seed, source.shards.tolist(), WINDOW if source.remote else 0)
+    workers = cfg.workers or default_workers(world.local_size, world.device)
+    task = make_task(cfg, vocabulary)
+    if cfg.loop.compile:
+        task.encoder.compile()
+    if cfg.loop.checkpointing:
+        task.encoder.backbone.set_grad_checkpointing(True)
 
-
-def pick_device(name: str) -> torch.device:
-    """ "auto": the accelerator if there is one. Raises UsageError for one that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return torch.device(name)
-
-
-def _budget(cfg: Pretrain, n: int) -> int:
-    """Samples to see: a whole number of batches."""
-    if bool(cfg.samples) == bool(cfg.epochs):
-        raise UsageError(
-            "give the budget as --samples or as --epochs, one of them (--samples 0 where a recipe sets it)"
+    def loader(budget: int) -> Loader:
+        steps = Steps(
+            cfg.curriculum, budget=budget, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=cfg.seed
         )
-    if cfg.batch_size < 1 or cfg.samples < 0 or cfg.epochs < 0:
-        raise UsageError("--batch-size, --samples and --epochs are positive numbers")
-    wanted = cfg.samples or cfg.epochs * n
-    return max(1, round(wanted / cfg.batch_size)) * cfg.batch_size
+        if min(batch for batch, _ in steps.shapes()) < world.size:
+            raise UsageError(f"--batch-size {cfg.batch_size} gives {world.size} processes less than a picture each")
+        return Loader(Batches(
+            source, order, steps, vocabulary=vocabulary, labeler=vocabulary.labeler(), crop=cfg.crop,
+            rank=world.rank, world=world.size,
+        ), workers)  # fmt: skip
 
-
-def _claim(out: Path, cfg: Pretrain, facts: dict[str, Any]) -> bool:
-    """Whether `out` holds the beginning of this very run. Raises UsageError if it holds anything else."""
-    if not out.exists() or not any(out.iterdir()):
-        return False
+    budget = _budget(cfg, order.length, lambda: measure(task, loader, world, cfg.optim, cfg.loop), out)
+    facts["budget"] = budget
+    resuming = claim(out, cfg, facts, accept=cfg.accept_changes)
+    batches = loader(budget)
+    watch = make_watch(cfg.watch, vocabulary, cfg.image_size, world.device, out, world.main)
+    if world.main:
+        if not resuming:
+            write_card(out, cfg, facts)
+            vocabulary.save(out / "vocab.tsv")
+        print(f"{source.described}; {len(vocabulary):,} classes; {cfg.backbone} at {cfg.image_size} px on "
+              f"{world.size} x {world.device.type}, batch {cfg.batch_size:,}, {workers} loader workers")  # fmt: skip
+    log = _log(cfg, world, out, budget, len(vocabulary), workers)
     try:
-        card = json.loads((out / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UsageError(f"--out {out} is not empty and holds no run; choose another folder") from None
-    now = {"config": _computed(asdict(cfg)), **facts}
-    then = {"config": _computed(card.get("config", {})), **card.get("facts", {})}
-    different = _differences(json.loads(json.dumps(then)), json.loads(json.dumps(now)))
-    if different:
-        raise UsageError(f"--out {out} already holds another run ({'; '.join(different[:4])}); choose another folder")
-    return (out / checkpoint.RESUME).is_file()
+        return fit(
+            task,
+            batches,
+            world,
+            budget=budget,
+            optim=cfg.optim,
+            loop=cfg.loop,
+            seed=cfg.seed,
+            out=out,
+            log=log,
+            watch=watch,
+        )
+    except Stopped as stopped:
+        if world.main:
+            print(f"{out}: {stopped}; the same command goes on from there")
+        return None
+    finally:
+        log.close()
+        reasons = {key: why for found in gathered(batches.unreadable.reasons) for key, why in found.items()}
+        if world.main:
+            save_unreadable(out, {**source.troubles, **reasons})
 
 
-def _computed(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that decides what is computed."""
-    kept = {name: value for name, value in config.items() if name not in MACHINE}
-    if "loop" in kept:
-        kept["loop"] = {k: v for k, v in kept["loop"].items() if k != "save_every"}
-    return kept
+def make_task(cfg: Pretrain, vocabulary: Vocabulary) -> Task:
+    """Encoder, head and augmentation with their initial weights: a function of the settings alone."""
+    torch.manual_seed(cfg.seed)
+    curriculum = cfg.curriculum
+    encoder = Encoder.create(
+        cfg.backbone,
+        image_size=cfg.image_size,
+        any_size=bool(curriculum.scales or curriculum.low_res),
+        drop_patches=curriculum.patch_keep < 1,
+    )
+    objective = SynsetObjective(encoder, vocabulary.counts, vocabulary.samples, cfg.objective)
+    return Task(objective, RangeAugment(cfg.ranges.psnr) if cfg.ranges.range_augment else None)
 
 
-def _differences(then: Any, now: Any, path: str = "") -> list[str]:
-    if isinstance(then, dict) and isinstance(now, dict):
-        names = sorted({*then, *now})
-        return [d for n in names for d in _differences(then.get(n), now.get(n), f"{path}.{n}".removeprefix(".config."))]
-    return [] if then == now else [f"{path.strip('.')}: {_short(then)} there, {_short(now)} here"]
+def _log(cfg: Pretrain, world: World, out: Path, budget: int, classes: int, workers: int) -> Log:
+    peak = device_peak(world.device) * world.size
+    trackers = Trackers(out, cfg.watch.track, asdict(cfg)) if world.main else None
+    return Log(
+        out, budget, main=world.main, trackers=trackers, watch_every=cfg.watch.watch_every or budget // 10, peak=peak,
+        flops=train_flops(cfg.backbone, cfg.image_size, classes) if peak else 0.0, workers=workers,
+    )  # fmt: skip
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _write_card(out: Path, cfg: Pretrain, facts: dict[str, Any]) -> None:
-    """config.json: for people and for the record; never read back as configuration."""
-    out.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    versions = {
-        "catlip": catlip.__version__,
-        "commit": commit,
-        "torch": torch.__version__,
-        "python": sys.version.split()[0],
-    }
-    card = {"config": asdict(cfg), "facts": facts, "versions": versions}
-    (out / CONFIG).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-
-
-def _say_unreadable(batches: Batches, out: Path) -> None:
-    reasons = batches.unreadable.reasons
-    if reasons:
-        path = out / "unreadable.json"
-        path.write_text(json.dumps(reasons, indent=2) + "\n", encoding="utf-8")
-        first = next(iter(reasons.items()))
-        print(f"{len(reasons)} pictures could not be read and were skipped, e.g. {first[0]}: {first[1]}; all in {path}")
+def _budget(cfg: Pretrain, length: int, speed: Any, out: Path) -> int:
+    """Samples to see: a whole number of batches. length: samples of an epoch; speed(): images/s, measured."""
+    if sum(map(bool, (cfg.samples, cfg.epochs, cfg.hours))) != 1:
+        raise UsageError(
+            "give the budget as --samples, --epochs or --hours, one of them (--samples 0 where a recipe sets it)"
+        )
+    if cfg.batch_size < 1 or min(cfg.samples, cfg.epochs, cfg.hours) < 0:
+        raise UsageError("--batch-size, --samples, --epochs and --hours are positive numbers")
+    if cfg.hours:
+        if out.exists() and any(out.iterdir()):  # a run in progress keeps the budget that was measured when it began
+            return int(read_card(out).get("facts", {}).get("budget", 0)) or cfg.batch_size
+        rate = speed()
+        wanted = rate * cfg.hours * 3600
+        print(f"{rate:,.0f} images/s measured: {wanted:,.0f} samples in {cfg.hours:g} hours")
+    else:
+        wanted = cfg.samples or cfg.epochs * length
+    return max(1, round(wanted / cfg.batch_size)) * cfg.batch_size

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from catlip.errors import UsageError
+from catlip.evaluation.labelled import class_indices, features, open_labelled
+from catlip.evaluation.neighbours import knn
 from catlip.models.encoder import Encoder, load
+from catlip.training.distributed import pick_device
 from catlip.training.log import append_json, table
-from catlip.training.pretrain import pick_device
-from catlip.transfer.labelled import class_indices, features, open_labelled
 
 # Strengths of the ridge on the probe's weights: a grid wide enough that its ends never win.
 PENALTIES = tuple(10.0**e for e in (-5, -4, -3, -2.5, -2, -1.5, -1, 0))
@@ -119,23 +120,3 @@ def fit_logistic(x: Tensor, y: Tensor, penalty: float, start: Tensor | None = No
 
 def _accuracy(x: Tensor, y: Tensor, weights: Tensor) -> float:
     return 100 * (x @ weights[:-1] + weights[-1]).argmax(1).eq(y).float().mean().item()
-
-
-def knn(
-    x_train: Tensor,
-    y_train: Tensor,
-    x_test: Tensor,
-    y_test: Tensor,
-    *,
-    k: int = 20,
-    temperature: float = 0.07,
-) -> float:
-    """Accuracy in percent of the vote of the k most similar training pictures, weighted as Wu et al. (2018) do."""
-    x_train, x_test = F.normalize(x_train, dim=1), F.normalize(x_test, dim=1)
-    n_classes, right = int(y_train.max()) + 1, 0
-    for part, wanted in zip(x_test.split(1024), y_test.split(1024), strict=True):
-        similarity, nearest = (part @ x_train.T).topk(min(k, len(x_train)), dim=1)
-        votes = torch.zeros(len(part), n_classes)
-        votes.scatter_add_(1, y_train[nearest], (similarity / temperature).exp())
-        right += int(votes.argmax(1).eq(wanted).sum())
-    return 100 * right / len(x_test)

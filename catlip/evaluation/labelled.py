@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from catlip.data.images import Unreadable, UnreadableImageError, decode_center
+from catlip.data.crops import decode_center
+from catlip.data.images import Unreadable, UnreadableImageError
 from catlip.data.shards import IMAGE_EXTENSIONS
 from catlip.data.sources import TarSource, expand
 from catlip.errors import UsageError
@@ -81,7 +81,7 @@ def features(encoder: Encoder, data: Labelled, device: torch.device, batch_size:
 
     unreadable = Unreadable()
 
-    def decode(number: int) -> np.ndarray | None:
+    def decode(number: int) -> Tensor | None:
         try:
             return decode_center(data.images[number], encoder.image_size)
         except UnreadableImageError as error:
@@ -95,7 +95,7 @@ def features(encoder: Encoder, data: Labelled, device: torch.device, batch_size:
             pixels = list(pool.map(decode, range(start, min(start + batch_size, len(data)))))
             good = [(start + i, p) for i, p in enumerate(pixels) if p is not None]
             if good:
-                batch = torch.from_numpy(np.stack([p for _, p in good])).permute(0, 3, 1, 2)
+                batch = torch.stack([p for _, p in good])
                 rows.append(encoder.pooled(encoder.normalize(batch.to(device))).float().cpu())
                 kept += [i for i, _ in good]
     unreadable.check(len(data))

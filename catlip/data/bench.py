@@ -1,0 +1,136 @@
+"""`catlip bench data`: how fast do pictures arrive, and what takes the time?"""
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import simplejpeg
+
+from catlip.captions.labeler import Labeler
+from catlip.captions.vocabulary import Vocabulary
+from catlip.data.batches import Batches
+from catlip.data.crops import DRAWS, Crop, decode_crop, empty
+from catlip.data.images import UnreadableImageError, decode_upright
+from catlip.data.loader import Loader
+from catlip.data.order import Order, uniforms
+from catlip.data.records import Record
+from catlip.data.sources import open_source, parts
+from catlip.data.steps import Curriculum, Steps
+
+LOOKED_AT = 512  # samples, drawn at random
+
+
+@dataclass(kw_only=True, slots=True)
+class BenchData:
+    """Measure reading, decoding, cropping, labelling and the whole loader on your own data."""
+
+    data: str  # as for `catlip pretrain`
+    image_size: int = 224
+    batch_size: int = 256
+    workers: int = 0  # loader processes; 0: one a core
+    seconds: float = 3.0  # for each measurement
+    device: str = "auto"  # where batches are copied to
+    image_col: str | None = None
+    text_col: str | None = None
+    cache_gb: float = 100.0
+    crop: Crop = field(default_factory=Crop)
+
+
+def bench_data(cfg: BenchData) -> dict[str, float]:
+    """Pictures a second of each part on one core, and of the whole loader."""
+    source = open_source(cfg.data, cfg.image_col, cfg.text_col, cfg.cache_gb)
+    print(f"{cfg.data}: {source.described}")
+    order = Order(parts(source), 0)
+    numbers = order.samples(np.arange(min(LOOKED_AT, len(source)))).tolist()
+    records = [source.read(number) for number in numbers]
+    good = [record for record in records if _decodes(record)]
+    labeler = Labeler()
+    draws = uniforms(np.arange(len(good)), DRAWS, 0).tolist()
+    out = empty(cfg.image_size)
+
+    def crop(i: int) -> None:
+        decode_crop(good[i].image, cfg.crop, draws[i], out)
+
+    rates = {
+        "read": _rate(lambda i: source.read(numbers[i]), len(numbers), cfg.seconds),
+        "decode in full": _rate(lambda i: _decode(good[i].image), len(good), cfg.seconds),
+        "decode and crop": _rate(crop, len(good), cfg.seconds),
+        "label": _rate(lambda i: labeler.sparse(good[i].captions), len(good), cfg.seconds),
+    }
+    words = Vocabulary.from_counts({}, labeler, samples=1, captions=1, source="bench")
+    steps = Steps(Curriculum(), budget=1 << 40, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=0)
+    batches = Batches(source, order, steps, vocabulary=words, labeler=labeler, crop=cfg.crop)
+    rates["whole batches, one core"] = _whole(Loader(batches, 0), cfg.seconds)
+    workers = cfg.workers or os.cpu_count() or 1
+    rates[f"loader, {workers} workers"] = _whole(Loader(batches, workers), cfg.seconds)
+    copied = _transfer(batches, cfg.device, cfg.seconds)
+    rates[f"copy to {copied[0]}"] = copied[1]
+    kilobytes = np.mean([len(record.image) for record in good]) / 1000
+    print(f"{len(records) - len(good)} of {len(records)} pictures unreadable; {kilobytes:,.0f} kB each")
+    width = max(map(len, rates))
+    for name, rate in rates.items():
+        print(f"  {name:<{width}}  {rate:>10,.0f} pictures/s")
+    share = rates["whole batches, one core"] / rates["decode in full"]
+    print(f"  the loader reaches {share:.0%} of the pure decoding limit of a core")
+    return rates
+
+
+def _decodes(record: Record) -> bool:
+    try:
+        decode_upright(record.image)
+    except UnreadableImageError:
+        return False
+    return True
+
+
+def _decode(data: bytes) -> None:
+    if data[:2] == b"\xff\xd8":
+        simplejpeg.decode_jpeg(data, "RGB")
+    else:
+        decode_upright(data)
+
+
+def _rate(work: Callable[[int], object], count: int, seconds: float) -> float:
+    """Calls a second, after one round that is not counted."""
+    for i in range(min(count, 32)):
+        work(i)
+    began, done = time.perf_counter(), 0
+    for i in itertools.cycle(range(count)):
+        work(i)
+        done += 1
+        if done % 16 == 0 and time.perf_counter() - began > seconds:
+            break
+    return done / (time.perf_counter() - began)
+
+
+def _whole(loader: Loader, seconds: float) -> float:
+    stream = loader.batches_from(0)
+    for _ in range(2 * max(loader.workers, 1)):
+        next(stream)  # the workers' start and their first batches are not counted
+    began, done = time.perf_counter(), 0
+    for batch in stream:
+        done += len(batch)
+        if time.perf_counter() - began > seconds:
+            break
+    return done / (time.perf_counter() - began)
+
+
+def _transfer(batches: Batches, device: str, seconds: float) -> tuple[str, float]:
+    """(device, pictures a second) of copying a batch there."""
+    import torch
+
+    name = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    batch = batches[0]
+    if name == "cuda":
+        batch = batch.pin_memory()
+
+    def copy(_: int) -> None:
+        moved = batch.image.to(name, copy=True)
+        if name == "cuda":
+            torch.cuda.synchronize()
+        del moved
+
+    return name, len(batch) * _rate(copy, 1, min(seconds, 1.0))

@@ -1,0 +1,133 @@
+"""Captioned pictures that were not trained on: which of the nouns in their captions does a classifier name?"""
+
+import base64
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from catlip.captions.vocabulary import Vocabulary
+from catlip.data.batches import to_classes
+from catlip.data.crops import decode_center
+from catlip.data.images import Unreadable, UnreadableImageError
+from catlip.data.order import samples_at
+from catlip.data.records import Record, Source
+from catlip.errors import UsageError
+from catlip.evaluation.multilabel import average_precision, top1
+
+FILE = "held_out.json"
+SHEET = 48  # pictures whose predictions are kept for the report
+
+
+@dataclass(slots=True)
+class HeldOut:
+    """N pictures with the classes that their captions name."""
+
+    records: list[Record]  # without the encoded pictures
+    pixels: Tensor  # uint8 [N, 3, size, size]
+    rows: Tensor  # int64 [L]: picture of each label
+    labels: Tensor  # int64 [L]: its class
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def positive(self, classes: Tensor) -> Tensor:
+        """bool [N, len(classes)]: which pictures have each of the classes."""
+        column = torch.full((int(max(self.labels.max(), classes.max())) + 1,), -1)
+        column[classes] = torch.arange(len(classes))
+        found = torch.zeros(len(self), len(classes), dtype=torch.bool)
+        at = column[self.labels]
+        found[self.rows[at >= 0], at[at >= 0]] = True
+        return found
+
+
+def open_held_out(source: Source, vocabulary: Vocabulary, size: int, limit: int = 0) -> HeldOut:
+    """Decode a captioned source, or a random `limit` of it. Raises UsageError if no caption names a known class."""
+    count = min(limit, len(source)) if limit else len(source)
+    numbers = samples_at(np.arange(count), len(source), seed=0) if count < len(source) else np.arange(count)
+    unreadable = Unreadable()
+
+    def decode(number: int) -> tuple[Record, Tensor] | None:
+        record = source.read(number)
+        try:
+            return Record(record.key, b"", record.captions), decode_center(record.image, size)
+        except UnreadableImageError as error:
+            unreadable.add(record.key, str(error))
+            return None
+
+    with ThreadPoolExecutor() as pool:
+        found = [pair for pair in pool.map(decode, numbers.tolist()) if pair is not None]
+    unreadable.check(max(count, 100))
+    records = [record for record, _ in found]
+    rows = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
+    labeler = vocabulary.labeler()
+    sparse = labeler.sparse([caption for record in records for caption in record.captions], rows)
+    labels, offsets = to_classes(*sparse, vocabulary.classes_of(labeler), len(records))
+    if not len(labels):
+        raise UsageError(f"{source.name}: not one caption names a label of the vocabulary")
+    of = torch.from_numpy(np.repeat(np.arange(len(records)), np.diff(offsets)))
+    return HeldOut(records, torch.stack([pixels for _, pixels in found]), of, torch.from_numpy(labels))
+
+
+@dataclass(slots=True)
+class Scores:
+    """What a classifier makes of held-out pictures; only classes that occur are scored."""
+
+    classes: Tensor  # int64 [C]
+    average_precision: Tensor  # float [C], in [0, 1]
+    positives: Tensor  # int64 [C]: pictures with the class
+    top1: float  # share of pictures whose best-scored class, of the whole vocabulary, is one of theirs
+    best: Tensor  # int64 [N, 5]: the best-scored classes of each picture
+
+    @property
+    def mean_ap(self) -> float:
+        return self.average_precision.mean().item()
+
+
+@torch.no_grad()
+def score(logits: Tensor, data: HeldOut) -> Scores:
+    """logits [N, V] of the pictures, on the CPU."""
+    classes, positives = data.labels.unique(return_counts=True)
+    positive = data.positive(classes)
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    everything = torch.zeros(logits.shape, dtype=torch.bool)
+    everything[data.rows, data.labels] = True
+    return Scores(
+        classes, average_precision(logits[:, classes], positive), positives, top1(logits, everything), best
+    )  # fmt: skip
+
+
+def write(path: Path, scores: Scores, data: HeldOut, vocabulary: Vocabulary) -> None:
+    """Per-label results and a sheet of pictures with predictions, for the run's report."""
+    names = [name.replace("_", " ") for name in vocabulary.names]
+    labels = [
+        {"name": names[v], "synset": vocabulary.synsets[v], "count": vocabulary.counts[v], "positives": n, "ap":
+        round(ap, 4)} for v, n, ap in zip(
+            scores.classes.tolist(), scores.positives.tolist(), scores.average_precision.tolist(), strict=True
+        )
+    ]  # fmt: skip
+    sheet = [_card(row, data, scores, names) for row in range(min(SHEET, len(data)))]
+    found = {"pictures": len(data), "map": scores.mean_ap, "top1": scores.top1, "labels": labels, "sheet": sheet}
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(found), encoding="utf-8")
+    part.replace(path)
+
+
+def _card(row: int, data: HeldOut, scores: Scores, names: list[str]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    Image.fromarray(data.pixels[row].permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=85)
+    mine = data.labels[data.rows == row].tolist()
+    return {
+        "key": data.records[row].key,
+        "captions": data.records[row].captions[:5],
+        "labels": [names[v] for v in mine],
+        "predicted": [names[v] for v in scores.best[row].tolist()],
+        "jpeg": base64.b64encode(buffer.getvalue()).decode(),
+    }

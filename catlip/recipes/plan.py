@@ -1,0 +1,116 @@
+"""`catlip plan`: memory, speed, hours and cost of a recipe on other hardware, and where each number comes from.
+
+Speed is measured (benchmarks/gpu.sh writes what it finds into measured.json) or follows from the FLOPs of the model
+and an assumed share of the device's peak; the output says which.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import timm
+import torch
+
+from catlip.errors import UsageError
+from catlip.training.hardware import DEVICES, device_facts, train_flops
+from catlip.training.pretrain import Pretrain
+
+ASSUMED_MFU = 0.4  # share of peak that a compiled ViT reaches on one machine, where nothing was measured
+
+
+@dataclass(kw_only=True, slots=True)
+class Plan:
+    """Estimate a run before paying for it."""
+
+    recipe: str  # a recipe's name
+    gpus: str = "8xH100"  # how many of what
+    price: float = 0.0  # a GPU-hour, in any currency
+    classes: int = 24_320  # size of the vocabulary
+    samples: int = 0  # budget; 0: the recipe's own
+    mfu: float = 0.0  # share of peak to assume where nothing was measured; 0: 0.4
+
+
+def plan(cfg: Plan) -> dict[str, float]:
+    """Estimates; prints them with their sources. Raises UsageError for an unknown recipe or device."""
+    from catlip.recipes import load_recipe
+
+    recipe = load_recipe(cfg.recipe)
+    match = re.fullmatch(r"(\d+)\s*x\s*(.+)", cfg.gpus.strip())
+    count, name = (int(match[1]), match[2]) if match else (1, cfg.gpus.strip())
+    peak, room = device_facts(name)
+    if not peak or not count:
+        raise UsageError(f"--gpus {cfg.gpus!r}: give it as 8xH100; known are {', '.join(DEVICES)}")
+    samples = cfg.samples or recipe.samples
+    if not samples:
+        raise UsageError(f"recipe {cfg.recipe} has its budget in epochs or hours; give --samples")
+    flops = _mean_flops(recipe, cfg.classes)
+    measured = _measured(recipe.backbone, recipe.image_size, name)
+    mfu = cfg.mfu or (measured["mfu"] if measured else ASSUMED_MFU)
+    where = (
+        "given with --mfu" if cfg.mfu
+        else f"measured on one {measured['device']}, {measured['images_per_s']:,.0f} images/s" if measured
+        else "an assumption: nothing was measured for this backbone and device"
+    )  # fmt: skip
+    speed = count * peak * mfu / flops
+    hours = samples / speed / 3600
+    memory = _memory_gb(recipe, cfg.classes, recipe.batch_size / count)
+    result = {"images_per_s": speed, "hours": hours, "gpu_hours": hours * count, "memory_gb": memory}
+    lines = [
+        f"{cfg.recipe}: {recipe.backbone} at {recipe.image_size} px, {samples:,} samples, batch {recipe.batch_size:,}"
+        f" ({recipe.batch_size / count:,.0f} a GPU) on {cfg.gpus}",
+        f"  FLOPs a picture  {flops / 1e9:,.1f} G, forward and backward, counted; mean over the run's sizes",
+        f"  MFU              {mfu:.0%} ({where})",
+        f"  images/s         {speed:,.0f}",
+        f"  time             {hours:,.1f} hours, {hours * count:,.0f} GPU-hours",
+        f"  memory a GPU     {memory:,.0f} GB estimated (weights, AdamW, average, activations), of {room:,.0f}"
+        + ("; accumulation or --loop.checkpointing will be needed" if memory > 0.9 * room else ""),
+    ]
+    if cfg.price:
+        result["cost"] = hours * count * cfg.price
+        lines.append(f"  cost             {result['cost']:,.0f} at {cfg.price:g} a GPU-hour")
+    print("\n".join(lines))
+    return result
+
+
+def _mean_flops(recipe: Pretrain, classes: int) -> float:
+    """FLOPs of a picture, averaged over the sizes and the shares of patches that the run sees."""
+    cur = recipe.curriculum
+    sizes = {size for size in (*cur.scales, cur.low_res, recipe.image_size) if size}
+    full = {size: train_flops(recipe.backbone, size, classes) for size in sizes}
+    if cur.scales:  # steps are drawn evenly, and a step at a small size has more pictures
+        weights = {size: (recipe.image_size / size) ** 2 for size in cur.scales}
+        base = sum(full[size] * w for size, w in weights.items()) / sum(weights.values())
+    else:
+        low = full.get(cur.low_res, 0.0)
+        base = full[recipe.image_size] * (1 - cur.low_res_share * bool(low)) + low * cur.low_res_share
+    return base * (cur.patch_keep * cur.patch_keep_share + 1 - cur.patch_keep_share)
+
+
+def _memory_gb(recipe: Pretrain, classes: int, batch: float) -> float:
+    """Weights, gradient, two moments and the average in fp32; activations of a ViT in bf16.
+
+    Activations: 34 bytes a token, layer and channel (Korthikanti et al. 2022, eq. 2, without the attention map, which
+    fused attention does not keep); with checkpointing one block input a layer.
+    """
+    with torch.device("meta"):
+        model: Any = timm.create_model(recipe.backbone, num_classes=classes)
+    weights = sum(p.numel() for p in model.parameters()) * 4 * (4 + bool(recipe.loop.ema))
+    blocks = getattr(model, "blocks", None)
+    if blocks is None:
+        return weights / 1e9
+    tokens = (recipe.image_size / model.patch_embed.patch_size[0]) ** 2 * recipe.curriculum.patch_keep
+    each = 2 if recipe.loop.checkpointing else 34
+    return (weights + batch * tokens * model.embed_dim * each * len(blocks)) / 1e9
+
+
+def _measured(backbone: str, size: int, device: str) -> dict[str, Any] | None:
+    """The newest measurement of this backbone on this device that came with catlip."""
+    file = resources.files("catlip.recipes").joinpath("measured.json")
+    entries = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    fitting = [
+        e for e in entries
+        if e["backbone"] == backbone and e["image_size"] == size and device.upper() in e["device"].upper()
+    ]  # fmt: skip
+    return fitting[-1] if fitting else None

@@ -1,0 +1,117 @@
+"""The run folder: whose it is, what was asked for, what comes out of it."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import catlip
+from catlip.captions.vocabulary import Vocabulary
+from catlip.errors import UsageError
+from catlip.models.encoder import ENCODER_FOLDER, Encoder
+from catlip.training import checkpoint
+
+CONFIG = "config.json"
+# What may change between a run and its resumption: where things lie and how the machine is used, not what is computed.
+MACHINE = {
+    "out", "data", "vocab", "workers", "device", "cache_gb", "accept_changes", "watch",
+    "loop.save_every", "loop.micro_batch", "loop.checkpointing", "loop.compile", "loop.shard",
+}  # fmt: skip
+
+
+def claim(out: Path, cfg: Any, facts: dict[str, Any], *, accept: bool) -> bool:
+    """Whether `out` holds the beginning of this very run.
+
+    Raises UsageError, with what differs, if it holds anything else; unless `accept`, for all but another backbone.
+    """
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    card = read_card(out)
+    now = {"config": _computed(asdict(cfg)), **facts}
+    then = {"config": _computed(card.get("config", {})), **card.get("facts", {})}
+    different = _differences(json.loads(json.dumps(then)), json.loads(json.dumps(now)))
+    if different and not (accept and checkpoint.exists(out)):
+        flag = "--accept-changes goes on with them, " if checkpoint.exists(out) else ""
+        some = "; ".join(different[:4]) + ("; ..." if len(different) > 4 else "")
+        raise UsageError(f"--out {out} already holds another run ({some}); {flag}another --out begins anew")
+    fatal = [d for d in different if d.startswith(("backbone:", "image_size:", "objective"))]
+    if fatal:
+        raise UsageError(f"--out {out}: weights cannot be carried over to {fatal[0]}; choose another --out")
+    if different:
+        print(f"{out}: going on with changes: {'; '.join(different)}")
+        write_card(out, cfg, facts, history=[*card.get("history", []), {"changed": different}])
+    return checkpoint.exists(out)
+
+
+def read_card(out: Path) -> dict[str, Any]:
+    """What was asked for when a run began. Raises UsageError for a folder that is no run."""
+    try:
+        return json.loads((out / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(f"--out {out} is not empty and holds no run; choose another folder") from None
+
+
+def _computed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The part of a configuration that decides what is computed."""
+    return {
+        name: _computed(value, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in config.items()
+        if prefix + name not in MACHINE
+    }
+
+
+def _differences(then: Any, now: Any, path: str = "") -> list[str]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        names = sorted({*then, *now})
+        return [d for n in names for d in _differences(then.get(n), now.get(n), f"{path}.{n}".removeprefix(".config."))]
+    return [] if then == now else [f"{path.strip('.')}: {_short(then)} there, {_short(now)} here"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def write_card(out: Path, cfg: Any, facts: dict[str, Any], history: list[Any] | None = None) -> None:
+    """config.json: for people and for the record; never read back as configuration."""
+    assert is_dataclass(cfg)
+    out.mkdir(parents=True, exist_ok=True)
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    versions = {
+        "catlip": catlip.__version__,
+        "commit": commit,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+    }
+    card = {"config": asdict(cfg), "facts": facts, "versions": versions, "history": history or []}  # type: ignore[call-overload]
+    part = out / (CONFIG + ".part")
+    part.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    part.replace(out / CONFIG)
+
+
+def save_run(out: Path, encoder: Encoder, head: nn.Linear, vocabulary: Vocabulary) -> None:
+    """Write what is to be used: the encoder with its classifier, and the objective's own weights."""
+    lemmas = {synset: name.replace("_", " ") for synset, name in zip(vocabulary.synsets, vocabulary.names, strict=True)}
+    encoder.save(out / ENCODER_FOLDER, head, label_names=vocabulary.synsets, label_descriptions=lemmas)
+    weights = {f"head.{name}": value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+    save_file(weights, out / "objective.safetensors")
+
+
+def save_unreadable(out: Path, reasons: dict[str, str]) -> None:
+    """Name what was skipped, in a file and in one line."""
+    if not reasons:
+        return
+    path = out / "unreadable.json"
+    path.write_text(json.dumps(reasons, indent=2) + "\n", encoding="utf-8")
+    key, why = next(iter(reasons.items()))
+    print(f"{len(reasons):,} samples could not be read and were skipped, e.g. {key}: {why}; all in {path}")

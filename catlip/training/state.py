@@ -1,0 +1,174 @@
+"""The training state: model, optimisers, running average; how it is updated by a batch, saved and put back."""
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict as dcp
+
+from catlip.data.batches import Batch
+from catlip.errors import UsageError
+from catlip.training import checkpoint
+from catlip.training.distributed import World, local_only, share, smallest
+from catlip.training.optim import Optim, make_optimizers
+
+
+class Average:
+    """Exponential moving average of a module's weights and running statistics, as a module of its own."""
+
+    def __init__(self, task: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(task).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, task: nn.Module, steps: int) -> None:
+        # Short runs: an average over the last tenth at most, so that it is not full of the initial weights.
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        pairs = list(zip(_values(self.module), _values(task), strict=True))
+        floats = [(mine, new) for mine, new in pairs if mine.is_floating_point()]
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            [mine for mine, _ in floats], [new for _, new in floats], 1 - decay
+        )
+        for mine, new in pairs:
+            if not mine.is_floating_point():
+                mine.copy_(new)
+
+
+def _values(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+class State:
+    """Everything that training changes. One object on every process."""
+
+    def __init__(
+        self, task: nn.Module, world: World, optim: Optim, *, ema: float, bf16: bool, shard: bool, micro_batch: int
+    ) -> None:
+        self.world, self.optim, self.bf16 = world, optim, bf16
+        self.task: Any = task.to(device=world.device, memory_format=torch.channels_last)  # pyright: ignore
+        self.average = Average(task, ema) if ema else None
+        if shard and self.average:
+            self.average.module = share(self.average.module, world, sharded=True)
+        self.shared = share(task, world, sharded=shard)
+        self.optimizers = make_optimizers(task, optim)
+        self.micro_batch = micro_batch  # samples of this process at a time; 0: all of its share
+        self.seen = self.steps = 0
+        self.bad = torch.full((), -1, dtype=torch.int64, device=world.device)  # first step whose loss was not finite
+
+    def update(self, batch: Batch, lr: float) -> dict[str, Tensor]:
+        """One optimiser step on this process' share of a step's batch; the metrics, averaged over it.
+
+        Every picture weighs the same whatever the shares and micro-batches: gradients are sums over pictures,
+        divided by the step's whole batch.
+        """
+        assert batch.step is not None
+        while True:
+            try:
+                metrics = self._accumulate(batch)
+                break
+            except torch.OutOfMemoryError:
+                self._halve(len(batch))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+        if self.optim.clip:
+            metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.task.parameters(), self.optim.clip).detach()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        # A gradient that is not finite has just spoilt the weights, although the loss before it was fine.
+        finite = torch.isfinite(metrics["loss"]) & torch.isfinite(metrics.get("grad_norm", metrics["loss"]))
+        self.bad = torch.where((self.bad < 0) & ~finite, batch.step.number, self.bad)
+        self.seen, self.steps = batch.step.start + batch.step.batch, self.steps + 1
+        if self.average:
+            self.average.update(self.task, batch.step.number + 1)
+        return metrics
+
+    def _accumulate(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.step is not None
+        metrics: dict[str, Tensor] = {}
+        device = self.world.device
+        micro = batch.split(self.micro_batch or len(batch))
+        for i, part in enumerate(micro):
+            with local_only(self.shared, i + 1 < len(micro)):
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                    loss, found = self.shared(part.to(device))
+                (loss * (len(part) * self.world.size / batch.step.batch)).backward()
+            for name, value in found.items():
+                metrics[name] = metrics.get(name, 0.0) + value * (len(part) / len(batch))
+        return metrics
+
+    def _halve(self, share: int) -> None:
+        """Out of memory: go on with half the micro-batch. The same result, if a loss looks at pictures one by one."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        now = min(self.micro_batch or share, share)
+        where = f"out of memory with {now} pictures at a time"
+        if self.task.objective.needs_global_batch:
+            raise UsageError(f"{where}, and this objective compares all of them; a smaller --batch-size is needed")
+        if now == 1:
+            raise UsageError(f"{where}; a smaller --backbone or --image-size is needed")
+        if self.world.size > 1:
+            raise UsageError(
+                f"{where}; the same command with --micro-batch {now // 2} goes on from the last checkpoint"
+            )
+        self.micro_batch = -(-now // 2)
+        if self.world.device.type == "cuda":
+            torch.cuda.empty_cache()
+        parts = -(-share // self.micro_batch)
+        sys.stderr.write(f"{where}; going on with {self.micro_batch} x {parts}, which changes nothing but speed\n")
+
+    def fit_memory(self, batch: Batch) -> None:
+        """Several processes: find the micro-batch that all of them have memory for, before gradients are exchanged."""
+        if self.world.size == 1 or self.world.device.type != "cuda" or self.task.objective.needs_global_batch:
+            return
+        before = {name: value.clone() for name, value in self.task.named_buffers()}
+        alone, micro = State.__new__(State), self.micro_batch or len(batch)
+        alone.world, alone.bf16, alone.shared = self.world, self.bf16, self.task
+        while True:
+            alone.micro_batch = micro
+            try:
+                alone._accumulate(batch)
+                break
+            except torch.OutOfMemoryError:
+                micro = -(-micro // 2)
+                torch.cuda.empty_cache()
+        self.task.zero_grad(set_to_none=True)
+        for name, value in self.task.named_buffers():
+            value.copy_(before[name])
+        # A tenth is left for what a step needs beside it: gradients in flight, the optimiser's moments.
+        micro = micro if micro >= len(batch) else max(1, int(0.9 * micro))
+        self.micro_batch = smallest(micro)
+
+    def save(self, out: Path) -> None:
+        """Write a checkpoint; every process must call it. Raises OSError on the one that writes."""
+        whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = {
+            "samples": self.seen,
+            "task": dcp.get_model_state_dict(self.task, options=whole),
+            "optimizers": [dcp.get_optimizer_state_dict(self.task, o, options=whole) for o in self.optimizers],
+            "average": dcp.get_model_state_dict(self.average.module, options=whole) if self.average else None,
+        }
+        if self.world.main:
+            checkpoint.save(out, state)
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Put back what `save` wrote. The file is read by every process."""
+        if state is None:
+            return
+        whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        dcp.set_model_state_dict(self.task, state["task"], options=whole)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            dcp.set_optimizer_state_dict(self.task, optimizer, saved, options=whole)
+        if self.average and state["average"]:
+            dcp.set_model_state_dict(self.average.module, state["average"], options=whole)
+        self.seen = state["samples"]
+
+    def final(self) -> dict[str, Tensor]:
+        """The weights to use, on the main process: the average's, if there is one. Every process must call."""
+        whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        found: Any = dcp.get_model_state_dict(self.average.module if self.average else self.task, options=whole)
+        return found

@@ -1,0 +1,386 @@
+"""Nothing may lose or repeat a sample: micro-batches, processes, signals, full disks, broken checkpoints, memory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from catlip.data.batches import Batch
+from catlip.data.corpus import BuildVocabulary, build_vocabulary
+from catlip.data.steps import Curriculum, Step
+from catlip.errors import UsageError
+from catlip.models.augment import RangeAugment, Ranges
+from catlip.models.encoder import Encoder
+from catlip.training import checkpoint
+from catlip.training.distributed import World, first_host
+from catlip.training.loop import Loop
+from catlip.training.optim import Optim
+from catlip.training.pretrain import Pretrain, pretrain
+from catlip.training.state import State
+from catlip.training.task import Task
+from catlip.training.watch import Watch
+from tests.test_training import config, weights
+
+ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+VIT = {"backbone": "test_vit", "image_size": 32}
+
+
+@pytest.fixture
+def flow(coloured_shards, tmp_path: Path) -> tuple[str, Path]:
+    data = coloured_shards(120)
+    build_vocabulary(BuildVocabulary(data=data, out=str(tmp_path / "vocab.tsv"), min_count=5))
+    return data, tmp_path / "vocab.tsv"
+
+
+class Toy(nn.Module):
+    """An objective whose memory is limited: more than `room` pictures at a time do not fit."""
+
+    needs_global_batch = False
+
+    def __init__(self, room: int = 1000) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+        self.encoder = self
+        self.room = room
+
+    def normalize(self, image: torch.Tensor) -> torch.Tensor:
+        return image
+
+    def keep_patches(self, share: float) -> None:
+        pass
+
+    def forward(self, batch: Batch):
+        if len(batch) > self.room:
+            raise torch.OutOfMemoryError
+        loss = (self.linear(batch.image.mean((2, 3))) - 1).square().mean()
+        return loss, {"loss": loss.detach()}
+
+
+def toy_batch(count: int, number: int = 0) -> Batch:
+    image = torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+    return Batch(
+        image, torch.zeros(count, dtype=torch.bool), torch.zeros(0, dtype=torch.int64),
+        torch.zeros(count + 1, dtype=torch.int64), [[]] * count, [str(i) for i in range(count)],
+        step=Step(number, number * count, count, 4, 1.0, 0.0),
+    )  # fmt: skip
+
+
+def toy_state(room: int = 1000, micro_batch: int = 0) -> State:
+    torch.manual_seed(0)
+    return State(Task(Toy(room)), ALONE, Optim(), ema=0.9, bf16=False, shard=False, micro_batch=micro_batch)
+
+
+def test_micro_batches_give_the_large_batch_s_step() -> None:
+    whole, parts = toy_state(), toy_state(micro_batch=5)
+    for number in range(4):
+        a, b = (state.update(toy_batch(12, number), 1e-2) for state in (whole, parts))
+        torch.testing.assert_close(a["loss"], b["loss"])
+    for a, b in zip(whole.task.parameters(), parts.task.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(capsys: pytest.CaptureFixture) -> None:
+    whole, small = toy_state(), toy_state(room=4)
+    whole.update(toy_batch(12), 1e-2)
+    small.update(toy_batch(12), 1e-2)
+    assert small.micro_batch == 3
+    assert "out of memory with 6 pictures at a time; going on with 3 x 4" in capsys.readouterr().err
+    for a, b in zip(whole.task.parameters(), small.task.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    with pytest.raises(UsageError, match="out of memory with 1 pictures"):
+        toy_state(room=0).update(toy_batch(12), 1e-2)
+
+
+def run_processes(count: int, flow: tuple[str, Path], out: Path, script: str, **env: str) -> None:
+    """The same script in `count` processes that find each other as torchrun's would."""
+    port = str(20_000 + os.getpid() % 20_000 + count)
+    common = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": port, **env}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PREAMBLE + script, flow[0], str(flow[1]), str(out)],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+    results = [process.communicate(timeout=240)[1] for process in processes]
+    assert all(process.returncode == 0 for process in processes), results
+
+
+PREAMBLE = """
+import os, sys
+from catlip.data.batches import Batches
+from catlip.data.steps import Curriculum
+from tests.test_training import *
+VIT = {"backbone": "test_vit", "image_size": 32}
+make = Batches.make
+def noted(self, number, memory=None):
+    batch = make(self, number, memory)
+    with open(sys.argv[3] + f".keys{os.environ.get('TAG', '')}", "a") as file:
+        first = batch.step.start + self.rank
+        file.write("".join(f"{first + i * self.world} {key}\\n" for i, key in enumerate(batch.keys)))
+    return batch
+Batches.make = noted
+def go(samples=192, **changes):
+    pretrain(config(sys.argv[1], sys.argv[2], sys.argv[3], **{"workers": 0, "samples": samples, **changes}))
+"""
+
+
+def sequence(out: Path, tag: str = "") -> list[str]:
+    """Keys in the order of their places, each place once."""
+    lines = [line.split() for line in Path(f"{out}.keys{tag}").read_text().splitlines()]
+    places = {int(place): key for place, key in lines}
+    assert sorted(places) == list(range(len(places)))
+    return [places[place] for place in sorted(places)]
+
+
+@pytest.mark.parametrize(("count", "extra"), [(2, ""), (3, ", batch_size=25"), (2, ", loop=Loop(shard=True, ema=0.9)")])
+def test_several_processes_make_the_same_steps_as_one(flow, tmp_path: Path, count: int, extra: str) -> None:
+    """Same samples, same weights up to rounding; also where the batch is no multiple of the processes; also sharded."""
+    settings = f"go(**VIT{extra})" if "batch" in extra else f"go(**VIT, batch_size=24{extra})"
+    run_processes(1, flow, tmp_path / "one", settings.replace("shard=True, ", ""))
+    run_processes(count, flow, tmp_path / "many", settings)
+    assert sequence(tmp_path / "one") == sequence(tmp_path / "many")
+    tolerance = 1e-3 if "shard" in extra else 2e-4
+    for a, b in zip(weights(tmp_path / "one").values(), weights(tmp_path / "many").values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_two_processes_stop_and_three_go_on(flow, tmp_path: Path) -> None:
+    run_processes(1, flow, tmp_path / "one", "go(**VIT)")
+    stop = (
+        "from catlip.training import loop\n"
+        "once = loop.any_rank\n"
+        "calls = []\n"
+        "def asked(flag):\n"
+        "    calls.append(flag)\n"
+        "    return once(flag or (len(calls) == 3 and os.environ['RANK'] == '1'))\n"
+        "loop.any_rank = asked\n"
+        "go(**VIT)"
+    )
+    run_processes(2, flow, tmp_path / "many", stop, TAG="2")
+    state = torch.load(tmp_path / "many" / "resume" / "state.pt", weights_only=True)
+    assert 0 < state["samples"] < 192
+    run_processes(3, flow, tmp_path / "many", "go(**VIT)", TAG="3")
+    first = [line.split() for line in Path(f"{tmp_path / 'many'}.keys2").read_text().splitlines()]
+    seen = {int(place): key for place, key in first if int(place) < state["samples"]}
+    then = {int(p): k for p, k in (x.split() for x in Path(f"{tmp_path / 'many'}.keys3").read_text().splitlines())}
+    assert not set(seen) & set(then)
+    both = {**seen, **then}
+    assert [both[place] for place in sorted(both)] == sequence(tmp_path / "one")
+    for a, b in zip(weights(tmp_path / "one").values(), weights(tmp_path / "many").values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_saves_and_ends_in_peace(flow, tmp_path: Path, name: str) -> None:
+    whole = pretrain(config(*flow, tmp_path / "whole"))
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + "go(samples=480, workers=1)", flow[0], str(flow[1]), str(out)],
+        cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.time() + 120
+    while time.time() < deadline and not checkpoint.exists(out):
+        time.sleep(0.02)
+    process.send_signal(getattr(signal, name))
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    state = torch.load(out / "resume" / "state.pt", weights_only=True)
+    if state["samples"] < 480:  # on a very fast machine it may have been over already
+        assert f"{name}: saved at {state['samples']:,} samples; the same command goes on from there" in printed
+        pretrain(config(*flow, out))
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(out).values(), strict=True))
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(flow, tmp_path: Path, monkeypatch, capsys) -> None:
+    saves, whole = [], torch.save
+
+    def full(state, file):
+        saves.append(state["samples"])
+        if len(saves) in (3, 4):
+            file.write(b"half a checkpoint")
+            raise OSError(28, "No space left on device")
+        whole(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    out = tmp_path / "run"
+    pretrain(config(*flow, out, loop=Loop(ema=0.9, precision="fp32", save_every=96)))
+    said = capsys.readouterr().err
+    assert "could not be written" in said
+    assert "the checkpoint at 192 samples is kept" in said
+    assert not list((out / "resume").glob("*.part"))
+    monkeypatch.setattr(torch, "save", whole)
+    other = pretrain(config(*flow, tmp_path / "other"))
+    assert all(torch.equal(a, b) for a, b in zip(weights(out).values(), weights(other).values(), strict=True))
+
+
+def test_a_disk_that_stays_full_ends_with_one_clear_line(flow, tmp_path: Path, monkeypatch) -> None:
+    def full(state, file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UsageError, match=r"could not be written.*there is no earlier checkpoint.*same command again"):
+        pretrain(config(*flow, tmp_path / "run", samples=48))
+
+
+def test_a_broken_checkpoint_falls_back_to_the_one_before(flow, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    pretrain(config(*flow, out, loop=Loop(ema=0.9, precision="fp32", save_every=96)))
+    before = weights(out)
+    state = out / "resume" / "state.pt"
+    state.write_bytes(state.read_bytes()[:5000])
+    pretrain(config(*flow, out, loop=Loop(ema=0.9, precision="fp32", save_every=96)))
+    assert "going on from the checkpoint before it" in capsys.readouterr().err
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(out).values(), strict=True))
+    for file in (out / "resume").iterdir():
+        file.write_bytes(b"nothing")
+    with pytest.raises(UsageError, match="remove it to start anew"):
+        pretrain(config(*flow, out))
+
+
+def test_changes_are_refused_and_can_be_allowed(flow, tmp_path: Path, capsys) -> None:
+    out = pretrain(config(*flow, tmp_path / "run", samples=240))
+    changed = config(*flow, out, samples=480, optim=Optim(lr=1e-3))
+    with pytest.raises(UsageError, match=r"optim.lr: 0.005 there, 0.001 here.*--accept-changes"):
+        pretrain(changed)
+    pretrain(replace(changed, accept_changes=True))
+    assert "going on with changes" in capsys.readouterr().out
+    assert torch.load(out / "resume" / "state.pt", weights_only=True)["samples"] == 480
+    card = json.loads((out / "config.json").read_text())
+    assert any("optim.lr" in line for line in card["history"][0]["changed"])
+    with pytest.raises(UsageError, match="cannot be carried over to backbone"):
+        pretrain(config(*flow, out, accept_changes=True, **VIT))
+
+
+def test_everything_at_once_learns_to_resume(flow, tmp_path: Path, monkeypatch) -> None:
+    """Several sizes, dropped patches, learned augmentation, watching: interrupted and not, the same bits."""
+
+    def run(out: Path, **changes) -> None:
+        cfg = config(
+            *flow, out, **VIT, curriculum=Curriculum(scales=(16, 32), patch_keep=0.5, patch_keep_share=0.7),
+            ranges=Ranges(range_augment=True), watch=Watch(held_out=flow[0], watch_every=240),
+            loop=Loop(ema=0.9, precision="fp32", save_every=96), **changes,
+        )  # fmt: skip
+        pretrain(cfg)
+
+    run(tmp_path / "whole")
+    entries = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert any("mAP" in entry for entry in entries)
+    assert any("augment" in entry for entry in entries)
+    assert list((tmp_path / "whole").glob("events.out.tfevents.*"))
+    held = json.loads((tmp_path / "whole" / "held_out.json").read_text())
+    assert held["labels"]
+    assert held["sheet"][0]["jpeg"]
+
+    def interrupted(folder, state):
+        real(folder, state)
+        if state["samples"] >= 200:
+            raise KeyboardInterrupt
+
+    real = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut")
+    monkeypatch.setattr(checkpoint, "save", real)
+    run(tmp_path / "cut")
+    ours, theirs = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.values(), strict=True))
+
+
+def test_hours_become_samples_and_stay_so(flow, tmp_path: Path, monkeypatch, capsys) -> None:
+    from catlip.training import speed
+
+    monkeypatch.setattr(speed, "SECONDS", 0.2)
+    cfg = config(*flow, tmp_path / "run", samples=0, hours=2 / 3600)
+    pretrain(cfg)
+    assert "images/s measured" in capsys.readouterr().out
+    budget = json.loads((tmp_path / "run" / "config.json").read_text())["facts"]["budget"]
+    assert budget % 24 == 0
+    pretrain(cfg)
+    assert torch.load(tmp_path / "run" / "resume" / "state.pt", weights_only=True)["samples"] == budget
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_vit", "convnext_atto"])
+def test_compiled_backbones_take_the_same_way(name: str) -> None:
+    """What `compile` compiles is what `pooled` computes."""
+    encoder = Encoder.create(name, image_size=32).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        features = encoder.backbone.forward_features(x)
+        torch.testing.assert_close(encoder.pooled(x), encoder.backbone.forward_head(features, pre_logits=True))
+
+
+def test_dropped_patches_are_dropped_in_training_only() -> None:
+    encoder = Encoder.create("test_vit", image_size=64, drop_patches=True)
+    x = torch.randn(2, 3, 64, 64)
+    seen = []
+    encoder.backbone.blocks[0].register_forward_hook(lambda m, i, o: seen.append(i[0].shape[1]))
+    for share in (1.0, 0.5):
+        encoder.keep_patches(share)
+        encoder.pooled(x)
+    encoder.eval().pooled(x)
+    assert seen == [17, 9, 17]
+    with pytest.raises(UsageError, match=r"resnet10t.*dropped patches"):
+        Encoder.create("resnet10t", image_size=64, drop_patches=True)
+
+
+def test_range_augment_starts_and_aims_as_the_official_one() -> None:
+    augment = RangeAugment()
+    for name, ends in {"brightness": (0.598, 8.376), "contrast": (0.598, 8.376), "noise": (2.5e-5, 0.525)}.items():
+        assert [round(float(end), 6) for end in augment.range(name)] == pytest.approx(ends, abs=1e-3)
+    # PSNR 40 -> 20 dB; the cosine is on the squared error: 28.1 dB at a quarter, 22.97 at the half.
+    for progress, decibels in ((0, 40), (0.25, 28.1), (0.5, 22.97), (1, 20)):
+        assert augment.target(progress) == pytest.approx(255**2 / 10 ** (decibels / 10), rel=0.01)
+    torch.manual_seed(0)
+    image = torch.rand(8, 3, 16, 16)
+    out, loss = augment(image, 0.5)
+    assert out.shape == image.shape
+    assert out.min() >= 0
+    assert out.max() <= 1
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite() for p in augment.parameters())
+
+
+def test_range_augment_learns_its_target() -> None:
+    torch.manual_seed(0)
+    augment, image = RangeAugment(), torch.rand(64, 3, 16, 16)
+    optimizer = torch.optim.Adam(augment.parameters(), lr=0.1)
+    errors = []
+    for _ in range(200):
+        out, loss = augment(image, 1.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        errors.append((out.detach() - image).mul(255).square().mean().item())
+    target = augment.target(1.0)
+    assert abs(sum(errors[-20:]) / 20 - target) < abs(sum(errors[:5]) / 5 - target) / 2
+
+
+def test_slurm_s_hosts() -> None:
+    assert first_host("gpu[03-05,9],login1") == "gpu03"
+    assert first_host("node7") == "node7"
+    assert first_host("a1,a2") == "a1"
+
+
+def test_muon_trains_the_blocks_alone(flow, tmp_path: Path) -> None:
+    pytest.importorskip("torch", minversion="2.9")
+    out = pretrain(config(*flow, tmp_path / "run", **VIT, optim=Optim(optimizer="muon", lr=1e-3), samples=96))
+    names = torch.load(out / "resume" / "state.pt", weights_only=True)["optimizers"][1]["state"]
+    assert names
+    assert all(".blocks." in name for name in names)
+    with pytest.raises(UsageError, match="transformer blocks"):
+        pretrain(config(*flow, tmp_path / "other", optim=Optim(optimizer="muon"), samples=96))
+
+
+def test_settings_of_a_run_have_the_defaults_of_the_paper() -> None:
+    cfg = Pretrain(data="", vocab="", out="")
+    assert (cfg.crop.scale, cfg.curriculum.patch_keep, cfg.ranges.range_augment) == ((0.08, 1.0), 1.0, False)
