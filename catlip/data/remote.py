@@ -7,6 +7,7 @@ name nor a lock that someone waits for. Nothing in this file needs torch.
 
 import fcntl
 import glob
+import io
 import os
 import sys
 import threading
@@ -95,6 +96,32 @@ class OpenFile:
 
     def __del__(self) -> None:
         os.close(self.descriptor)
+
+
+class Reader(io.RawIOBase):
+    """An open file with a position of its own, for libraries that want one."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 class Cache:

@@ -51,7 +51,7 @@ class TarSource:
         """The columns of all shards, from what was kept of an earlier run where the files are still the same."""
         entries = self._index_files()
         known = [entries.get(_parent(name), {}).get(_base(name)) for name in self.files.names]
-        self._identities = list(in_threads(lambda i: _identity(self.files.names[i], known[i]), len(self.files), 16))
+        self._identities = list(in_threads(lambda i: identity(self.files.names[i], known[i]), len(self.files), 16))
         name = indexes.name_of(self._identities)
         table = indexes.load(name)
         if table is not None:
@@ -187,7 +187,7 @@ def _fields(data: bytes | None) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-def _identity(name: str, entry: dict[str, Any] | None) -> list[Any]:
+def identity(name: str, entry: dict[str, Any] | None = None) -> list[Any]:
     """[name, bytes, ...]: what changes when a file is another one. Raises UsageError if it is gone."""
     if not is_url(name):
         try:
