@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from catlip.data import indexes
 from catlip.data.records import Record, bounded
-from catlip.data.remote import is_url
+from catlip.data.remote import OpenFile, is_url
 from catlip.data.shards import MAX_MEMBER
 from catlip.data.tables import (
     IMAGE_COLUMNS,
@@ -55,12 +55,11 @@ class Folders:
         if name.startswith("file://"):
             name = unquote(name.removeprefix("file://"))
         try:
-            descriptor = os.open(os.path.join(self.folders[folder], name), os.O_RDONLY | os.O_NONBLOCK)
+            file = OpenFile(os.open(os.path.join(self.folders[folder], name), os.O_RDONLY | os.O_NONBLOCK))
+            regular = stat.S_ISREG(os.fstat(file.descriptor).st_mode)
+            return file.read(0, file.size) if regular and file.size <= MAX_MEMBER else b""
         except (OSError, ValueError):
             return b""  # counted and named with the other pictures that cannot be read
-        with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            return file.read() if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_MEMBER else b""
 
 
 class PathSource:

@@ -104,7 +104,7 @@ def _shown(values: Any) -> str:
 
 
 def first_rows(path: Path, columns: list[str] | None = None) -> Chunk:
-    return next(chunks(path, columns, rows=100), {})
+    return next(chunks(path, columns, rows=100, bad_row=lambda _: "skip"), {})
 
 
 def chunks(
