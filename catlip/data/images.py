@@ -12,6 +12,12 @@ from catlip.errors import UsageError
 # 100 megapixels: above any camera's picture, below what a decompression bomb needs to fill the memory.
 MAX_PIXELS = 100_000_000
 MAX_UNREADABLE = 0.01  # of the pictures met; beyond that something is wrong with the data, not with a few of them
+# EXIF orientation -> what undoes it
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 class UnreadableImageError(Exception):
@@ -53,6 +59,8 @@ def open_image(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data))
     except Exception as error:  # Pillow's plug-ins raise what they like
         raise UnreadableImageError(f"not a picture ({len(data):,} bytes): {error}") from None
+    if image.format == "EPS":
+        raise UnreadableImageError("EPS is a program, and Pillow would have it run")
     if image.width * image.height > MAX_PIXELS:
         raise UnreadableImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
     return image
@@ -92,8 +100,9 @@ def _random_box(width: int, height: int, crop: Crop, random: np.random.Generator
 
 
 def _cut(image: Image.Image, box: tuple[float, float, float, float], size: int) -> np.ndarray:
-    """Resize the box to a square. JPEGs are decoded at the smallest scale that still has the pixels needed."""
+    """Resize the box to a square, upright. JPEGs are decoded at the smallest scale that has the pixels needed."""
     width, height = image.size
+    turn = _turn(image)
     scale = max(1.0, min(box[2] - box[0], box[3] - box[1]) / size)
     try:
         image.draft("RGB", (math.ceil(width / scale), math.ceil(height / scale)))
@@ -110,9 +119,21 @@ def _cut(image: Image.Image, box: tuple[float, float, float, float], size: int) 
             )
         # reducing_gap makes large reductions in two steps: a box filter first, then a bilinear one.
         resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+        if turn is not None:  # the small square and not the whole picture: a box of any shape turned is one as likely
+            resized = resized.transpose(turn)
     except Exception as error:
         raise UnreadableImageError(f"damaged picture: {error}") from None
     return np.asarray(resized)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes a picture upright. Looks at EXIF only if there is some; Pillow turns TIFFs itself."""
+    if "exif" not in image.info or image.format == "TIFF":
+        return None
+    try:
+        return TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # Pillow's reader of EXIF raises what it likes; a damaged orientation is none
+        return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
