@@ -3,11 +3,12 @@
 import io
 import json
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from catlip.data.images import Crop, UnreadableImageError, decode_center, decode_crop
 from catlip.data.pack import Pack, pack
@@ -160,6 +161,51 @@ def test_crops_are_a_function_of_their_random_numbers_and_stay_inside() -> None:
     assert (crops[0] != crops[2]).any()
     tiny = decode_crop(jpeg(size=(3, 400)), 16, Crop(), np.random.default_rng(0))
     assert tiny.shape == (16, 16, 3)
+
+
+def exif(orientation: int) -> bytes:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags.tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_pictures_are_upright(orientation: int, kind: str) -> None:
+    """Cameras store pictures as the sensor lay, and say so in EXIF; what is cropped is what a viewer would show."""
+    corners = Image.fromarray(np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8))
+    data = encode(corners.resize((64, 64), 0), kind, exif=exif(orientation))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")).astype(int)
+    for pixels in (
+        decode_center(data, 64),
+        decode_crop(data, 64, Crop(scale=(1, 1), ratio=(1, 1)), np.random.default_rng(0)),
+    ):
+        assert np.abs(pixels[8::48, 8::48].astype(int) - upright[8::48, 8::48]).max() < 30
+
+
+def test_broken_exif_does_no_harm() -> None:
+    assert decode_center(encode(RGB, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xff" * 40), 16).shape == (
+        16,
+        16,
+        3,
+    )
+
+
+def test_large_and_odd_pictures_are_read_or_refused_quickly() -> None:
+    began = time.monotonic()
+    wide = encode(Image.new("RGB", (30_000, 60), (200, 100, 50)), "JPEG")
+    assert decode_crop(wide, 32, Crop(), np.random.default_rng(0)).shape == (32, 32, 3)
+    assert decode_center(encode(Image.new("L", (1, 30_000)), "PNG"), 8).shape == (8, 8, 3)
+    for mode in ("1", "L", "LA", "P", "RGBA", "I;16", "I", "F", "CMYK"):
+        data = encode(Image.new(mode, (40, 30)), "TIFF")
+        assert decode_center(data, 8).shape == (8, 8, 3)
+    bomb = encode(Image.new("L", (8, 8)), "PNG")
+    bomb = bomb[:16] + (30_000).to_bytes(4, "big") * 2 + bomb[24:]  # says that it is large
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n"
+    for refused in (bomb, program, b"GIF89a" + b"\xff" * 20, b"<svg/>", b"%PDF-1.4"):
+        with pytest.raises(UnreadableImageError):
+            decode_center(refused, 8)
+    assert time.monotonic() - began < 10
 
 
 def test_scaled_decoding_changes_little() -> None:

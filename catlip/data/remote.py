@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,8 @@ from catlip.errors import UsageError
 TRIES = 3
 BACKOFF = 1.0  # seconds before the second try; doubles
 FETCHERS = 4  # threads a process
-OPEN_FILES = 128  # kept open a process
+OPEN_FILES = 128  # kept open by a process
+OPEN_FETCHED = 8  # of those that the cache cannot remove meanwhile
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp",
             "hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs"}  # fmt: skip
 
@@ -149,12 +150,17 @@ class Cache:
     def _open_here(self, path: Path) -> OpenFile | None:
         try:
             file = OpenFile(os.open(path, os.O_RDONLY))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be read ({error.strerror}); set CATLIP_CACHE to a folder of yours"
+            ) from None
         fcntl.flock(file.descriptor, fcntl.LOCK_SH)  # as long as it is open: `_make_room` leaves it alone
         if os.fstat(file.descriptor).st_nlink == 0:  # removed between the two lines above
             return None
-        os.utime(path)
+        with suppress(OSError):  # of another user
+            os.utime(path)
         return file
 
     def _fetch(self, url: str, path: Path) -> None:
@@ -173,8 +179,9 @@ class Cache:
 
             try:
                 persistently(url, get)
-                self._make_room(part.stat().st_size)
-                part.replace(path)
+                with self._lock("room.lock"):
+                    self._make_room(part.stat().st_size)
+                    part.replace(path)
             finally:
                 part.unlink(missing_ok=True)
 
@@ -195,19 +202,15 @@ class Cache:
             os.close(descriptor)  # lets go of the lock; the empty file stays, or two could hold "the" lock
 
     def _make_room(self, size: int) -> None:
-        with self._lock("room.lock"):
-            files = [(e.stat().st_mtime, e.stat().st_size, e.path) for e in os.scandir(self.folder)
-                     if not e.name.endswith((".lock", ".part"))]  # fmt: skip
-            total = size + sum(bytes_ for _, bytes_, _ in files)
-            for _, bytes_, path in sorted(files):
-                if total <= self.limit:
-                    return
-                with open(path, "r+b") as file:  # NFS gives exclusive locks to writers only
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue  # someone reads it
-                    os.unlink(path)
+        files = [(e.stat().st_mtime, e.stat().st_size, e.path) for e in os.scandir(self.folder)
+                 if not e.name.endswith((".lock", ".part"))]  # fmt: skip
+        total = size + sum(bytes_ for _, bytes_, _ in files)
+        for _, bytes_, path in sorted(files):
+            if total <= self.limit:
+                return
+            with suppress(OSError), open(path, "r+b") as file:  # NFS gives exclusive locks to writers only
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error: someone reads it
+                os.unlink(path)
                 total -= bytes_
 
 
@@ -235,12 +238,14 @@ class Files:
         """Raises UsageError if the file cannot be opened or fetched."""
         file = self._open.get(number)  # open descriptors do survive a fork: pread keeps no position
         if file is None:
-            file = self._open.setdefault(number, self._open_new(self.names[number]))
-            while len(self._open) > OPEN_FILES:
+            file = self._open.setdefault(number, self.open_briefly(number))
+            while len(self._open) > (OPEN_FETCHED if self.remote else OPEN_FILES):
                 self._open.pop(next(iter(self._open.copy())), None)
         return file
 
-    def _open_new(self, name: str) -> OpenFile:
+    def open_briefly(self, number: int) -> OpenFile:
+        """As `open`, for a file that is read once: it closes when the caller drops it."""
+        name = self.names[number]
         if self._cache is not None and is_url(name):
             return self._cache.open(name)
         try:

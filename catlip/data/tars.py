@@ -100,7 +100,7 @@ class TarSource:
             progress.advance(size)
             return table, json.loads(table.schema.metadata[FACTS])["troubles"]
         began = time.monotonic()
-        file = self.files.open(number)
+        file = self.files.open_briefly(number)
         where = _base(self.files.names[number])
         try:
             table, troubles = scan(file, where, progress.advance)
