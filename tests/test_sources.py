@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catlip.data import embedded, indexes
+from catlip.data.captionfiles import Columns, read_rows
 from catlip.data.pack import Pack, pack
+from catlip.data.paths import values_of
 from catlip.data.records import Record, Source, bounded
 from catlip.data.shards import IMAGE_EXTENSIONS, members, split_name
 from catlip.data.sources import Mixture, TarSource, open_source, parts
@@ -502,3 +504,38 @@ def test_pack_keeps_metadata(tmp_path: Path) -> None:
     record = open_source(str(tmp_path / "again")).read(0)
     assert record.metadata == {"key": "1.jpg", "licence": "CC0", "url": "https://x.org"}
     assert record.captions == ["a dog"]
+
+
+# ---- captions alone
+
+
+def test_captions_are_read_without_the_pictures(tmp_path: Path) -> None:
+    coco = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "a dog"}]}
+    (tmp_path / "c.json").write_text(json.dumps(coco))
+    (tmp_path / "d.json").write_text('{"1.jpg": ["a dog"], "2.jpg": []}')
+    write_pictures(tmp_path / "folder", "1.jpg", "2.jpg")
+    (tmp_path / "folder" / "1.txt").write_text("a dog")
+    table = {"image": [{"bytes": jpeg(), "path": "1.jpg"}], "uid": ["1"], "text": [["a dog", "a cat"]]}
+    pq.write_table(pa.table(table), tmp_path / "p.parquet")
+    (tmp_path / "j.jsonl").write_text('{"uid": 7, "text": "a dog"}\n{"text": ["a", "b"]}\n')
+    for name, keys, captions in (
+        ("c.json", {"key": ["1.jpg"]}, [["a dog"]]), ("d.json", {"key": ["1.jpg", "2.jpg"]}, [["a dog"], []]),
+        ("folder", {"key": ["1.jpg", "2.jpg"]}, [["a dog"], []]), ("p.parquet", {"uid": ["1"]}, [["a dog", "a cat"]]),
+        ("j.jsonl", {"uid": ["7", None]}, [["a dog"], ["a", "b"]]),
+    ):  # fmt: skip
+        (rows,) = read_rows(tmp_path / name, Columns.of(tmp_path / name, None, None))
+        assert {key: list(values_of(column)) for key, column in rows.keys.items()} == keys
+        assert rows.captions == captions
+
+
+def test_long_work_shows_how_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_tar(tmp_path / "a.tar", {"1.jpg": jpeg()})
+    for silent, rank, shown in ((9.0, "0", False), (0.0, "1", False), (0.0, "0", True)):
+        monkeypatch.setattr(indexes, "SILENT", silent)
+        monkeypatch.setenv("RANK", rank)
+        assert len(TarSource([path], "a")) == 1
+        captured = capsys.readouterr()
+        assert ("indexing" in captured.err) == shown
+        assert not captured.out

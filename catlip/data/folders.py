@@ -108,7 +108,7 @@ def coco_captions(path: Path) -> dict[str, tuple[list[str], dict[str, Any]]]:
         raise UsageError(f"{path}: expected COCO captions, {expected}, found {type(content).__name__}")
     try:
         if "images" not in content:
-            return {name: (captions_of(captions), {}) for name, captions in content.items() if captions_of(captions)}
+            return {name: (captions_of(cell), {}) for name, cell in content.items() if isinstance(cell, str | list)}
         found: dict[Any, tuple[list[str], dict[str, Any]]] = {image["id"]: ([], image) for image in content["images"]}
         for annotation in content["annotations"]:
             found[annotation["image_id"]][0].extend(captions_of(annotation["caption"]))
