@@ -98,6 +98,7 @@ def test_http_is_tried_again_and_then_refused(tmp_path: Path, url: str) -> None:
     source = open_source(f"{url}/{{000..003}}.tar")  # its index is known
     with pytest.raises(UsageError, match=r"/002\.tar cannot be fetched, tried 3 times: .*500"):
         source.read(7)
+    assert len(open_source(f"{url}/000.tar?signature=a/b.c")) == 3
     with pytest.raises(UsageError, match=r"http.*/nothing\.tar: FileNotFoundError"):
         open_source(f"{url}/nothing.tar")
 

@@ -368,6 +368,7 @@ def test_parquet_with_pictures(tmp_path: Path, form: str, monkeypatch: pytest.Mo
         pq.write_table(pa.table(table), tmp_path / f"{part}.parquet", row_group_size=3)
     source = open_source(str(tmp_path / "*.parquet"))
     assert source.remote
+    assert source.window == 3 * 32
     assert source.shards.tolist() == [3, 3, 1] * 2
     found = records(source)
     assert [r.image for r in found[:6] + found[7:13]] == [jpeg(seed=10 * p + i) for p in range(2) for i in range(6)]
@@ -375,7 +376,7 @@ def test_parquet_with_pictures(tmp_path: Path, form: str, monkeypatch: pytest.Mo
     assert found[0].captions == ["dog 0", "x"]
     assert found[6].captions == []
     assert found[0].metadata == {"licence": "CC0"}
-    monkeypatch.setattr(source, "window", 2)
+    monkeypatch.setattr(source, "_keep", 2)
     with ThreadPoolExecutor(8) as pool:
         numbers = np.random.default_rng(0).integers(0, 14, 200).tolist()
         assert list(pool.map(source.read, numbers)) == [found[number] for number in numbers]

@@ -58,7 +58,8 @@ class ParquetSource:
         if not len(self):
             raise UsageError(f"{name}: the Parquet files hold no rows")
         largest = int(groups["bytes"].to_numpy().max())
-        self.window = max(2, min(64, GROUP_BYTES // max(1, largest)))  # row groups a process keeps
+        self._keep = max(2, min(64, GROUP_BYTES // max(1, largest)))  # row groups
+        self.window = self._keep // 2 * int(self.shards.max())  # half: where one window ends, the next one begins
         self.described = (
             f"{len(self):,} rows in {len(self.files):,} Parquet file{'s' if len(self.files) > 1 else ''}, "
             f"pictures from column {self.image!r}, captions from column {self.text!r} "
@@ -115,7 +116,7 @@ class ParquetSource:
         with self._lock:
             slot = self._slots.pop(shard, None) or _Slot()
             self._slots[shard] = slot
-            while len(self._slots) > self.window:
+            while len(self._slots) > self._keep:
                 self._slots.pop(next(iter(self._slots)))
         with slot.lock:
             if slot.rows is None:
@@ -185,7 +186,7 @@ def parquet_has_bytes(name: str, image_col: str | None, text_col: str | None) ->
 class JsonLinesSource:
     """Lines of JSONL files with pictures in base64. A shard is a file. Satisfies `Source`."""
 
-    remote = False
+    remote, window = False, 0
 
     def __init__(self, paths: Sequence[Path], name: str, image_col: str | None, text_col: str | None) -> None:
         self.name = name

@@ -68,7 +68,7 @@ class PathSource:
     table: image [large_string], folder [uint32: which of the pictures' folders], captions [TEXTS], rest [JSON text].
     """
 
-    remote = False
+    remote, window = False, 0
 
     def __init__(
         self, name: str, described: str, table: pa.Table, pictures: Pictures, shards: list[int],

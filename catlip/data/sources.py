@@ -34,6 +34,7 @@ class Mixture:
         self._first_shards = np.cumsum([0, *(len(source.shards) for source in self.sources)])
         self.shards = np.concatenate([source.shards for source in self.sources])
         self.remote = any(source.remote for source in self.sources)
+        self.window = min((source.window for source in self.sources if source.window), default=0)
         self.troubles = bounded({key: why for source in self.sources for key, why in source.troubles.items()})
         self.described = " + ".join(
             f"[{source.name}{'' if weight == 1 else f' @ {weight:g}'}: {source.described}]"
@@ -102,7 +103,7 @@ def _open_one(data: str, image_col: str | None, text_col: str | None, cache_gb: 
     packed = next((name for name in names if name.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".zip"))), None)
     if packed:
         raise UsageError(f"--data {packed} is compressed; only plain tars can be read at any place: unpack it")
-    kinds = {kind_of(Path(name)) for name in names}
+    kinds = {kind_of(Path(re.sub(r"[?#].*", "", name) if is_url(name) else name)) for name in names}
     kind = kinds.pop() if len(kinds) == 1 else ""
     if kind == "tar":
         return TarSource(names, data, cache_gb)

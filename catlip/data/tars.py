@@ -27,7 +27,7 @@ class TarSource:
         """paths: files or URLs. Raises UsageError for a tar of which nothing can be read."""
         self.name = name
         self.files = Files([str(path) for path in paths], cache_gb)
-        self.remote = self.files.remote
+        self.remote, self.window = self.files.remote, 0
         self._kept, self._identities = "", []
         self._use(self._indexed())
         if not len(self):
