@@ -21,6 +21,7 @@ from catlip.data import remote
 from catlip.data.indexes import cache_folder
 from catlip.data.pack import Pack, pack
 from catlip.data.sources import Source, open_source
+from catlip.data.tars import identity
 from catlip.errors import UsageError
 from tests.conftest import jpeg, write_tar
 
@@ -152,9 +153,10 @@ def test_the_cache_stays_within_its_bound_and_keeps_what_is_open(tmp_path: Path)
         source.files._open.clear()
         assert len(fetched()) <= 3
     assert fetched() == ["005.tar", "006.tar", "007.tar"]
-    source.read(3 * 5)  # 005 is open now, and the oldest
+    held = source.files.open_briefly(5)  # and now the oldest
     os.utime(next((cache_folder() / "shards").glob("*-005.tar")), (0, 0))
-    source.files._cache.open(source.files.names[0])
+    source.files.open_briefly(0)
+    assert held.size == size
     assert fetched() == ["000.tar", "005.tar", "007.tar"]
 
 
@@ -201,7 +203,7 @@ def test_a_fetch_that_was_killed_leaves_nothing_that_counts(tmp_path: Path, monk
     write_shards(tmp_path, shards=1)
     cache = remote.Cache(1)
     cache.folder.mkdir(parents=True)
-    path = cache._path(f"file://{tmp_path}/000.tar")
+    path = cache._path(f"file://{tmp_path}/000.tar", repr(identity(f"file://{tmp_path}/000.tar")))
     path.with_name(path.name + ".part").write_bytes(b"half of it")
     path.with_name(path.name + ".lock").touch()
     assert len(open_source(f"file://{tmp_path}/000.tar")) == 3
@@ -217,3 +219,16 @@ def test_remote_parquet_with_pictures(tmp_path: Path, url: str) -> None:
     assert not (cache_folder() / "shards").exists(), "captions are read without fetching the pictures"
     assert source.read(3).image == jpeg(seed=3)
     assert fetched() == ["0.parquet"]
+
+
+def test_other_bytes_under_the_same_url_are_fetched_anew(tmp_path: Path, url: str) -> None:
+    write_shards(tmp_path, shards=1)
+    old = open_source(f"file://{tmp_path}/000.tar")
+    write_tar(tmp_path / "000.tar", {"new.jpg": jpeg(seed=5), "new.txt": b"a cat"})
+    assert open_source(f"file://{tmp_path}/000.tar").read(0).captions == ["a cat"]
+    assert old.read(0).captions == ["a dog 0 0"]  # a run goes on with what it began with
+    pack(Pack(data=f"{tmp_path}/000.tar", out=str(tmp_path / "packed")))
+    write_shards(tmp_path / "packed", shards=1, samples=30)
+    (tmp_path / "packed" / "000.tar").replace(tmp_path / "packed" / "000000.tar")
+    with pytest.raises(UsageError, match=r"000000\.tar has .* bytes were expected: is the index\.json"):
+        open_source(f"{url}/packed/000000.tar").read(0)

@@ -51,6 +51,7 @@ class ParquetSource:
         self.columns = [column for column in schema.names if not is_bytes(schema.field(column).type)]
         self.columns = list(dict.fromkeys([self.image, self.text, *self.columns]))
         self._identities = list(in_threads(lambda i: identity(self.files.names[i]), len(self.files), 16))
+        self.files.expect(self._identities)
         groups = self._groups()
         self.shards = groups["rows"].to_numpy().astype(np.int64)
         self._file_of, self._group_in = groups["file"].to_numpy(), groups["group"].to_numpy()

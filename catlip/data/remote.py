@@ -132,20 +132,20 @@ class Cache:
         self.limit = int(gigabytes * 1e9)
         self.folder = cache_folder() / "shards"
 
-    def open(self, url: str) -> OpenFile:
-        """The file, fetched if it is not here. Raises UsageError."""
-        path = self._path(url)
+    def open(self, url: str, version: str = "") -> OpenFile:
+        """The file, fetched if it is not here. Another version of it is another file. Raises UsageError."""
+        path = self._path(url, version)
         while True:
             file = self._open_here(path)
             if file is not None:
                 return file
             self._fetch(url, path)
 
-    def has(self, url: str) -> bool:
-        return self._path(url).exists()
+    def has(self, url: str, version: str = "") -> bool:
+        return self._path(url, version).exists()
 
-    def _path(self, url: str) -> Path:
-        return self.folder / f"{sha256(url.encode()).hexdigest()[:24]}-{url.rpartition('/')[2][-80:]}"
+    def _path(self, url: str, version: str = "") -> Path:
+        return self.folder / f"{sha256((url + version).encode()).hexdigest()[:24]}-{url.rpartition('/')[2][-80:]}"
 
     def _open_here(self, path: Path) -> OpenFile | None:
         try:
@@ -199,7 +199,8 @@ class Cache:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(descriptor)  # lets go of the lock; the empty file stays, or two could hold "the" lock
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough if a fork meanwhile copied the descriptor
+            os.close(descriptor)  # the empty file stays, or two could hold "the" lock
 
     def _make_room(self, size: int) -> None:
         files = [(e.stat().st_mtime, e.stat().st_size, e.path) for e in os.scandir(self.folder)
@@ -220,6 +221,7 @@ class Files:
     def __init__(self, names: Sequence[str], cache_gb: float = 100.0) -> None:
         self.names = list(names)
         self.remote = any(map(is_url, self.names))
+        self._versions, self._sizes = [""] * len(self.names), [0] * len(self.names)
         self._cache = Cache(cache_gb) if self.remote else None
         self._start()
 
@@ -234,6 +236,11 @@ class Files:
     def __len__(self) -> int:
         return len(self.names)
 
+    def expect(self, identities: Sequence[Sequence[Any]]) -> None:
+        """What is known of each file: [name, bytes, ...]. What was fetched of other bytes is fetched again."""
+        self._versions = [repr(identity) for identity in identities]
+        self._sizes = [identity[1] for identity in identities]
+
     def open(self, number: int) -> OpenFile:
         """Raises UsageError if the file cannot be opened or fetched."""
         file = self._open.get(number)  # open descriptors do survive a fork: pread keeps no position
@@ -247,7 +254,11 @@ class Files:
         """As `open`, for a file that is read once: it closes when the caller drops it."""
         name = self.names[number]
         if self._cache is not None and is_url(name):
-            return self._cache.open(name)
+            file = self._cache.open(name, self._versions[number])
+            if self._sizes[number] and file.size != self._sizes[number]:
+                said = f"{self._sizes[number]:,} bytes were expected"
+                raise UsageError(f"{name} has {file.size:,} bytes, {said}: is the index.json beside it another's?")
+            return file
         try:
             return OpenFile(os.open(name, os.O_RDONLY))
         except OSError as error:
@@ -259,17 +270,17 @@ class Files:
             return
         if self._ahead is None or self._pid != os.getpid():  # threads do not survive a fork
             self._ahead, self._pid = Ahead(self._cache), os.getpid()
-        self._ahead.want([self.names[number] for number in dict.fromkeys(numbers)])
+        self._ahead.want([(self.names[number], self._versions[number]) for number in dict.fromkeys(numbers)])
 
 
 class Ahead:
     """Threads that fetch what will be needed; the latest wish replaces what of the former was not begun."""
 
     def __init__(self, cache: Cache) -> None:
-        self._cache, self._wanted, self._running = cache, deque[str](), 0
+        self._cache, self._wanted, self._running = cache, deque[tuple[str, str]](), 0
         self._lock = threading.Lock()
 
-    def want(self, urls: list[str]) -> None:
+    def want(self, urls: list[tuple[str, str]]) -> None:
         with self._lock:
             self._wanted = deque(urls)
             missing = min(FETCHERS, len(urls)) - self._running
@@ -283,10 +294,10 @@ class Ahead:
                 if not self._wanted:
                     self._running -= 1
                     return
-                url = self._wanted.popleft()
+                url, version = self._wanted.popleft()
             try:
-                if not self._cache.has(url):
-                    self._cache.open(url)
+                if not self._cache.has(url, version):
+                    self._cache.open(url, version)
             except UsageError:
                 pass  # whoever reads the file tries again and says so
             except Exception as error:  # a thread that dies would stay counted as running

@@ -52,6 +52,7 @@ class TarSource:
         entries = self._index_files()
         known = [entries.get(_parent(name), {}).get(_base(name)) for name in self.files.names]
         self._identities = list(in_threads(lambda i: identity(self.files.names[i], known[i]), len(self.files), 16))
+        self.files.expect(self._identities)
         name = indexes.name_of(self._identities)
         table = indexes.load(name)
         if table is not None:
