@@ -3,11 +3,13 @@
 import io
 import json
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 
 from catlip.data.crops import decode_center
 from catlip.data.images import UnreadableImageError
@@ -131,8 +133,8 @@ RGB = Image.fromarray(np.full((60, 80, 3), (200, 100, 50), np.uint8))
 )
 def test_kinds_of_pictures(data: bytes, tolerance: int) -> None:
     pixels = decode_center(data, 16)
-    assert pixels.shape == (16, 16, 3)
-    assert np.abs(pixels.astype(int) - [200, 100, 50]).max() <= tolerance
+    assert pixels.shape == (3, 16, 16)
+    assert (pixels.int() - torch.tensor([200, 100, 50])[:, None, None]).abs().max() <= tolerance
 
 
 def test_transparent_parts_become_white_and_16_bit_is_scaled() -> None:
@@ -151,6 +153,45 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
     bomb = encode(Image.new("1", (20_000, 20_000)), "PNG")
     with pytest.raises(UnreadableImageError):
         decode_center(bomb, 16)
+
+
+def exif(orientation: int) -> bytes:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags.tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_pictures_are_upright(orientation: int, kind: str) -> None:
+    """Cameras store pictures as the sensor lay, and say so in EXIF; what is cropped is what a viewer would show."""
+    corners = Image.fromarray(np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8))
+    data = encode(corners.resize((64, 64), 0), kind, exif=exif(orientation))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")).astype(int)
+    pixels = decode_center(data, 64).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(pixels[8::48, 8::48] - upright[8::48, 8::48]).max() < 30
+
+
+def test_broken_exif_does_no_harm() -> None:
+    broken = b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xff" * 40
+    assert decode_center(encode(RGB, "JPEG", exif=broken), 16).shape == (3, 16, 16)
+
+
+def test_large_and_odd_pictures_are_read_or_refused_quickly() -> None:
+    began = time.monotonic()
+    wide = encode(Image.new("RGB", (30_000, 60), (200, 100, 50)), "JPEG")
+    assert decode_center(wide, 32).shape == (3, 32, 32)
+    assert decode_center(encode(Image.new("L", (1, 30_000)), "PNG"), 8).shape == (3, 8, 8)
+    for mode in ("1", "L", "LA", "P", "RGBA", "I;16", "I", "F", "CMYK"):
+        data = encode(Image.new(mode, (40, 30)), "TIFF")
+        assert decode_center(data, 8).shape == (3, 8, 8)
+    bomb = encode(Image.new("L", (8, 8)), "PNG")
+    bomb = bomb[:16] + (30_000).to_bytes(4, "big") * 2 + bomb[24:]  # says that it is large
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n"
+    for refused in (bomb, program, b"GIF89a" + b"\xff" * 20, b"<svg/>", b"%PDF-1.4"):
+        with pytest.raises(UnreadableImageError):
+            decode_center(refused, 8)
+    assert time.monotonic() - began < 10
 
 
 def test_pack_writes_shards_that_read_back(tmp_path: Path) -> None:

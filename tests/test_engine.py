@@ -1,25 +1,27 @@
 """Nothing may lose or repeat a sample: micro-batches, processes, signals, full disks, broken checkpoints, memory."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
-from catlip.data.batches import Batch
+from catlip.data.batches import Batch, Batches
 from catlip.data.corpus import BuildVocabulary, build_vocabulary
 from catlip.data.steps import Curriculum, Step
 from catlip.errors import UsageError
 from catlip.models.augment import RangeAugment, Ranges
 from catlip.models.encoder import Encoder
-from catlip.training import checkpoint
+from catlip.training import checkpoint, loop
 from catlip.training.distributed import World, first_host
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
@@ -48,14 +50,9 @@ class Toy(nn.Module):
     def __init__(self, room: int = 1000) -> None:
         super().__init__()
         self.linear = nn.Linear(3, 1)
-        self.encoder = self
+        self.encoder = Encoder.create("test_resnet", image_size=32)  # only its normalize is used
+        self.encoder.requires_grad_(False)
         self.room = room
-
-    def normalize(self, image: torch.Tensor) -> torch.Tensor:
-        return image
-
-    def keep_patches(self, share: float) -> None:
-        pass
 
     def forward(self, batch: Batch):
         if len(batch) > self.room:
@@ -99,101 +96,109 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(capsys: p
         toy_state(room=0).update(toy_batch(12), 1e-2)
 
 
-def run_processes(count: int, flow: tuple[str, Path], out: Path, script: str, **env: str) -> None:
-    """The same script in `count` processes that find each other as torchrun's would."""
-    port = str(20_000 + os.getpid() % 20_000 + count)
-    common = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": port, **env}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PREAMBLE + script, flow[0], str(flow[1]), str(out)],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(count)
-    ]  # fmt: skip
-    results = [process.communicate(timeout=240)[1] for process in processes]
-    assert all(process.returncode == 0 for process in processes), results
+def train(flow: tuple[str, Path], out: Path, tag: str = "", **changes) -> None:
+    """Train, and note which sample stood at which place in OUT.keysTAG."""
+    make = Batches.make
 
-
-PREAMBLE = """
-import os, sys
-from catlip.data.batches import Batches
-from catlip.data.steps import Curriculum
-from tests.test_training import *
-VIT = {"backbone": "test_vit", "image_size": 32}
-make = Batches.make
-def noted(self, number, memory=None):
-    batch = make(self, number, memory)
-    with open(sys.argv[3] + f".keys{os.environ.get('TAG', '')}", "a") as file:
+    def noted(self: Batches, number: int, memory=None) -> Batch:
+        batch = make(self, number, memory)
         first = batch.step.start + self.rank
-        file.write("".join(f"{first + i * self.world} {key}\\n" for i, key in enumerate(batch.keys)))
-    return batch
-Batches.make = noted
-def go(samples=192, **changes):
-    pretrain(config(sys.argv[1], sys.argv[2], sys.argv[3], **{"workers": 0, "samples": samples, **changes}))
-"""
+        with open(f"{out}.keys{tag}", "a") as file:
+            file.write("".join(f"{first + i * self.world} {key}\n" for i, key in enumerate(batch.keys)))
+        return batch
+
+    with mock.patch.object(Batches, "make", noted):
+        pretrain(config(*flow, out, **{"workers": 0, "samples": 192, **VIT, **changes}))
+
+
+def processes(count: int, function: Callable, *args, **changes) -> None:
+    """`function` in `count` processes that find each other as torchrun's would."""
+    port = str(20_000 + (os.getpid() * 7 + time.time_ns() // 1_000_000) % 40_000)
+
+    def run(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+                       "MASTER_ADDR": "localhost", "MASTER_PORT": port}  # fmt: skip
+        torch.set_num_threads(1)
+        function(*args, **changes)
+
+    started = [multiprocessing.get_context("fork").Process(target=run, args=(rank,)) for rank in range(count)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0] * count
 
 
 def sequence(out: Path, tag: str = "") -> list[str]:
     """Keys in the order of their places, each place once."""
-    lines = [line.split() for line in Path(f"{out}.keys{tag}").read_text().splitlines()]
-    places = {int(place): key for place, key in lines}
-    assert sorted(places) == list(range(len(places)))
-    return [places[place] for place in sorted(places)]
+    places = dict(line.split() for line in Path(f"{out}.keys{tag}").read_text().splitlines())
+    assert sorted(map(int, places)) == list(range(len(places)))
+    return [places[str(place)] for place in range(len(places))]
 
 
-@pytest.mark.parametrize(("count", "extra"), [(2, ""), (3, ", batch_size=25"), (2, ", loop=Loop(shard=True, ema=0.9)")])
-def test_several_processes_make_the_same_steps_as_one(flow, tmp_path: Path, count: int, extra: str) -> None:
+@pytest.mark.parametrize(
+    ("count", "changes"),
+    [(2, {}), (3, {"batch_size": 25}), (2, {"loop": Loop(shard=True, ema=0.9, precision="fp32")})],
+    ids=["two", "three, uneven", "two, sharded"],
+)
+def test_several_processes_make_the_same_steps_as_one(flow, tmp_path: Path, count: int, changes: dict) -> None:
     """Same samples, same weights up to rounding; also where the batch is no multiple of the processes; also sharded."""
-    settings = f"go(**VIT{extra})" if "batch" in extra else f"go(**VIT, batch_size=24{extra})"
-    run_processes(1, flow, tmp_path / "one", settings.replace("shard=True, ", ""))
-    run_processes(count, flow, tmp_path / "many", settings)
+    alone = {name: value for name, value in changes.items() if name != "loop"}
+    processes(1, train, flow, tmp_path / "one", **alone)
+    processes(count, train, flow, tmp_path / "many", **changes)
     assert sequence(tmp_path / "one") == sequence(tmp_path / "many")
-    tolerance = 1e-3 if "shard" in extra else 2e-4
     for a, b in zip(weights(tmp_path / "one").values(), weights(tmp_path / "many").values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def stopped_early(flow, out: Path) -> None:
+    """The second process is asked to stop at its third step."""
+    asked, once = [], loop.any_rank
+
+    def any_rank(flag: bool) -> bool:
+        asked.append(flag)
+        return once(flag or (len(asked) == 3 and os.environ["RANK"] == "1"))
+
+    with mock.patch.object(loop, "any_rank", any_rank):
+        train(flow, out, "2")
 
 
 def test_two_processes_stop_and_three_go_on(flow, tmp_path: Path) -> None:
-    run_processes(1, flow, tmp_path / "one", "go(**VIT)")
-    stop = (
-        "from catlip.training import loop\n"
-        "once = loop.any_rank\n"
-        "calls = []\n"
-        "def asked(flag):\n"
-        "    calls.append(flag)\n"
-        "    return once(flag or (len(calls) == 3 and os.environ['RANK'] == '1'))\n"
-        "loop.any_rank = asked\n"
-        "go(**VIT)"
-    )
-    run_processes(2, flow, tmp_path / "many", stop, TAG="2")
-    state = torch.load(tmp_path / "many" / "resume" / "state.pt", weights_only=True)
-    assert 0 < state["samples"] < 192
-    run_processes(3, flow, tmp_path / "many", "go(**VIT)", TAG="3")
-    first = [line.split() for line in Path(f"{tmp_path / 'many'}.keys2").read_text().splitlines()]
-    seen = {int(place): key for place, key in first if int(place) < state["samples"]}
-    then = {int(p): k for p, k in (x.split() for x in Path(f"{tmp_path / 'many'}.keys3").read_text().splitlines())}
-    assert not set(seen) & set(then)
-    both = {**seen, **then}
-    assert [both[place] for place in sorted(both)] == sequence(tmp_path / "one")
-    for a, b in zip(weights(tmp_path / "one").values(), weights(tmp_path / "many").values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-4)
+    one, many = tmp_path / "one", tmp_path / "many"
+    processes(1, train, flow, one)
+    processes(2, stopped_early, flow, many)
+    stop = torch.load(many / "resume" / "state.pt", weights_only=True)["samples"]
+    assert 0 < stop < 192
+    processes(3, train, flow, many, "3")
+    before, after = (dict(x.split() for x in Path(f"{many}.keys{tag}").read_text().splitlines()) for tag in "23")
+    before = {place: key for place, key in before.items() if int(place) < stop}
+    assert not set(before) & set(after)
+    both = {**before, **after}
+    assert [both[str(place)] for place in range(192)] == sequence(one)
+    for a, b in zip(weights(one).values(), weights(many).values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_saves_and_ends_in_peace(flow, tmp_path: Path, name: str) -> None:
+    torch.set_num_threads(1)
     whole = pretrain(config(*flow, tmp_path / "whole"))
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-c", PREAMBLE + "go(samples=480, workers=1)", flow[0], str(flow[1]), str(out)],
-        cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+
+    def run() -> None:
+        sys.stdout = (tmp_path / "printed").open("w", buffering=1)
+        torch.set_num_threads(1)
+        pretrain(config(*flow, out))
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
     deadline = time.time() + 120
     while time.time() < deadline and not checkpoint.exists(out):
         time.sleep(0.02)
-    process.send_signal(getattr(signal, name))
-    printed = process.communicate(timeout=60)[0]
-    assert process.returncode == 0
+    os.kill(process.pid or 0, getattr(signal, name))
+    process.join(60)
+    assert process.exitcode == 0
+    printed = (tmp_path / "printed").read_text()
     state = torch.load(out / "resume" / "state.pt", weights_only=True)
     if state["samples"] < 480:  # on a very fast machine it may have been over already
         assert f"{name}: saved at {state['samples']:,} samples; the same command goes on from there" in printed

@@ -1,6 +1,5 @@
-"""Captions of one file, a few thousand rows at a time: Parquet, CSV, TSV, JSONL, tar."""
+"""Captions of one file, a few thousand rows at a time: tables, and whatever else `sources.py` opens."""
 
-import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
-from catlip.data.tables import TEXT_COLUMNS, find_column, sniff
+from catlip.data.embedded import is_bytes
+from catlip.data.folders import FolderSource, coco_captions
+from catlip.data.tables import ROWS, TEXT_COLUMNS, chunks, column_names, find_column, first_rows, kind_of, open_parquet
 from catlip.data.tars import TarSource
 from catlip.errors import UsageError
 
@@ -32,7 +31,6 @@ KEY_COLUMNS = [
     "filename",
     "file_name",
 ]
-ROWS = 8192  # read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +43,20 @@ class Columns:
     @classmethod
     def of(cls, path: Path, text_col: str | None, key_cols: str | None) -> "Columns":
         """Guess what is not given. Raises UsageError, naming the columns found, for one that is not there."""
-        kind = kind_of(path)
-        if kind == "tar":
+        kind = _kind(path)
+        if kind in ("tar", "coco", "folder"):
             return cls("", ("key",))
         names = column_names(path, kind)
-        text = find_column(path, names, text_col, TEXT_COLUMNS, "caption", "--text-col")
+        text = find_column(path, names, text_col, TEXT_COLUMNS, "caption", "--text-col", lambda: first_rows(path))
         if key_cols is not None:
             keys = tuple(find_column(path, names, key, (), "key", "--key-cols") for key in key_cols.split(",") if key)
         else:
-            keys = tuple(name for name in names if name.lower() in KEY_COLUMNS and name != text)
+            pictures = set()
+            if kind == "parquet":
+                schema = open_parquet(path, str(path)).schema_arrow
+                pictures = {name for name in names if is_bytes(schema.field(name).type)}
+            usual = (name for name in names if name.lower() in KEY_COLUMNS)
+            keys = tuple(name for name in usual if name != text and name not in pictures)
         return cls(text, keys)
 
 
@@ -68,44 +71,29 @@ class Rows:
         return len(self.captions)
 
 
-def kind_of(path: Path) -> str:
-    """ "parquet", "table" (CSV, TSV), "jsonl" or "tar", by the file's name."""
-    suffixes = [s.lower() for s in path.suffixes if s.lower() not in (".gz", ".zst", ".bz2")]
-    kind = {
-        ".parquet": "parquet", ".pq": "parquet", ".csv": "table", ".tsv": "table", ".txt": "table",
-        ".jsonl": "jsonl", ".ndjson": "jsonl", ".tar": "tar",
-    }.get(suffixes[-1] if suffixes else "")  # fmt: skip
-    if kind is None:
-        raise UsageError(f"{path}: captions are read from .parquet, .csv, .tsv, .jsonl (also .gz) and .tar files")
+def _kind(path: Path) -> str:
+    kind = "folder" if path.is_dir() else kind_of(path)
+    if not kind:
+        kinds = ".parquet, .csv, .tsv, .jsonl (also .gz), .tar and .json files, and folders of pictures"
+        raise UsageError(f"{path}: captions are read from {kinds}")
     return kind
-
-
-def column_names(path: Path, kind: str) -> list[str]:
-    if kind == "parquet":
-        return _parquet(path).schema_arrow.names
-    if kind == "table":
-        return sniff(path)[1]
-    first = next(_json_lines(path), None)
-    if first is None:
-        raise UsageError(f"{path} is empty")
-    return list(first)
 
 
 def describe(paths: list[Path], columns: Columns) -> str:
     """One line for people: what is read, and from which columns."""
     what = f"{len(paths)} files" if len(paths) > 1 else str(paths[0])
     if not columns.text:
-        return f"{what}: captions from .txt members (else .json)"
+        return f"{what}: captions of the samples in it"
     keys = f", keys from {', '.join(map(repr, columns.keys))}" if columns.keys else ""
     return f"{what}: captions from column {columns.text!r}{keys} (--text-col, --key-cols to change)"
 
 
 def row_groups(path: Path, rows: int) -> Iterator[list[int] | None]:
     """Row groups of a Parquet file in bundles of about so many rows; [None] for other files, read whole."""
-    if kind_of(path) != "parquet":
+    if _kind(path) != "parquet":
         yield None
         return
-    meta = _parquet(path).metadata
+    meta = open_parquet(path, str(path)).metadata
     bundle, size = [], 0
     for group in range(meta.num_row_groups):
         bundle.append(group)
@@ -119,29 +107,18 @@ def row_groups(path: Path, rows: int) -> Iterator[list[int] | None]:
 
 def read_rows(path: Path, columns: Columns, groups: list[int] | None = None) -> Iterator[Rows]:
     """The rows of a file. Raises UsageError for a file that is damaged, naming it."""
-    kind = kind_of(path)
-    try:
-        if kind == "tar":
-            yield from _tar_rows(path)
-        elif kind == "jsonl":
-            yield from _json_rows(path, columns)
-        else:
-            for batch in _parquet_batches(path, columns, groups) if kind == "parquet" else _csv_batches(path, columns):
-                text = batch.column(columns.text)
-                keys = {name: batch.column(name) for name in columns.keys}
-                yield Rows(keys, _captions_of(text, path, columns.text))
-    except (
-        pa.ArrowInvalid,
-        pa.ArrowKeyError,
-        KeyError,
-        EOFError,
-        gzip.BadGzipFile,
-        UnicodeDecodeError,
-    ) as error:
-        raise UsageError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    kind = _kind(path)
+    if kind in ("tar", "coco", "folder"):
+        yield from _source_rows(path, kind)
+        return
+    for chunk in chunks(path, [columns.text, *columns.keys], groups):
+        keys = {name: _plain(chunk[name]) for name in columns.keys}
+        yield Rows(keys, _captions_of(chunk[columns.text], path, columns.text))
 
 
-def _captions_of(text: pa.Array, path: Path, name: str) -> list[list[Any]]:
+def _captions_of(text: Any, path: Path, name: str) -> list[list[Any]]:
+    if isinstance(text, list):
+        return [several if isinstance(several, list) else [several] for several in text]
     kind = text.type
     if pa.types.is_null(kind):
         return [[None]] * len(text)
@@ -153,65 +130,18 @@ def _captions_of(text: pa.Array, path: Path, name: str) -> list[list[Any]]:
     return [[caption] for caption in text.to_pylist()]
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from None
+def _plain(values: Any) -> Any:
+    """A key column; what JSON has beside strings is written as JSON."""
+    if isinstance(values, pa.Array):
+        return values
+    return [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
 
 
-def _parquet_batches(path: Path, columns: Columns, groups: list[int] | None) -> Iterator[pa.RecordBatch]:
-    names = [columns.text, *columns.keys]
-    yield from _parquet(path).iter_batches(batch_size=ROWS, row_groups=groups, columns=names)
-
-
-def _csv_batches(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
-    separator, names = sniff(path)
-    wanted = [columns.text, *columns.keys]
-    with pa.input_stream(str(path), compression="detect") as stream:
-        reader = pyarrow.csv.open_csv(
-            stream,
-            read_options=pyarrow.csv.ReadOptions(block_size=1 << 20, use_threads=False),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=separator == ","),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=wanted,
-                column_types=dict.fromkeys(names, pa.string()),
-                strings_can_be_null=False,
-            ),
-        )
-        for batch in reader:
-            yield from (batch.slice(start, ROWS) for start in range(0, len(batch), ROWS))
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                raise UsageError(f"{path}, line {number}: not JSON: {line[:60]!r}") from None
-            if not isinstance(row, dict):
-                raise UsageError(f"{path}, line {number}: expected an object with named fields, found {line[:60]!r}")
-            yield row
-
-
-def _json_rows(path: Path, columns: Columns) -> Iterator[Rows]:
-    lines = _json_lines(path)
-    while rows := list(islice(lines, ROWS)):
-        found = [row.get(columns.text) for row in rows]
-        captions = [several if isinstance(several, list) else [several] for several in found]
-        keys = {name: [_plain(row.get(name)) for row in rows] for name in columns.keys}
-        yield Rows(keys, captions)
-
-
-def _plain(value: Any) -> str | None:
-    return None if value is None else value if isinstance(value, str) else json.dumps(value)
-
-
-def _tar_rows(path: Path) -> Iterator[Rows]:
-    source = TarSource([path], str(path))
-    samples = zip(source.keys(), source.captions(), strict=True)
+def _source_rows(path: Path, kind: str) -> Iterator[Rows]:
+    if kind == "coco":  # whose pictures need not be here
+        samples = ((name, captions) for name, (captions, _) in coco_captions(path).items())
+    else:
+        source = TarSource([path], str(path)) if kind == "tar" else FolderSource(path)
+        samples = zip(source.keys(), source.captions(), strict=True)
     while some := list(islice(samples, ROWS)):
         yield Rows({"key": [key for key, _ in some]}, [captions for _, captions in some])

@@ -100,7 +100,7 @@ def _decode(data: bytes, choose: Callable[[int, int], Box], out: Tensor) -> None
             least = (math.ceil(height / room), math.ceil(width / room)) if room >= 2 else (0, 0)
             pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=least[0], min_width=least[1])
             return _cut(pixels, box, width, height, out)
-        except ValueError:
+        except (ValueError, KeyError):
             pass  # CMYK, 12 bit, damaged: Pillow decides
     pixels, width, height = decode_upright(data, lambda w, h: _least(choose(w, h), w, h, size))
     return _cut(pixels, choose(width, height), width, height, out)

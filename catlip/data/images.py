@@ -5,14 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from catlip.errors import UsageError
 
 # 100 megapixels: above any camera's picture, below what a decompression bomb needs to fill the memory.
 MAX_PIXELS = 100_000_000
-ORIENTATION = 0x0112  # EXIF tag
 MAX_UNREADABLE = 0.01  # of the pictures met; beyond that something is wrong with the data, not with a few of them
+# EXIF orientation -> what undoes it
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 class UnreadableImageError(Exception):
@@ -45,6 +50,8 @@ def open_image(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data))
     except Exception as error:  # Pillow's plug-ins raise what they like
         raise UnreadableImageError(f"not a picture ({len(data):,} bytes): {error}") from None
+    if image.format == "EPS":
+        raise UnreadableImageError("EPS is a program, and Pillow would have it run")
     if image.width * image.height > MAX_PIXELS:
         raise UnreadableImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
     return image
@@ -59,16 +66,28 @@ def decode_upright(
     """
     image = open_image(data)
     try:
-        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-        width, height = (image.height, image.width) if turned else (image.width, image.height)
+        turn = _turn(image)
+        sideways = turn in (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
+        width, height = (image.height, image.width) if sideways else (image.width, image.height)
         if least is not None:
             wanted = least(width, height)
-            image.draft("RGB", (wanted[1], wanted[0]) if turned else wanted)
+            image.draft("RGB", (wanted[1], wanted[0]) if sideways else wanted)
         image.load()
-        pixels = np.array(to_rgb(ImageOps.exif_transpose(image)))  # a copy: Pillow's own memory is read-only
+        upright = to_rgb(image if turn is None else image.transpose(turn))
+        pixels = np.array(upright)  # a copy: Pillow's own memory is read-only
     except Exception as error:  # Pillow's plug-ins raise what they like
         raise UnreadableImageError(f"damaged picture: {error}") from None
     return pixels, width, height
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes a picture upright. Looks at EXIF only if there is some; Pillow turns TIFFs itself."""
+    if "exif" not in image.info or image.format == "TIFF":
+        return None
+    try:
+        return TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # Pillow's reader of EXIF raises what it likes; a damaged orientation is none
+        return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ a scan a run and nothing else. Nothing in this file needs torch.
 import json
 import os
 import sys
+import threading
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -66,26 +67,30 @@ class Progress:
     def __init__(self, what: str, total: int, bytes_: bool = False) -> None:
         self.what, self.total, self.bytes = what, total, bytes_
         self._began, self._done, self._bar, self._task = time.monotonic(), 0, None, None
+        self._lock, self._shown = threading.Lock(), False
 
     def __enter__(self) -> "Progress":
         return self
 
     def advance(self, by: int) -> None:
-        self._done += by
-        if self._bar is None:
-            if time.monotonic() - self._began < SILENT or os.environ.get("RANK", "0") != "0":
-                return
-            self._show()
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done)
+        with self._lock:  # threads work side by side
+            self._done += by
+            if not self._shown and time.monotonic() - self._began >= SILENT and os.environ.get("RANK", "0") == "0":
+                self._show()
+            if self._bar is not None and self._task is not None:
+                self._bar.update(self._task, completed=self._done)
 
     def _show(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
+        self._shown = True
         count = DownloadColumn() if self.bytes else MofNCompleteColumn()
         console = Console(file=sys.stderr)
+        if not console.is_terminal:  # a log: one line, not a line a moment
+            console.print(f"{self.what}: this takes a while")
+            return
         self._bar = Bar(TextColumn(self.what), BarColumn(), count, TimeRemainingColumn(), console=console,
                         transient=True)  # fmt: skip
         self._bar.start()

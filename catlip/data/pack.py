@@ -29,7 +29,7 @@ from catlip.errors import UsageError
 class Pack:
     """Write WebDataset-format shards with KEY.jpg, KEY.txt and KEY.json, and index.json beside them."""
 
-    data: str  # CSV or TSV with the paths of pictures, or tar shards
+    data: str  # captioned pictures: tars, a table, a folder, COCO captions, also several: a + b
     out: str  # folder for the shards
     size: int = 256  # shorter side of the pictures in pixels; smaller ones stay as they are
     quality: int = 90  # of the JPEGs

@@ -29,6 +29,8 @@ class Source(Protocol):
     troubles: dict[str, str]  # "shard.tar: member" -> what was skipped or repaired; 1000 at most, and a count
     remote: bool  # shards come through a bounded cache: samples near one another in time should be of few shards
 
+    window: int  # so many samples in a row can be at hand at once, where that is bounded (row groups in memory); else 0
+
     def __len__(self) -> int: ...
 
     def read(self, number: int) -> Record:

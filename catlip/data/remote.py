@@ -7,6 +7,7 @@ name nor a lock that someone waits for. Nothing in this file needs torch.
 
 import fcntl
 import glob
+import io
 import os
 import sys
 import threading
@@ -14,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,8 @@ from catlip.errors import UsageError
 TRIES = 3
 BACKOFF = 1.0  # seconds before the second try; doubles
 FETCHERS = 4  # threads a process
-OPEN_FILES = 128  # kept open a process
+OPEN_FILES = 128  # kept open by a process
+OPEN_FETCHED = 8  # of those that the cache cannot remove meanwhile
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp",
             "hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs"}  # fmt: skip
 
@@ -97,6 +99,32 @@ class OpenFile:
         os.close(self.descriptor)
 
 
+class Reader(io.RawIOBase):
+    """An open file with a position of its own, for libraries that want one."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
 class Cache:
     """A folder of fetched files of at most so many bytes; a file that some process holds open is never removed."""
 
@@ -104,30 +132,35 @@ class Cache:
         self.limit = int(gigabytes * 1e9)
         self.folder = cache_folder() / "shards"
 
-    def open(self, url: str) -> OpenFile:
-        """The file, fetched if it is not here. Raises UsageError."""
-        path = self._path(url)
+    def open(self, url: str, version: str = "") -> OpenFile:
+        """The file, fetched if it is not here. Another version of it is another file. Raises UsageError."""
+        path = self._path(url, version)
         while True:
             file = self._open_here(path)
             if file is not None:
                 return file
             self._fetch(url, path)
 
-    def has(self, url: str) -> bool:
-        return self._path(url).exists()
+    def has(self, url: str, version: str = "") -> bool:
+        return self._path(url, version).exists()
 
-    def _path(self, url: str) -> Path:
-        return self.folder / f"{sha256(url.encode()).hexdigest()[:24]}-{url.rpartition('/')[2][-80:]}"
+    def _path(self, url: str, version: str = "") -> Path:
+        return self.folder / f"{sha256((url + version).encode()).hexdigest()[:24]}-{url.rpartition('/')[2][-80:]}"
 
     def _open_here(self, path: Path) -> OpenFile | None:
         try:
             file = OpenFile(os.open(path, os.O_RDONLY))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be read ({error.strerror}); set CATLIP_CACHE to a folder of yours"
+            ) from None
         fcntl.flock(file.descriptor, fcntl.LOCK_SH)  # as long as it is open: `_make_room` leaves it alone
         if os.fstat(file.descriptor).st_nlink == 0:  # removed between the two lines above
             return None
-        os.utime(path)
+        with suppress(OSError):  # of another user
+            os.utime(path)
         return file
 
     def _fetch(self, url: str, path: Path) -> None:
@@ -146,8 +179,9 @@ class Cache:
 
             try:
                 persistently(url, get)
-                self._make_room(part.stat().st_size)
-                part.replace(path)
+                with self._lock("room.lock"):
+                    self._make_room(part.stat().st_size)
+                    part.replace(path)
             finally:
                 part.unlink(missing_ok=True)
 
@@ -165,22 +199,19 @@ class Cache:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(descriptor)  # lets go of the lock; the empty file stays, or two could hold "the" lock
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough if a fork meanwhile copied the descriptor
+            os.close(descriptor)  # the empty file stays, or two could hold "the" lock
 
     def _make_room(self, size: int) -> None:
-        with self._lock("room.lock"):
-            files = [(e.stat().st_mtime, e.stat().st_size, e.path) for e in os.scandir(self.folder)
-                     if not e.name.endswith((".lock", ".part"))]  # fmt: skip
-            total = size + sum(bytes_ for _, bytes_, _ in files)
-            for _, bytes_, path in sorted(files):
-                if total <= self.limit:
-                    return
-                with open(path, "r+b") as file:  # NFS gives exclusive locks to writers only
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue  # someone reads it
-                    os.unlink(path)
+        files = [(e.stat().st_mtime, e.stat().st_size, e.path) for e in os.scandir(self.folder)
+                 if not e.name.endswith((".lock", ".part"))]  # fmt: skip
+        total = size + sum(bytes_ for _, bytes_, _ in files)
+        for _, bytes_, path in sorted(files):
+            if total <= self.limit:
+                return
+            with suppress(OSError), open(path, "r+b") as file:  # NFS gives exclusive locks to writers only
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error: someone reads it
+                os.unlink(path)
                 total -= bytes_
 
 
@@ -190,6 +221,7 @@ class Files:
     def __init__(self, names: Sequence[str], cache_gb: float = 100.0) -> None:
         self.names = list(names)
         self.remote = any(map(is_url, self.names))
+        self._versions, self._sizes = [""] * len(self.names), [0] * len(self.names)
         self._cache = Cache(cache_gb) if self.remote else None
         self._start()
 
@@ -204,18 +236,29 @@ class Files:
     def __len__(self) -> int:
         return len(self.names)
 
+    def expect(self, identities: Sequence[Sequence[Any]]) -> None:
+        """What is known of each file: [name, bytes, ...]. What was fetched of other bytes is fetched again."""
+        self._versions = [repr(identity) for identity in identities]
+        self._sizes = [identity[1] for identity in identities]
+
     def open(self, number: int) -> OpenFile:
         """Raises UsageError if the file cannot be opened or fetched."""
         file = self._open.get(number)  # open descriptors do survive a fork: pread keeps no position
         if file is None:
-            file = self._open.setdefault(number, self._open_new(self.names[number]))
-            while len(self._open) > OPEN_FILES:
+            file = self._open.setdefault(number, self.open_briefly(number))
+            while len(self._open) > (OPEN_FETCHED if self.remote else OPEN_FILES):
                 self._open.pop(next(iter(self._open.copy())), None)
         return file
 
-    def _open_new(self, name: str) -> OpenFile:
+    def open_briefly(self, number: int) -> OpenFile:
+        """As `open`, for a file that is read once: it closes when the caller drops it."""
+        name = self.names[number]
         if self._cache is not None and is_url(name):
-            return self._cache.open(name)
+            file = self._cache.open(name, self._versions[number])
+            if self._sizes[number] and file.size != self._sizes[number]:
+                said = f"{self._sizes[number]:,} bytes were expected"
+                raise UsageError(f"{name} has {file.size:,} bytes, {said}: is the index.json beside it another's?")
+            return file
         try:
             return OpenFile(os.open(name, os.O_RDONLY))
         except OSError as error:
@@ -227,17 +270,17 @@ class Files:
             return
         if self._ahead is None or self._pid != os.getpid():  # threads do not survive a fork
             self._ahead, self._pid = Ahead(self._cache), os.getpid()
-        self._ahead.want([self.names[number] for number in dict.fromkeys(numbers)])
+        self._ahead.want([(self.names[number], self._versions[number]) for number in dict.fromkeys(numbers)])
 
 
 class Ahead:
     """Threads that fetch what will be needed; the latest wish replaces what of the former was not begun."""
 
     def __init__(self, cache: Cache) -> None:
-        self._cache, self._wanted, self._running = cache, deque[str](), 0
+        self._cache, self._wanted, self._running = cache, deque[tuple[str, str]](), 0
         self._lock = threading.Lock()
 
-    def want(self, urls: list[str]) -> None:
+    def want(self, urls: list[tuple[str, str]]) -> None:
         with self._lock:
             self._wanted = deque(urls)
             missing = min(FETCHERS, len(urls)) - self._running
@@ -251,10 +294,10 @@ class Ahead:
                 if not self._wanted:
                     self._running -= 1
                     return
-                url = self._wanted.popleft()
+                url, version = self._wanted.popleft()
             try:
-                if not self._cache.has(url):
-                    self._cache.open(url)
+                if not self._cache.has(url, version):
+                    self._cache.open(url, version)
             except UsageError:
                 pass  # whoever reads the file tries again and says so
             except Exception as error:  # a thread that dies would stay counted as running

@@ -1,5 +1,6 @@
 """Where captioned pictures come from: one argument, whatever it names. Nothing in this file needs torch."""
 
+import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -8,9 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from catlip.data.embedded import JsonLinesSource, ParquetSource, jsonl_has_bytes, parquet_has_bytes
+from catlip.data.folders import FolderSource, coco_source
+from catlip.data.paths import guess, table_source
 from catlip.data.records import MAX_TROUBLES, Record, Source, bounded
+from catlip.data.remote import is_url
 from catlip.data.shards import expand, expand_names
-from catlip.data.tables import TableSource
+from catlip.data.tables import column_names, kind_of
 from catlip.data.tars import TarSource
 from catlip.errors import UsageError
 
@@ -29,6 +34,7 @@ class Mixture:
         self._first_shards = np.cumsum([0, *(len(source.shards) for source in self.sources)])
         self.shards = np.concatenate([source.shards for source in self.sources])
         self.remote = any(source.remote for source in self.sources)
+        self.window = min((source.window for source in self.sources if source.window), default=0)
         self.troubles = bounded({key: why for source in self.sources for key, why in source.troubles.items()})
         self.described = " + ".join(
             f"[{source.name}{'' if weight == 1 else f' @ {weight:g}'}: {source.described}]"
@@ -92,10 +98,41 @@ def _weight(part: str) -> tuple[str, float]:
 
 def _open_one(data: str, image_col: str | None, text_col: str | None, cache_gb: float) -> Source:
     names = expand_names(data)
-    kinds = {Path(name).suffix.lower() for name in names}
-    if kinds <= {".tar"}:
+    if len(names) == 1 and os.path.isdir(names[0]):
+        return _open_folder(Path(names[0]), image_col, text_col, cache_gb)
+    packed = next((name for name in names if name.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".zip"))), None)
+    if packed:
+        raise UsageError(f"--data {packed} is compressed; only plain tars can be read at any place: unpack it")
+    kinds = {kind_of(Path(re.sub(r"[?#].*", "", name) if is_url(name) else name)) for name in names}
+    kind = kinds.pop() if len(kinds) == 1 else ""
+    if kind == "tar":
         return TarSource(names, data, cache_gb)
-    if kinds <= {".csv", ".tsv", ".txt"} and len(names) == 1:
-        return TableSource(Path(names[0]), image_col, text_col)
-    found = ", ".join(sorted(kinds)) if len(kinds) > 1 else (kinds.pop() or "a folder")
-    raise UsageError(f"--data {data!r}: expected .tar shards or one .csv or .tsv file, found {found}")
+    if kind == "parquet" and parquet_has_bytes(names[0], image_col, text_col):
+        return ParquetSource(names, data, image_col, text_col, cache_gb)
+    if not kind or (kind == "coco" and len(names) > 1):
+        found = ", ".join(sorted({Path(name).suffix or "a folder" for name in names}))
+        raise UsageError(
+            f"--data {data!r}: expected files of one kind (.tar, .csv, .tsv, .jsonl, .parquet), a COCO .json "
+            f"or a folder, found {found}"
+        )
+    if any(map(is_url, names)):
+        raise UsageError(f"--data {data!r}: only tars, and Parquet with the bytes of pictures, are read from a URL")
+    paths = list(map(Path, names))
+    if kind == "coco":
+        return coco_source(paths[0])
+    if kind == "jsonl":
+        image, _ = guess(names[0], column_names(paths[0], kind), image_col, text_col)
+        if jsonl_has_bytes(paths[0], image):
+            return JsonLinesSource(paths, data, image_col, text_col)
+    return table_source(paths, data, image_col, text_col)
+
+
+def _open_folder(folder: Path, image_col: str | None, text_col: str | None, cache_gb: float) -> Source:
+    """A metadata file of Hugging Face's imagefolder; else pictures and sidecars; else shards."""
+    for name in ("metadata.csv", "metadata.jsonl", "metadata.parquet"):
+        if (folder / name).is_file():
+            return _open_one(glob.escape(str(folder / name)), image_col, text_col, cache_gb)
+    for pattern in ("*.tar", "*.parquet"):
+        if any(folder.glob(pattern)):
+            return _open_one(f"{glob.escape(str(folder))}/{pattern}", image_col, text_col, cache_gb)
+    return FolderSource(folder)

@@ -27,7 +27,7 @@ class TarSource:
         """paths: files or URLs. Raises UsageError for a tar of which nothing can be read."""
         self.name = name
         self.files = Files([str(path) for path in paths], cache_gb)
-        self.remote = self.files.remote
+        self.remote, self.window = self.files.remote, 0
         self._kept, self._identities = "", []
         self._use(self._indexed())
         if not len(self):
@@ -51,7 +51,8 @@ class TarSource:
         """The columns of all shards, from what was kept of an earlier run where the files are still the same."""
         entries = self._index_files()
         known = [entries.get(_parent(name), {}).get(_base(name)) for name in self.files.names]
-        self._identities = list(in_threads(lambda i: _identity(self.files.names[i], known[i]), len(self.files), 16))
+        self._identities = list(in_threads(lambda i: identity(self.files.names[i], known[i]), len(self.files), 16))
+        self.files.expect(self._identities)
         name = indexes.name_of(self._identities)
         table = indexes.load(name)
         if table is not None:
@@ -100,7 +101,7 @@ class TarSource:
             progress.advance(size)
             return table, json.loads(table.schema.metadata[FACTS])["troubles"]
         began = time.monotonic()
-        file = self.files.open(number)
+        file = self.files.open_briefly(number)
         where = _base(self.files.names[number])
         try:
             table, troubles = scan(file, where, progress.advance)
@@ -187,7 +188,7 @@ def _fields(data: bytes | None) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-def _identity(name: str, entry: dict[str, Any] | None) -> list[Any]:
+def identity(name: str, entry: dict[str, Any] | None = None) -> list[Any]:
     """[name, bytes, ...]: what changes when a file is another one. Raises UsageError if it is gone."""
     if not is_url(name):
         try:

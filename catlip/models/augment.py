@@ -54,13 +54,13 @@ class RangeAugment(nn.Module):
         """image: float [B, 3, H, W] in [0, 1]. The loss is 0-d; its gradient reaches the ranges alone."""
         before, names = image, list(MAGNITUDES)
         for i in torch.randperm(len(names)).tolist():
-            image = self._apply(names[i], image)
+            image = self._change(names[i], image)
         image = image.clamp(0, 1)
         error = ((image - before) * 255).square().mean(dim=(1, 2, 3))
         loss = F.smooth_l1_loss(error, torch.full_like(error, self.target(progress))) * LOSS_WEIGHT
         return image, loss
 
-    def _apply(self, name: str, image: Tensor) -> Tensor:
+    def _change(self, name: str, image: Tensor) -> Tensor:
         """One operation on a random half of the pictures, its strength drawn anew for each."""
         n = len(image)
         chosen = torch.zeros(n, dtype=torch.bool, device=image.device)

@@ -91,7 +91,8 @@ def _train(
 ) -> dict[str, torch.Tensor] | None:
     """The trained weights, on the main process; None if the run was asked to stop."""
     facts: dict[str, Any] = {"vocabulary": vocabulary.hash, "data": source.fingerprint()}
-    order = Order(parts(source), cfg.seed, source.shards.tolist(), WINDOW if source.remote else 0)
+    window = min(WINDOW, source.window or WINDOW) if source.remote else 0
+    order = Order(parts(source), cfg.seed, source.shards.tolist(), window)
     workers = cfg.workers or default_workers(world.local_size, world.device)
     task = make_task(cfg, vocabulary)
     if cfg.loop.compile:

@@ -17,9 +17,7 @@ SECONDS = 30.0
 WARM = 3  # steps that are not counted: compilation, caches, the loader's start
 
 
-def measure(
-    task: nn.Module, loader: Callable[[int], Loader], world: World, optim: Optim, loop: Loop, seconds: float = SECONDS
-) -> float:
+def measure(task: nn.Module, loader: Callable[[int], Loader], world: World, optim: Optim, loop: Loop) -> float:
     """Images a second of all processes together, waiting for data included."""
     trial = copy.deepcopy(task)
     state = State(
@@ -33,6 +31,6 @@ def measure(
         if number == WARM:
             began, seen = time.perf_counter(), state.seen
         # All processes stop at the same step: the clock of the slowest decides.
-        if number > WARM + 1 and smallest(int(time.perf_counter() - began > seconds)):
+        if number > WARM + 1 and smallest(int(time.perf_counter() - began > SECONDS)):
             break
     return max(1, smallest(int((state.seen - seen) / (time.perf_counter() - began))))

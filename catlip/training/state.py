@@ -27,18 +27,14 @@ class Average:
     def update(self, task: nn.Module, steps: int) -> None:
         # Short runs: an average over the last tenth at most, so that it is not full of the initial weights.
         decay = min(self.decay, (1 + steps) / (10 + steps))
-        pairs = list(zip(_values(self.module), _values(task), strict=True))
-        floats = [(mine, new) for mine, new in pairs if mine.is_floating_point()]
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            [mine for mine, _ in floats], [new for _, new in floats], 1 - decay
+            list(self.module.parameters()), list(task.parameters()), 1 - decay
         )
-        for mine, new in pairs:
-            if not mine.is_floating_point():
+        for mine, new in zip(self.module.buffers(), task.buffers(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(new, 1 - decay)
+            else:
                 mine.copy_(new)
-
-
-def _values(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
 
 
 class State:
@@ -48,7 +44,9 @@ class State:
         self, task: nn.Module, world: World, optim: Optim, *, ema: float, bf16: bool, shard: bool, micro_batch: int
     ) -> None:
         self.world, self.optim, self.bf16 = world, optim, bf16
-        self.task: Any = task.to(device=world.device, memory_format=torch.channels_last)  # pyright: ignore
+        # Convolutions like channels last; FSDP2 refuses weights that are not contiguous.
+        layout = torch.contiguous_format if shard else torch.channels_last
+        self.task: Any = task.to(device=world.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
         self.average = Average(task, ema) if ema else None
         if shard and self.average:
             self.average.module = share(self.average.module, world, sharded=True)
@@ -75,7 +73,8 @@ class State:
             for group in optimizer.param_groups:
                 group["lr"] = lr
         if self.optim.clip:
-            metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.task.parameters(), self.optim.clip).detach()
+            norm: Any = nn.utils.clip_grad_norm_(self.task.parameters(), self.optim.clip).detach()
+            metrics["grad_norm"] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

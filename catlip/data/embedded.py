@@ -1,0 +1,282 @@
+"""Pictures inside tables: bytes in Parquet, base64 in JSONL. Read where they are needed, never all of them.
+
+A row of a Parquet file can only be had with its whole row group, so a process keeps the groups it used last, and an
+order of samples that stays within a few groups for a while is the quick one. Nothing in this file needs torch.
+"""
+
+import base64
+import binascii
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from catlip.data import indexes
+from catlip.data.paths import Folders, captions_of, guess, plain
+from catlip.data.records import Record
+from catlip.data.remote import Files, OpenFile, Reader, filesystem, in_threads, is_url, persistently
+from catlip.data.tables import ROWS, column_names, first_rows, open_parquet
+from catlip.data.tars import identity
+from catlip.errors import UsageError
+
+KEYS = ("key", "__key__", "uid", "id", "sample_id", "image_id", "file_name", "filename")
+GROUP_BYTES = 1 << 30  # of row groups kept by a process
+MAX_GROUP = 4 << 30  # bytes of one row group
+MAX_LINE = 1 << 28
+
+
+class ParquetSource:
+    """Rows of Parquet files with the bytes of pictures in a column. A shard is a row group. Satisfies `Source`.
+
+    The column holds bytes, or Hugging Face's {"bytes": ..., "path": ...}, whose path counts where bytes are missing.
+    """
+
+    remote = True  # of row groups, too, only some are at hand at a time
+    troubles: dict[str, str]
+
+    def __init__(
+        self, names: Sequence[str], name: str, image_col: str | None, text_col: str | None, cache_gb: float = 100.0
+    ) -> None:
+        self.name, self.troubles = name, {}
+        self.files = Files(names, cache_gb)
+        with _opened(self.files.names[0]) as file:
+            schema = open_parquet(file, self.files.names[0]).schema_arrow
+        self.image, self.text = parquet_columns(self.files.names[0], schema, image_col, text_col)
+        self.key = next((c for c in schema.names if c.lower() in KEYS and c not in (self.image, self.text)), None)
+        self.columns = [column for column in schema.names if not is_bytes(schema.field(column).type)]
+        self.columns = list(dict.fromkeys([self.image, self.text, *self.columns]))
+        self._identities = list(in_threads(lambda i: identity(self.files.names[i]), len(self.files), 16))
+        self.files.expect(self._identities)
+        groups = self._groups()
+        self.shards = groups["rows"].to_numpy().astype(np.int64)
+        self._file_of, self._group_in = groups["file"].to_numpy(), groups["group"].to_numpy()
+        self._starts = np.concatenate([[0], np.cumsum(self.shards)])
+        if not len(self):
+            raise UsageError(f"{name}: the Parquet files hold no rows")
+        largest = int(groups["bytes"].to_numpy().max())
+        self._keep = max(2, min(64, GROUP_BYTES // max(1, largest)))  # row groups
+        self.window = self._keep // 2 * int(self.shards.max())  # half: where one window ends, the next one begins
+        self.described = (
+            f"{len(self):,} rows in {len(self.files):,} Parquet file{'s' if len(self.files) > 1 else ''}, "
+            f"pictures from column {self.image!r}, captions from column {self.text!r} "
+            f"(--image-col, --text-col to change)"
+        )
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid, self._lock, self._slots = os.getpid(), threading.Lock(), dict[int, _Slot]()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "_slots": {}, "_pid": 0}
+
+    def _groups(self) -> pa.Table:
+        """file, group, rows, bytes of every row group, from the ends of the files: without fetching them."""
+        kept = indexes.name_of(["row groups", self._identities])
+        found = indexes.load(kept)
+        if found is None:
+            with indexes.Progress("indexing", len(self.files)) as progress:
+                each = in_threads(lambda i: self._groups_of(i, progress), len(self.files))
+                columns = zip(*(group for groups in each for group in groups), strict=True)
+                found = pa.table([pa.array(c, pa.int64()) for c in columns] or [pa.array([], pa.int64())] * 4,
+                                 ["file", "group", "rows", "bytes"])  # fmt: skip
+            if self.files.remote or len(self.files) > 100:
+                found = indexes.keep(kept, found)
+        return found
+
+    def _groups_of(self, number: int, progress: indexes.Progress) -> list[tuple[int, int, int, int]]:
+        name = self.files.names[number]
+        with _opened(name) as file:
+            meta = open_parquet(file, name).metadata
+        missing = {self.image, self.text} - {path.split(".")[0] for path in meta.schema.to_arrow_schema().names}
+        if missing:
+            raise UsageError(f"{name}: no column {missing.pop()!r}, which the first of the files has")
+        groups = []
+        for group in range(meta.num_row_groups):
+            about = meta.row_group(group)
+            if about.total_byte_size > MAX_GROUP:
+                raise UsageError(
+                    f"{name}: a row group of {about.total_byte_size / 1e9:.1f} GB, which has to be read whole for "
+                    f"every picture in it; write the file again with row groups of 1,000 rows (row_group_size=1000)"
+                )
+            groups.append((number, group, about.num_rows, about.total_byte_size))
+        progress.advance(1)
+        return groups
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def _rows(self, shard: int) -> pa.Table:
+        """A row group, kept for a while; threads that want the same one wait for whoever reads it."""
+        if self._pid != os.getpid():  # after a fork or unpickling; a lock may have been held then
+            self._begin()
+        with self._lock:
+            slot = self._slots.pop(shard, None) or _Slot()
+            self._slots[shard] = slot
+            while len(self._slots) > self._keep:
+                self._slots.pop(next(iter(self._slots)))
+        with slot.lock:
+            if slot.rows is None:
+                number = int(self._file_of[shard])
+                file = open_parquet(Reader(self.files.open(number)), self.files.names[number])
+                try:
+                    slot.rows = file.read_row_group(int(self._group_in[shard]), columns=self.columns)
+                except (pa.ArrowException, OSError) as error:
+                    raise UsageError(f"{self.files.names[number]} cannot be read: {error}") from None
+            return slot.rows
+
+    def read(self, number: int) -> Record:
+        shard = int(np.searchsorted(self._starts, number, "right")) - 1
+        rows = self._rows(shard).slice(number - int(self._starts[shard]), 1).to_pylist()[0]
+        file = self.files.names[int(self._file_of[shard])]
+        image, path = picture_in(rows.pop(self.image), "" if is_url(file) else os.path.dirname(file))
+        captions = captions_of(rows.pop(self.text))
+        key = rows.get(self.key) if self.key else path
+        return Record(str(key or number), image, captions, metadata=plain(rows.items()))
+
+    def captions(self) -> Iterator[list[str]]:
+        for name in self.files.names:
+            with _opened(name) as file:
+                for batch in open_parquet(file, name).iter_batches(batch_size=ROWS, columns=[self.text]):
+                    yield from map(captions_of, batch.column(0).to_pylist())
+
+    def fingerprint(self) -> list[Any]:
+        return [[os.path.basename(name), size] for name, size, *_ in self._identities] + [len(self)]
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        self.files.prefetch([int(self._file_of[shard]) for shard in shards])
+
+
+class _Slot:
+    def __init__(self) -> None:
+        self.lock, self.rows = threading.Lock(), None
+
+
+def _opened(name: str) -> Any:
+    """A file to read parts of; a remote one is not fetched."""
+    if not is_url(name):
+        return Path(name).open("rb")
+    fs, path = filesystem(name)
+    return persistently(name, lambda: fs.open(path, "rb"))
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def parquet_columns(name: str, schema: pa.Schema, image_col: str | None, text_col: str | None) -> tuple[str, str]:
+    """(image column, caption column); a lone column of bytes holds the pictures, whatever its name."""
+    of_bytes = [column for column in schema.names if is_bytes(schema.field(column).type)]
+    if image_col is None and len(of_bytes) == 1:
+        image_col = of_bytes[0]
+    return guess(name, schema.names, image_col, text_col)
+
+
+def parquet_has_bytes(name: str, image_col: str | None, text_col: str | None) -> bool:
+    with _opened(name) as file:
+        schema = open_parquet(file, name).schema_arrow
+    return is_bytes(schema.field(parquet_columns(name, schema, image_col, text_col)[0]).type)
+
+
+class JsonLinesSource:
+    """Lines of JSONL files with pictures in base64. A shard is a file. Satisfies `Source`."""
+
+    remote, window = False, 0
+
+    def __init__(self, paths: Sequence[Path], name: str, image_col: str | None, text_col: str | None) -> None:
+        self.name = name
+        self.files = Files([str(path) for path in paths])
+        self.image, self.text = guess(str(paths[0]), column_names(paths[0], "jsonl"), image_col, text_col)
+        packed = next((path for path in paths if path.suffix != ".jsonl" and path.suffix != ".ndjson"), None)
+        if packed is not None:
+            raise UsageError(f"{packed} is compressed, and its pictures are inside: unpack it, so that any can be read")
+        self.troubles: dict[str, str] = {}
+        self._ends = [_line_ends(self.files.open(number)) for number in range(len(self.files))]
+        self.shards = np.array([len(ends) - 1 for ends in self._ends], np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self.shards)])
+        self.described = (
+            f"{len(self):,} lines, pictures in base64 from column {self.image!r}, captions from column {self.text!r} "
+            f"(--image-col, --text-col to change)"
+        )
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def _line(self, number: int) -> tuple[dict[str, Any], str]:
+        file = int(np.searchsorted(self._starts, number, "right")) - 1
+        start, end = self._ends[file][number - self._starts[file] :][:2].tolist()
+        folder = os.path.dirname(self.files.names[file])
+        try:
+            row = json.loads(self.files.open(file).read(start, min(end - start, MAX_LINE)))
+        except (ValueError, RecursionError):
+            return {}, folder
+        return row if isinstance(row, dict) else {}, folder
+
+    def read(self, number: int) -> Record:
+        row, folder = self._line(number)
+        image, path = picture_in(row.pop(self.image, None), folder)
+        captions = captions_of(row.pop(self.text, None))
+        key = next((row[name] for name in KEYS if row.get(name)), path)
+        return Record(str(key or number), image, captions, metadata=plain(row.items()))
+
+    def captions(self) -> Iterator[list[str]]:
+        return (captions_of(self._line(number)[0].get(self.text)) for number in range(len(self)))
+
+    def fingerprint(self) -> list[Any]:
+        return [
+            [os.path.basename(name), int(ends[-1])] for name, ends in zip(self.files.names, self._ends, strict=True)
+        ]
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        pass
+
+
+def _line_ends(file: OpenFile) -> np.ndarray:
+    """int64 [lines + 1]: where each line starts, and where the last one ends. Empty lines at the end do not count."""
+    found, at = [np.zeros(1, np.int64)], 0
+    while block := file.read(at, 1 << 24):
+        found.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + at + 1)
+        at += len(block)
+    ends = np.concatenate(found)
+    if ends[-1] < file.size:
+        ends = np.append(ends, file.size)
+    while len(ends) > 1 and not file.read(int(ends[-2]), int(min(ends[-1] - ends[-2], 1000))).strip():
+        ends = ends[:-1]
+    return ends
+
+
+def jsonl_has_bytes(path: Path, image: str) -> bool:
+    value = next((value for value in first_rows(path).get(image, []) if value), None)
+    if isinstance(value, dict):
+        value = value.get("bytes")
+        return isinstance(value, str)
+    if not isinstance(value, str):
+        return False
+    return value.startswith("data:image/") or (len(value) > 300 and _decoded(value) != b"")
+
+
+def _decoded(text: str) -> bytes:
+    """base64, maybe as a data URL; b"" if it is none."""
+    try:
+        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def picture_in(cell: Any, folder: str) -> tuple[bytes, str]:
+    """(picture, path or "") of a cell: bytes, base64, or a struct of bytes and path."""
+    path = ""
+    if isinstance(cell, dict):
+        path = cell.get("path") or ""
+        cell = cell.get("bytes")
+        if cell is None and path and folder:
+            return Folders([folder]).read(0, path), path
+    if isinstance(cell, str):
+        cell = _decoded(cell)
+    return cell if isinstance(cell, bytes) else b"", path

@@ -1,0 +1,267 @@
+"""Pictures that are files of their own, named by a table, a folder or a COCO file.
+
+What a table says is kept as Arrow columns, one row a picture, that later runs map into memory. Paths may point
+anywhere, `../../other/1.jpg` too: data sets do that, and a path is only ever opened as a picture. Only regular files
+are opened, so a pipe or a device in a table cannot stop a run. Nothing in this file needs torch.
+"""
+
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+
+from catlip.data import indexes
+from catlip.data.records import Record, bounded
+from catlip.data.remote import OpenFile, is_url
+from catlip.data.shards import MAX_MEMBER
+from catlip.data.tables import (
+    IMAGE_COLUMNS,
+    TEXT_COLUMNS,
+    Chunk,
+    chunks,
+    column_names,
+    find_column,
+    first_rows,
+    kind_of,
+)
+from catlip.errors import UsageError
+
+TEXTS = pa.large_list(pa.large_string())
+FACTS = b"catlip"
+
+
+class Pictures(Protocol):
+    """Pictures by name."""
+
+    def read(self, folder: int, name: str) -> bytes:
+        """b"" if there is none."""
+        ...
+
+
+class Folders:
+    """Pictures by their paths, relative to one of some folders."""
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        self.folders = list(folders)
+
+    def read(self, folder: int, name: str) -> bytes:
+        if name.startswith("file://"):
+            name = unquote(name.removeprefix("file://"))
+        try:
+            file = OpenFile(os.open(os.path.join(self.folders[folder], name), os.O_RDONLY | os.O_NONBLOCK))
+            regular = stat.S_ISREG(os.fstat(file.descriptor).st_mode)
+            return file.read(0, file.size) if regular and file.size <= MAX_MEMBER else b""
+        except (OSError, ValueError):
+            return b""  # counted and named with the other pictures that cannot be read
+
+
+class PathSource:
+    """One row a picture: its path, captions, and what else the table says. Satisfies `Source`.
+
+    table: image [large_string], folder [uint32: which of the pictures' folders], captions [TEXTS], rest [JSON text].
+    """
+
+    remote, window = False, 0
+
+    def __init__(
+        self, name: str, described: str, table: pa.Table, pictures: Pictures, shards: list[int],
+        troubles: dict[str, str], facts: list[Any],
+    ) -> None:  # fmt: skip
+        self.name, self.pictures, self._facts = name, pictures, facts
+        self.shards = np.array(shards, np.int64)
+        self.troubles = bounded(troubles)
+        self.described = f"{len(table):,} pictures{described}"
+        if troubles:
+            first, why = next(iter(troubles.items()))
+            self.described += f" ({len(troubles):,} troubles, e.g. {first}: {why})"
+        self._columns = {column: table[column].combine_chunks() for column in table.column_names}
+
+    def __len__(self) -> int:
+        return len(self._columns["image"])
+
+    def read(self, number: int) -> Record:
+        name = self._columns["image"][number].as_py()
+        rest = self._columns["rest"][number].as_py()
+        image = self.pictures.read(self._columns["folder"][number].as_py(), name)
+        return Record(name, image, self._captions_of(number), metadata=json.loads(rest) if rest else {})
+
+    def _captions_of(self, number: int) -> list[str]:
+        return self._columns["captions"][number].as_py()
+
+    def keys(self) -> Iterator[str]:
+        return (name.as_py() for name in self._columns["image"])
+
+    def captions(self) -> Iterator[list[str]]:
+        return map(self._captions_of, range(len(self)))
+
+    def fingerprint(self) -> list[Any]:
+        return [*self._facts, len(self)]
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        pass
+
+
+def table_source(paths: list[Path], name: str, image_col: str | None, text_col: str | None) -> PathSource:
+    """Pictures named in the rows of CSV, TSV, JSONL or Parquet files of the same columns.
+
+    Rows with the same path are one picture with several captions. Raises UsageError.
+    """
+    columns = column_names(paths[0], kind_of(paths[0]))
+    image, text = guess(str(paths[0]), columns, image_col, text_col)
+    _refuse_urls(paths[0], image)
+    identities = [[str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    kept = indexes.name_of([identities, image, text])
+    table = indexes.load(kept)
+    if table is None:
+        began = time.monotonic()
+        table = _read(paths, image, text)
+        if time.monotonic() - began > indexes.WORTH_KEEPING:
+            table = indexes.keep(kept, table)
+    facts = json.loads(table.schema.metadata[FACTS])
+    if not len(table):
+        raise UsageError(f"{name}: not one row has a picture in column {image!r}; name another with --image-col")
+    described = f" from column {image!r}, captions from column {text!r} (--image-col, --text-col to change)"
+    fingerprint = [fact for path in paths for fact in (path.name, path.stat().st_size)]
+    return PathSource(
+        name, described, table, Folders(facts["folders"]), facts["shards"], facts["troubles"], fingerprint
+    )
+
+
+def guess(path: str, columns: list[str], image_col: str | None, text_col: str | None) -> tuple[str, str]:
+    """(image column, caption column); where only one other column is left, it holds the captions."""
+
+    def first() -> Chunk:
+        return {} if is_url(path) else first_rows(Path(path))
+
+    image = find_column(path, columns, image_col, IMAGE_COLUMNS, "picture", "--image-col", first)
+    others = [column for column in columns if column != image]
+    usual = TEXT_COLUMNS if len(others) != 1 else (*TEXT_COLUMNS, others[0].lower().strip())
+    return image, find_column(path, others, text_col, usual, "caption", "--text-col", first)
+
+
+def _refuse_urls(path: Path, image: str) -> None:
+    values = [value for value in values_of(first_rows(path).get(image, [])) if value]
+    if values and all(isinstance(value, str) and value.startswith(("http://", "https://")) for value in values):
+        raise UsageError(
+            f"{path}: column {image!r} holds URLs, and catlip does not download: fetch the pictures with img2dataset, "
+            f"whose tars --data takes, or name a column of paths with --image-col"
+        )
+
+
+def values_of(column: Any) -> list[Any]:
+    return column if isinstance(column, list) else column.to_pylist()
+
+
+def captions_of(cell: Any) -> list[str]:
+    """Captions in a table's cell: a text, a list of texts, or a list written as JSON."""
+    if isinstance(cell, str):
+        if cell[:1] == "[" and cell[-1:] == "]":
+            try:
+                return captions_of(json.loads(cell))
+            except (ValueError, RecursionError):
+                pass
+        return [cell] if cell.strip() else []
+    return [c for c in cell if isinstance(c, str) and c.strip()] if isinstance(cell, list) else []
+
+
+def _read(paths: list[Path], image: str, text: str) -> pa.Table:
+    folders = list(dict.fromkeys(str(path.parent) for path in paths))
+    troubles: dict[str, str] = {}
+    rows, ends = [], []
+    with indexes.Progress("reading", sum(path.stat().st_size for path in paths), bytes_=True) as progress:
+        for path in paths:
+            folder = folders.index(str(path.parent))
+            rows += [_rows(chunk, image, text, folder) for chunk in _chunks(path, image, text, troubles)]
+            ends.append(sum(map(len, rows)))
+            progress.advance(path.stat().st_size)
+    table = pa.concat_tables(rows) if rows else _rows({}, image, text, 0)
+    has_picture = table["image"].combine_chunks().to_numpy(zero_copy_only=False) != ""
+    if not has_picture.all():
+        troubles[paths[0].name] = f"{int((~has_picture).sum()):,} rows without a picture are left out"
+        table, ends = table.filter(pa.array(has_picture)), np.cumsum(has_picture)[np.array(ends) - 1].tolist()
+    table, first_row = group(table)
+    shards = np.diff(np.searchsorted(first_row, [0, *ends])).tolist()
+    facts = {"folders": folders, "shards": shards, "troubles": bounded(troubles)}
+    return table.replace_schema_metadata({FACTS: json.dumps(facts)})
+
+
+def _chunks(path: Path, image: str, text: str, troubles: dict[str, str]) -> Iterator[Chunk]:
+    def bad_row(row: Any) -> str:
+        number = "" if row.number is None else f" {row.number}"
+        troubles[f"{path.name}: row{number} {(row.text or '')[:60]!r}"] = (
+            f"left out: {row.actual_columns} cells instead of {row.expected_columns}"
+        )
+        return "skip"
+
+    missing = {image, text} - set(column_names(path, kind_of(path)))
+    if missing:
+        raise UsageError(f"{path}: no column {missing.pop()!r}, which the first of the files has")
+    yield from chunks(path, bad_row=bad_row)
+
+
+def _rows(chunk: Chunk, image: str, text: str, folder: int) -> pa.Table:
+    images = [_path_of(cell) for cell in values_of(chunk.get(image, []))]
+    others = {name: values_of(column) for name, column in chunk.items() if name not in (image, text)}
+    captions = values_of(chunk[text]) if text in chunk else [None] * len(images)
+    return pa.table({
+        "image": pa.array(images, pa.large_string()),
+        "folder": pa.array(np.full(len(images), folder, np.uint32)),
+        "captions": pa.array(map(captions_of, captions), TEXTS),
+        "rest": pa.array(_rest(others, len(images)), pa.large_string()),
+    })  # fmt: skip
+
+
+def _path_of(cell: Any) -> str:
+    if isinstance(cell, dict):  # of Hugging Face: {"bytes": None, "path": "1.jpg"}
+        cell = cell.get("path")
+    return cell.strip() if isinstance(cell, str) else ""
+
+
+def _rest(others: Chunk, rows: int) -> list[str]:
+    """The other cells of each row as JSON, but for empty ones and bytes."""
+    if not others:
+        return [""] * rows
+    cells = (zip(others, row, strict=True) for row in zip(*others.values(), strict=True))
+    return [json.dumps(plain(row)) for row in cells]
+
+
+def plain(cells: Any) -> dict[str, Any]:
+    """What of (name, value) pairs fits into JSON and says something."""
+    found = {}
+    for name, value in cells:
+        if value is None or value == "" or isinstance(value, bytes):
+            continue
+        if not isinstance(value, str | int | float | bool):
+            value = json.loads(json.dumps(value, default=lambda v: None if isinstance(v, bytes) else str(v)))
+        found[name] = value
+    return found
+
+
+def group(rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
+    """(rows with all captions of a picture in one, first row of each picture: int64), in order of appearance."""
+    names = rows["image"].combine_chunks()
+    folder = rows["folder"].to_numpy()
+    codes = names.dictionary_encode().indices.to_numpy().astype(np.int64)
+    if len(folder) and folder.max() > 0:
+        codes = codes * (int(folder.max()) + 1) + folder
+    _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+    appearance = np.argsort(first)
+    rank = np.empty(len(first), np.int64)
+    rank[appearance] = np.arange(len(first))
+    first, codes = first[appearance], rank[codes]
+    if len(first) == len(rows):
+        return rows.combine_chunks(), first
+    by_picture = np.argsort(codes, kind="stable")
+    captions = rows["captions"].combine_chunks().take(pa.array(by_picture))
+    ends = captions.offsets.to_numpy()
+    starts = np.searchsorted(codes[by_picture], np.arange(len(first) + 1))
+    lists = pa.LargeListArray.from_arrays(pa.array(ends[starts], pa.int64()), captions.flatten())
+    grouped = rows.take(pa.array(first)).combine_chunks()
+    return grouped.set_column(grouped.schema.get_field_index("captions"), "captions", lists), first

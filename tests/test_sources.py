@@ -1,0 +1,542 @@
+"""Everything that --data takes: what is found in it, what is left out and said, and what is refused."""
+
+import base64
+import csv
+import io
+import json
+import os
+import pickle
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from catlip.data import embedded, indexes
+from catlip.data.captionfiles import Columns, read_rows
+from catlip.data.pack import Pack, pack
+from catlip.data.paths import values_of
+from catlip.data.records import Record, Source, bounded
+from catlip.data.shards import IMAGE_EXTENSIONS, members, split_name
+from catlip.data.sources import Mixture, TarSource, open_source, parts
+from catlip.data.tars import OpenFile
+from catlip.errors import UsageError
+from tests.conftest import SHARED, jpeg, write_tar
+
+quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def records(source: Source) -> list[Record]:
+    """All records, after checking what holds for every source."""
+    found = [source.read(number) for number in range(len(source))]
+    assert source.shards.dtype == np.int64
+    assert source.shards.sum() == len(source)
+    assert list(source.captions()) == [record.captions for record in found]
+    assert "\n" not in source.described
+    json.dumps([source.fingerprint(), [record.metadata for record in found]])
+    source.prefetch(range(len(source.shards)))
+    again = pickle.loads(pickle.dumps(source))
+    assert [again.read(number) for number in range(len(source))] == found
+    return found
+
+
+# ---- tars
+
+
+def naive(tar: Path) -> dict[str, dict[str, bytes]]:
+    """Samples of a tar by the book: tarfile, dictionaries, nothing else. Only names without dots in their stems."""
+    found: dict[str, dict[str, bytes]] = {}
+    with tarfile.open(tar) as file:
+        for info in file:
+            key, extension = split_name(info.name)
+            role = "image" if extension.lower() in IMAGE_EXTENSIONS else extension.lower()
+            if (
+                info.isfile()
+                and role in ("image", "txt", "json", "cls")
+                and not info.name.split("/")[-1].startswith(".")
+            ):
+                found.setdefault(key, {}).setdefault(role, file.extractfile(info).read())
+    return found
+
+
+stems = st.text(st.characters(exclude_characters="/\0.", exclude_categories=("Cs", "Cc")), min_size=1, max_size=130)
+folders = st.sampled_from(["", "a/", "a.b/", "../../etc/", "/abs/", "long" * 30 + "/", "ünï/"])
+names = st.tuples(folders, stems, st.sampled_from([".jpg", ".txt", ".json", ".cls", ".JPG", ".npy", "", ".png"]))
+
+
+@quick
+@given(
+    st.lists(st.tuples(names, st.binary(max_size=700)), min_size=1, max_size=12, unique_by=lambda m: m[0]),
+    st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+)
+def test_any_tar_gives_what_a_naive_reading_gives(tmp_path: Path, content: list, format: int) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, data in content:
+            info = tarfile.TarInfo("".join(name))
+            info.size = len(data)
+            try:
+                tar.addfile(info, io.BytesIO(data))
+            except ValueError:  # too long for ustar
+                continue
+    expected = naive(path)
+    try:
+        source = TarSource([path], "a")
+    except UsageError:
+        assert not expected
+        return
+    assert list(source.keys()) == list(expected)
+    for number, sample in enumerate(expected.values()):
+        record = source.read(number)
+        assert record.image == sample.get("image", b"")
+        if "txt" in sample:
+            text = sample["txt"].decode("utf-8", "replace")
+            assert record.captions == [line.strip() for line in text.splitlines() if line.strip()]
+
+
+@quick
+@given(st.binary(max_size=3000), st.integers(0, 20_000), st.integers(0, 3000))
+def test_no_bytes_make_the_tar_reader_do_anything_but_read_or_refuse(
+    tmp_path: Path, noise: bytes, at: int, drop: int
+) -> None:
+    path = write_tar(tmp_path / "a.tar", {f"{i}.{e}": jpeg(seed=i) for i in range(3) for e in ("jpg", "txt")})
+    data = bytearray(path.read_bytes())
+    data[at : at + len(noise)] = noise
+    path.write_bytes(data[: len(data) - drop])
+    try:
+        source = TarSource([path], "a")
+    except UsageError:
+        return
+    for number in range(len(source)):
+        source.read(number)
+
+
+def test_members_that_are_no_plain_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, kind in (("d", tarfile.DIRTYPE), ("l.jpg", tarfile.SYMTYPE), ("h.jpg", tarfile.LNKTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "x" * 200
+            tar.addfile(info)
+        for name in ("ü" * 120 + ".jpg", "._1.jpg", "1.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+    assert list(TarSource([path], "a").keys()) == ["ü" * 120, "1"]
+    file = OpenFile(os.open(path, os.O_RDONLY))
+    with tarfile.open(path) as tar:
+        assert [(m.name, m.offset_data, m.size) for m in tar if m.isfile()] == list(members(file))
+
+
+def test_keys_that_are_apart_or_double(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("1.jpg", b"A"), ("2.jpg", b"B"), ("1.txt", b"one"), ("2.txt", b"two"), ("1.jpg", b"C")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    source = open_source(str(path))
+    assert [(r.key, r.image, r.captions) for r in records(source)] == [("1", b"A", ["one"]), ("2", b"B", ["two"])]
+    assert list(source.troubles) == ["a.tar: 1.jpg"]
+    assert "1 troubles" in source.described
+
+
+def test_names_with_dots(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {
+        "photo.v1.jpg": b"1", "photo.v1.txt": b"one", "photo.v2.jpg": b"2", "photo.v2.txt": b"two",
+        "street.jpg": b"3", "street.seg.png": b"mask", "street.txt": b"three",
+        "x.jpg": b"4", "x.txt": b"four", "x.2.jpg": b"5", "x.2.txt": b"five",
+    })  # fmt: skip
+    assert [(r.key, r.image, r.captions) for r in records(open_source(str(tar)))] == [
+        ("photo.v1", b"1", ["one"]), ("photo.v2", b"2", ["two"]), ("street", b"3", ["three"]),
+        ("x", b"4", ["four"]), ("x.2", b"5", ["five"]),
+    ]  # fmt: skip
+
+
+def test_json_gives_captions_and_metadata(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {
+        "1.jpg": b"", "1.txt": b"a dog", "1.json": b'{"url": "https://x", "caption": "other", "license": "CC0"}',
+        "2.jpg": b"x", "2.json": b'{"caption": "a cat"}', "3.jpg": b"x", "3.json": b"[1]", "4.jpg": b"x",
+        "4.json": b"{broken", "5.jpg": b"x", "5.json": b'{"text": 7}', "6.jpg": b"x", "6.json": b"[" * 100_000,
+    })  # fmt: skip
+    found = records(open_source(str(tar)))
+    assert found[0] == Record("1", b"", ["a dog"], None, {"url": "https://x", "license": "CC0"})
+    assert [r.captions for r in found[1:]] == [["a cat"], [], [], [], []]
+
+
+def test_compressed_and_unreadable_tars_are_named(tmp_path: Path) -> None:
+    for name in ("a.tar.gz", "b.tar"):
+        with tarfile.open(tmp_path / name, "w:gz") as tar:
+            tar.addfile(tarfile.TarInfo("1.jpg"))
+        with pytest.raises(UsageError, match=rf"{name}.*compressed.*unpack"):
+            open_source(str(tmp_path / name))
+    good = write_tar(tmp_path / "c.tar", {"1.jpg": jpeg()})
+    (tmp_path / "d.tar").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"/d\.tar is not a readable tar file \(it is empty"):
+        TarSource([good, tmp_path / "d.tar"], "x")
+
+
+def test_an_index_is_kept_and_made_anew_for_other_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "WORTH_KEEPING", -1)
+    paths = [write_tar(tmp_path / f"{i}.tar", {f"{i}{j}.jpg": jpeg(seed=j) for j in range(3)}) for i in range(3)]
+    first = TarSource(paths, "x")
+    kept = sorted((indexes.cache_folder() / "index").iterdir())
+    assert [path.suffix for path in kept] == [".arrow"] * 4
+    monkeypatch.setattr("catlip.data.tars.scan", lambda *_: pytest.fail("scanned again"))
+    again = TarSource(paths, "x")
+    assert len(pickle.dumps(again)) < 1500
+    assert records(again) == [first.read(i) for i in range(9)]
+    monkeypatch.undo()
+    write_tar(paths[0], {"new.jpg": jpeg(), "new.txt": b"a dog"})
+    assert len(TarSource(paths, "x")) == 7
+    for path in kept:
+        path.write_bytes(b"damaged")
+    assert len(TarSource(paths, "x")) == 7
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "WORTH_KEEPING", -1)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CATLIP_CACHE", str(tmp_path / "file"))
+    write_tar(tmp_path / "a.tar", {"1.jpg": jpeg()})
+    (tmp_path / "t.csv").write_text("image,text\n1.jpg,a dog\n")
+    assert len(records(open_source(str(tmp_path / "a.tar")))) == 1
+    assert len(records(open_source(str(tmp_path / "t.csv")))) == 1
+
+
+def test_many_threads_and_more_tars_than_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catlip.data.remote.OPEN_FILES", 3)
+    paths = [write_tar(tmp_path / f"{i}.tar", {f"{i}.jpg": jpeg(seed=i)}) for i in range(20)]
+    source = TarSource(paths, "x")
+    with ThreadPoolExecutor(8) as pool:
+        for number, record in zip(list(range(20)) * 20, pool.map(source.read, list(range(20)) * 20), strict=True):
+            assert record.image == jpeg(seed=number)
+    assert len(source.files._open) <= 4
+
+
+def test_troubles_are_bounded() -> None:
+    assert len(bounded({str(i): "why" for i in range(5000)})) == 1001
+
+
+# ---- tables
+
+
+def write_pictures(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(jpeg(seed=len(name)))
+
+
+ROWS = [
+    {"image": "p/1.jpg", "text": "a dog", "licence": "CC0"},
+    {"image": "p/2.jpg", "text": 'a "big" cat, \nasleep', "licence": ""},
+    {"image": "p/1.jpg", "text": "a brown dog", "licence": "CC0"},
+    {"image": "", "text": "nothing", "licence": ""},
+    {"image": "p/missing.jpg", "text": "", "licence": "x"},
+]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_tables_of_paths(tmp_path: Path, kind: str) -> None:
+    write_pictures(tmp_path, "p/1.jpg", "p/2.jpg")
+    path, rows = tmp_path / f"t.{kind}", ROWS
+    if kind == "jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        rows = [{k: v.replace("\n", "") for k, v in row.items()} for row in rows] if kind == "tsv" else rows
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="," if kind == "csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    source = open_source(str(path))
+    assert "'image'" in source.described
+    assert "'text'" in source.described
+    assert records(source) == [
+        Record("p/1.jpg", jpeg(seed=7), ["a dog", "a brown dog"], None, {"licence": "CC0"}),
+        Record("p/2.jpg", jpeg(seed=7), [rows[1]["text"]]),
+        Record("p/missing.jpg", b"", [], None, {"licence": "x"}),
+    ]
+    assert list(source.troubles.values()) == ["1 rows without a picture are left out"]
+
+
+def test_several_tables_and_columns_by_flag(tmp_path: Path) -> None:
+    for part in ("a", "b"):
+        write_pictures(tmp_path / part, "1.jpg", "2.jpg")
+        (tmp_path / part / "t.csv").write_text(
+            f"what,where,text\na {part} dog,1.jpg,no\na cat,2.jpg,no\na pig,1.jpg,\n"
+        )
+    source = open_source(f"{tmp_path}/?/t.csv", image_col="where", text_col="what")
+    assert source.shards.tolist() == [2, 2]
+    assert list(source.captions()) == [["a a dog", "a pig"], ["a cat"], ["a b dog", "a pig"], ["a cat"]]
+    records(source)
+    (tmp_path / "b" / "t.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(UsageError, match=r"b/t\.csv: no column '(what|where)', which the first"):
+        open_source(f"{tmp_path}/?/t.csv", image_col="where", text_col="what")
+
+
+def test_cells_of_all_kinds(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    write_pictures(outside, "1.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "in").mkdir()
+    places = [f"file://{outside}/1.jpg", f"{outside}/1.jpg", "../outside/1.jpg", "../pipe.jpg", "/dev/zero", "..",
+              "../../../../etc/nothing", "nul\\0.jpg", "x" * 5000, "https://x/1.jpg"]  # fmt: skip
+    table = tmp_path / "in" / "t.jsonl"
+    rows = [{"image": p.replace("\\0", "\0"), "captions": ["a dog", 3, None, " "]} for p in places]
+    rows += [{"image": {"path": "../outside/1.jpg"}, "captions": '["a cat", "a pig"]'}, {"image": 7}, {"other": 1}]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    found = records(open_source(str(table)))
+    assert [len(r.image) > 0 for r in found] == [True] * 3 + [False] * 7
+    assert [r.captions for r in found[:2]] == [["a dog"], ["a dog"]]
+    assert found[2].captions == ["a dog", "a cat", "a pig"]  # the struct's path is the third row's
+
+
+def test_damaged_tables(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(b"\xef\xbb\xbfimage,text\n1.jpg,caf\xe9\n2.jpg,a,b,c\n3.jpg\n4.jpg,a dog\n")
+    source = open_source(str(table))
+    assert [r.captions for r in records(source)] == [["caf�"], ["a dog"]]
+    assert len(source.troubles) == 2
+    assert all("cells instead of 2" in why for why in source.troubles.values())
+    table.write_bytes("image,text\n1.jpg,a\n".encode("utf-16"))
+    with pytest.raises(UsageError, match=r"t\.csv is no UTF-8 text"):
+        open_source(str(table))
+    (tmp_path / "u.csv").write_text("url,caption\nhttps://x.org/1.jpg,a dog\nhttp://x.org/2.jpg,a cat\n")
+    with pytest.raises(UsageError, match=r"column 'url' holds URLs.*img2dataset"):
+        open_source(str(tmp_path / "u.csv"))
+    (tmp_path / "e.jsonl").write_text("\n")
+    with pytest.raises(UsageError, match="is empty"):
+        open_source(str(tmp_path / "e.jsonl"))
+    (tmp_path / "h.csv").write_text("image,text\n")
+    with pytest.raises(UsageError, match="not one row has a picture"):
+        open_source(str(tmp_path / "h.csv"))
+    (tmp_path / "b.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match=r"b\.parquet is no readable Parquet"):
+        open_source(str(tmp_path / "b.parquet"))
+
+
+def test_a_wrong_guess_shows_columns_and_values(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("photo_id,words,n\n1.jpg,a dog,3\n2.jpg,a cat,4\n")
+    with pytest.raises(UsageError, match=r"photo_id, words, n \(photo_id holds '1.jpg', '2.jpg';.*--image-col"):
+        open_source(str(tmp_path / "t.csv"))
+    with pytest.raises(UsageError, match=r"holds the caption\? .*\(words holds 'a dog', 'a cat'.*--text-col"):
+        open_source(str(tmp_path / "t.csv"), image_col="photo_id")
+
+
+@quick
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.text(max_size=8), st.sampled_from("xy")), min_size=1, max_size=30)
+)
+def test_rows_of_a_picture_come_together(tmp_path: Path, rows: list[tuple[str, str, str]]) -> None:
+    for folder in "xy":
+        (tmp_path / folder).mkdir(exist_ok=True)
+        lines = [json.dumps({"image": image, "text": text}) for image, text, where in rows if where == folder]
+        (tmp_path / folder / "t.jsonl").write_text("\n".join(lines or ['{"image": "e", "text": "f"}']))
+    expected: dict[tuple[str, str], list[str]] = {}
+    for where in "xy":
+        some = [(image, text) for image, text, w in rows if w == where] or [("e", "f")]
+        for image, text in some:
+            expected.setdefault((where, image), []).extend([text] if text.strip() else [])
+    source = open_source(f"{tmp_path}/{{x,y}}/t.jsonl")
+    found = [(source.read(i).key, source.read(i).captions) for i in range(len(source))]
+    assert found == [(image, captions) for (_, image), captions in expected.items()]
+    assert source.shards.sum() == len(source)
+
+
+# ---- pictures inside tables
+
+
+@pytest.mark.parametrize("form", ["struct", "bytes", "large"])
+def test_parquet_with_pictures(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path, "beside.jpg")
+    for part in range(2):
+        pictures = [jpeg(seed=10 * part + i) for i in range(7)]
+        struct = [{"bytes": b, "path": f"{part}-{i}.jpg"} for i, b in enumerate(pictures[:-1])]
+        cells = {
+            "struct": pa.array([*struct, {"bytes": None, "path": "beside.jpg"}]),
+            "bytes": pa.array([*pictures[:-1], None], pa.binary()),
+            "large": pa.array([*pictures[:-1], b""], pa.large_binary()),
+        }[form]
+        table = {"jpg": cells, "caption": [[f"dog {i}", "x"] for i in range(6)] + [None], "licence": ["CC0"] * 7}
+        pq.write_table(pa.table(table), tmp_path / f"{part}.parquet", row_group_size=3)
+    source = open_source(str(tmp_path / "*.parquet"))
+    assert source.remote
+    assert source.window == 3 * 32
+    assert source.shards.tolist() == [3, 3, 1] * 2
+    found = records(source)
+    assert [r.image for r in found[:6] + found[7:13]] == [jpeg(seed=10 * p + i) for p in range(2) for i in range(6)]
+    assert found[6].image == (jpeg(seed=10) if form == "struct" else b"")
+    assert found[0].captions == ["dog 0", "x"]
+    assert found[6].captions == []
+    assert found[0].metadata == {"licence": "CC0"}
+    monkeypatch.setattr(source, "_keep", 2)
+    with ThreadPoolExecutor(8) as pool:
+        numbers = np.random.default_rng(0).integers(0, 14, 200).tolist()
+        assert list(pool.map(source.read, numbers)) == [found[number] for number in numbers]
+    assert len(source._slots) <= 2
+
+
+def test_a_row_group_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"image": [b"x" * 100], "text": ["a"]}), tmp_path / "a.parquet")
+    monkeypatch.setattr(embedded, "MAX_GROUP", 50)
+    with pytest.raises(UsageError, match=r"a\.parquet: a row group of .*row_group_size"):
+        open_source(str(tmp_path / "a.parquet"))
+
+
+def test_jsonl_with_base64(tmp_path: Path) -> None:
+    text = base64.b64encode(jpeg()).decode()
+    rows = [{"image": text, "text": "a dog", "id": 5}, {"image": f"data:image/jpeg;base64,{text}", "text": ["a", "b"]},
+            {"image": {"bytes": text, "path": "x.jpg"}, "text": None}, {"image": "not base64!"}]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    found = records(open_source(str(tmp_path / "a.jsonl")))
+    assert [r.image for r in found] == [jpeg(), jpeg(), jpeg(), b""]
+    assert [r.captions for r in found] == [["a dog"], ["a", "b"], [], []]
+    assert [r.key for r in found] == ["5", "1", "x.jpg", "3"]
+
+
+# ---- folders and COCO
+
+
+def test_a_folder_with_captions_beside_the_pictures(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "b.jpg", "a.b.png", "sub/c.JPEG", "sub/d.webp", ".hidden.jpg")
+    (tmp_path / "b.txt").write_text("\ufeffa dog\n\na brown dog\n")
+    (tmp_path / "a.b.caption").write_text("a cat")
+    (tmp_path / "sub" / "c.txt").write_bytes(b"\xff")
+    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
+    source = open_source(str(tmp_path))
+    assert [(r.key, r.captions) for r in records(source)] == [
+        ("a.b.png", ["a cat"]), ("b.jpg", ["a dog", "a brown dog"]), ("sub/c.JPEG", ["�"]), ("sub/d.webp", []),
+    ]  # fmt: skip
+    assert list(source.troubles) == ["sub/loop"]
+    assert "1 of them without" in source.described
+
+
+def test_folders_of_other_things(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no pictures"):
+        open_source(str(tmp_path))
+    write_pictures(tmp_path, "1.jpg")
+    with pytest.raises(UsageError, match=r"1 pictures but not one caption; expected .*metadata\.csv"):
+        open_source(str(tmp_path))
+    (tmp_path / "metadata.csv").write_text("file_name,text\n1.jpg,a dog\n")
+    assert [r.captions for r in records(open_source(str(tmp_path)))] == [["a dog"]]
+    (tmp_path / "metadata.csv").unlink()
+    write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": b"a cat"})
+    assert [r.captions for r in records(open_source(str(tmp_path)))] == [["a cat"]]
+
+
+@pytest.mark.parametrize("where", ["annotations", "val2017", "images", "images/val2017", "../val2017.tar", "nowhere"])
+def test_coco_captions(tmp_path: Path, where: str) -> None:
+    (tmp_path / "annotations").mkdir()
+    if where.endswith(".tar"):
+        write_tar(tmp_path / "val2017.tar", {"000.jpg": jpeg(seed=7), "001.jpg": jpeg(seed=7)})
+    elif where != "nowhere":
+        write_pictures(tmp_path / where, "000.jpg", "001.jpg")
+    path = tmp_path / "annotations" / "captions_val2017.json"
+    path.write_text(json.dumps({
+        "images": [{"id": 9, "file_name": "000.jpg", "license": 3}, {"id": 8, "file_name": "001.jpg"}],
+        "annotations": [{"image_id": 9, "caption": "a dog"}, {"image_id": 9, "caption": "a brown dog"}],
+    }))  # fmt: skip
+    if where == "nowhere":
+        with pytest.raises(UsageError, match=r"000\.jpg is in none of .*val2017"):
+            open_source(str(path))
+        return
+    first, second = records(open_source(str(path)))
+    assert first == Record("000.jpg", jpeg(seed=7), ["a dog", "a brown dog"], None, {"id": 9, "license": 3})
+    assert (second.image, second.captions) == (jpeg(seed=7), [])
+
+
+def test_other_json_is_refused(tmp_path: Path) -> None:
+    for text, says in (("[", "cannot be read as JSON"), ("[1]", "found list"), ("{}", "found dict"),
+                       ('{"images": [], "annotations": [{"image_id": 1}], "categories": []}', "boxes"),
+                       ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1}]}', "'caption'"),
+                       ('{"a": 1}', "no pictures")):  # fmt: skip
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(UsageError, match=says):
+            open_source(str(tmp_path / "a.json"))
+
+
+@pytest.mark.skipif(not (SHARED / "coco128").is_dir(), reason="no shared data")
+def test_real_coco_captions() -> None:
+    source = open_source(str(SHARED / "coco128" / "annotations" / "captions_val2017.json"))
+    assert len(source) == 128
+    assert all(len(source.read(i).image) > 1000 and len(source.read(i).captions) >= 5 for i in range(0, 128, 16))
+
+
+# ---- mixtures
+
+
+def test_mixtures(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_tar(tmp_path / f"{name}.tar", {f"{name}{i}.jpg": jpeg() for i in range(3)})
+    write_pictures(tmp_path, "1.jpg")
+    (tmp_path / "c.csv").write_text("image,text\n1.jpg,a dog\n")
+    source = open_source(f"{tmp_path}/[ab].tar@2.5 + {tmp_path}/c.csv")
+    assert isinstance(source, Mixture)
+    assert parts(source) == [(6, 2.5), (1, 1.0)]
+    assert source.shards.tolist() == [3, 3, 1]
+    assert [r.key for r in records(source)] == ["a0", "a1", "a2", "b0", "b1", "b2", "1.jpg"]
+    alone = open_source(f"{tmp_path}/a.tar")
+    assert parts(alone) == [(3, 1.0)]
+    (tmp_path / "a.tar").rename(tmp_path / "a.tar@2")
+    with pytest.raises(UsageError, match="greater than 0"):
+        open_source(f"{tmp_path}/b.tar@0")
+
+
+def test_files_of_several_kinds_are_refused(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.csv", "c.xyz"):
+        (tmp_path / name).touch()
+    for pattern in ("*", "c.xyz"):
+        with pytest.raises(UsageError, match=r"expected files of one kind.*found.*\.xyz"):
+            open_source(f"{tmp_path}/{pattern}")
+
+
+def test_pack_keeps_metadata(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "1.jpg")
+    (tmp_path / "t.csv").write_text("image,text,licence,url\n1.jpg,a dog,CC0,https://x.org\n")
+    pack(Pack(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
+    pack(Pack(data=str(tmp_path / "s"), out=str(tmp_path / "again")))
+    record = open_source(str(tmp_path / "again")).read(0)
+    assert record.metadata == {"key": "1.jpg", "licence": "CC0", "url": "https://x.org"}
+    assert record.captions == ["a dog"]
+
+
+# ---- captions alone
+
+
+def test_captions_are_read_without_the_pictures(tmp_path: Path) -> None:
+    coco = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "a dog"}]}
+    (tmp_path / "c.json").write_text(json.dumps(coco))
+    (tmp_path / "d.json").write_text('{"1.jpg": ["a dog"], "2.jpg": []}')
+    write_pictures(tmp_path / "folder", "1.jpg", "2.jpg")
+    (tmp_path / "folder" / "1.txt").write_text("a dog")
+    table = {"image": [{"bytes": jpeg(), "path": "1.jpg"}], "uid": ["1"], "text": [["a dog", "a cat"]]}
+    pq.write_table(pa.table(table), tmp_path / "p.parquet")
+    (tmp_path / "j.jsonl").write_text('{"uid": 7, "text": "a dog"}\n{"text": ["a", "b"]}\n')
+    for name, keys, captions in (
+        ("c.json", {"key": ["1.jpg"]}, [["a dog"]]), ("d.json", {"key": ["1.jpg", "2.jpg"]}, [["a dog"], []]),
+        ("folder", {"key": ["1.jpg", "2.jpg"]}, [["a dog"], []]), ("p.parquet", {"uid": ["1"]}, [["a dog", "a cat"]]),
+        ("j.jsonl", {"uid": ["7", None]}, [["a dog"], ["a", "b"]]),
+    ):  # fmt: skip
+        (rows,) = read_rows(tmp_path / name, Columns.of(tmp_path / name, None, None))
+        assert {key: list(values_of(column)) for key, column in rows.keys.items()} == keys
+        assert rows.captions == captions
+
+
+def test_long_work_shows_how_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_tar(tmp_path / "a.tar", {"1.jpg": jpeg()})
+    for silent, rank, shown in ((9.0, "0", False), (0.0, "1", False), (0.0, "0", True)):
+        monkeypatch.setattr(indexes, "SILENT", silent)
+        monkeypatch.setenv("RANK", rank)
+        assert len(TarSource([path], "a")) == 1
+        captured = capsys.readouterr()
+        assert ("indexing" in captured.err) == shown
+        assert not captured.out
