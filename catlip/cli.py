@@ -1,13 +1,14 @@
 """One verb per arrow. The only file that imports tyro; `catlip --help` imports neither tyro nor torch.
 
-A verb is a dataclass of settings and a function of it. What stands right after the verb, without a flag, is the
-setting that the table below names, so `catlip vocab DATA` and `catlip vocab --data DATA` are the same.
+A verb is a dataclass of settings and a function of it. What stands right after the verb, without a flag, are the
+settings that the table below names, so `catlip vocab DATA` and `catlip vocab --data DATA` are the same.
 """
 
 import os
 import sys
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,31 @@ from catlip.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """Where a verb's settings and function are, and what its first argument without a flag is."""
+    """Where a verb's settings and function are, and what its first arguments without a flag are."""
 
     says: str
     module: str
     settings: str
     function: str
-    first: str
+    first: tuple[str, ...]
 
 
 VERBS = {
-    "demo": Verb("everything once, on pictures that come with catlip", "catlip.demo.demo", "Demo", "demo", "out"),
-    "explain": Verb("a caption's labels, word by word", "catlip.captions.show", "Explain", "explain", "caption"),
-    "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "BuildVocabulary", "build_vocabulary", "data"),
-    "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "WriteLabels", "write_labels", "data"),
-    "report": Verb("a look at a corpus' labels: one HTML file", "catlip.report.corpus", "Report", "report", "data"),
-    "pack": Verb("pictures and captions -> tar shards", "catlip.data.pack", "Pack", "pack", "data"),
-    "pretrain": Verb("shards + vocabulary -> encoder", "catlip.training.pretrain", "Pretrain", "pretrain", "recipe"),
-    "probe": Verb("linear probe and kNN on frozen features", "catlip.transfer.probe", "Probe", "probe", "run"),
+    "demo": Verb("everything once, on pictures that come with catlip", "catlip.demo.demo", "Demo", "demo", ("out",)),
+    "explain": Verb("a caption's labels, word by word", "catlip.captions.show", "Explain", "explain", ("caption",)),
+    "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "BuildVocabulary", "build_vocabulary", ("data",)),
+    "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "WriteLabels", "write_labels", ("data",)),
+    "report": Verb("a look at a corpus' labels: one HTML file", "catlip.report.corpus", "Report", "report", ("data",)),
+    "pack": Verb("pictures and captions -> tar shards", "catlip.data.pack", "Pack", "pack", ("data",)),
+    "pretrain": Verb("shards + vocabulary -> encoder", "catlip.training.pretrain", "Pretrain", "pretrain", ("recipe",)),
+    "probe": Verb("linear probe and kNN on frozen features", "catlip.transfer.probe", "Probe", "probe", ("run",)),
+    "convert": Verb(
+        "official checkpoint -> run folder", "catlip.interchange.corenet", "Convert", "convert", ("checkpoint",)
+    ),
+    "export": Verb("run -> timm, open_clip, ONNX, ...", "catlip.interchange.export", "Export", "export", ("run",)),
+    "embed": Verb("pictures -> Parquet with vectors", "catlip.interchange.embed", "Embed", "embed", ("run", "images")),
+    "predict": Verb("a picture's labels, drawn", "catlip.interchange.predict", "Predict", "predict", ("run", "photo")),
+    "push": Verb("run -> Hugging Face Hub, with a card", "catlip.interchange.card", "Push", "push", ("run", "repo")),
 }
 RECIPES = {"flickr8k_cpu": "catlip.recipes.flickr8k_cpu"}
 
@@ -75,12 +83,13 @@ def run(args: list[str]) -> Any:
     if name not in VERBS:
         raise UsageError(f"there is no verb {name!r}{_near(name, VERBS)}; `catlip --help` lists them")
     verb = VERBS[name]
-    if rest and not rest[0].startswith("-"):
-        rest = [f"--{verb.first}", *rest]
+    plain = list(takewhile(lambda argument: not argument.startswith("-"), rest[: len(verb.first)]))
+    flags = [part for setting, argument in zip(verb.first, plain, strict=False) for part in (f"--{setting}", argument)]
+    rest = [*flags, *rest[len(plain) :]]
     import tyro
 
     start: dict[str, Any] = {}
-    if verb.first == "recipe":
+    if verb.first == ("recipe",):
         start["default"], rest = _recipe(rest)
     module = import_module(verb.module)
     settings = tyro.cli(
