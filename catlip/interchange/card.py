@@ -2,8 +2,9 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from catlip.captions.vocabulary import Vocabulary
@@ -37,26 +38,35 @@ def push(cfg: Push) -> str:
         raise UsageError(f"--license {cfg.license!r}: expected an identifier such as apache-2.0 or other")
     folder = model_folder(cfg.run)
     card = model_card(Path(cfg.run), cfg.repo, cfg.license)
-    files = [folder / name for name in TIMM]
-    if (Path(cfg.run) / "vocab.tsv").is_file():
-        files.append(Path(cfg.run) / "vocab.tsv")
     if cfg.dry_run:
-        print(card)
-        sizes = ", ".join(f"{file.name} ({file.stat().st_size:,} bytes)" for file in files)
-        print(f"Nothing was uploaded. Without --dry-run README.md (the above), {sizes} go to {cfg.repo}")
+        size = (folder / "model.safetensors").stat().st_size
+        print(
+            f"{card}\nNothing was uploaded. Without --dry-run this card, the weights ({size:,} bytes), config.json and"
+        )
+        print(f"the vocabulary go to https://huggingface.co/{cfg.repo}")
         return card
     (folder / "README.md").write_text(card, encoding="utf-8")
+    with TemporaryDirectory() as extra:
+        files = [folder / name for name in (*TIMM, "README.md")]
+        if (Path(cfg.run) / "vocab.tsv").is_file():
+            vocabulary = Vocabulary.load(Path(cfg.run) / "vocab.tsv")
+            replace(vocabulary, source=_file_name(vocabulary.source)).save(Path(extra) / "vocab.tsv")
+            files.append(Path(extra) / "vocab.tsv")
+        _upload(cfg, files)
+    print(f"https://huggingface.co/{cfg.repo}: {', '.join(file.name for file in files)}")
+    return card
+
+
+def _upload(cfg: Push, files: list[Path]) -> None:
     from huggingface_hub import HfApi
 
     api = HfApi()
     try:
         api.create_repo(cfg.repo, private=cfg.private, exist_ok=True)
-        for file in [folder / "README.md", *files]:
+        for file in files:
             api.upload_file(path_or_fileobj=file, path_in_repo=file.name, repo_id=cfg.repo)
     except Exception as error:  # the hub's, the net's and the token's errors have no common base
         raise UsageError(f"{cfg.repo}: {(str(error).splitlines() or [repr(error)])[0]}") from None
-    print(f"https://huggingface.co/{cfg.repo}: README.md, {', '.join(file.name for file in files)}")
-    return card
 
 
 def model_card(run: Path, repo: str, license: str) -> str:
@@ -125,7 +135,7 @@ def _data(config: dict[str, Any], facts: dict[str, Any]) -> str:
     if not config.get("data"):
         return "Not recorded."
     seen = facts.get("budget")
-    return f"`{_inline(config['data'])}`" + (f", {seen:,} pictures seen with repetitions." if seen else ".")
+    return f"`{_inline(_file_name(config['data']))}`" + (f", {seen:,} pictures seen with repetitions." if seen else ".")
 
 
 def _vocabulary(run: Path, encoder: Encoder) -> str:
@@ -148,7 +158,8 @@ def _recipe(config: dict[str, Any], versions: dict[str, Any]) -> str:
     flat: dict[str, Any] = {}
     for name, value in {**config, **versions}.items():
         flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    hidden = {"out", "data", "vocab", "workers", "device", "threads", "checkpoint"}  # of the machine, or told above
+    # of the machine, or told above
+    hidden = {"out", "data", "vocab", "labels", "init", "workers", "device", "threads", "checkpoint"}
     rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in flat.items() if name not in hidden]
     return "\n".join(["| setting | value |", "|---|---|", *rows])
 
@@ -161,7 +172,7 @@ def _measured(run: Path) -> str:
         except ValueError:
             raise UsageError(f"{path} holds a line that is no JSON: {line[:60]!r}") from None
         data = result.get("data")
-        where = ", ".join(Path(str(name)).name for name in (data if isinstance(data, list) else [data] if data else []))
+        where = ", ".join(_file_name(name) for name in (data if isinstance(data, list) else [data] if data else []))
         rows += [
             f"| {_cell(result.get('task', ''))} | {_cell(name.replace('_', ' '))} | {value:g} | {_cell(where)} |"
             for name, value in result.items()
@@ -177,6 +188,11 @@ def _licence(license: str) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(_inline(name.replace("_", " ")) for name in names[:20]) + (", ..." if len(names) > 20 else "")
+
+
+def _file_name(path: object) -> str:
+    """What a card may tell of a path: folders are its owner's business."""
+    return str(path).rstrip("/").replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def _inline(text: object) -> str:

@@ -187,7 +187,7 @@ def _labels(cfg: Convert, head: nn.Linear | None) -> tuple[list[str], list[str],
 
         info = ImageNetInfo(IMAGENET)
         labels = list(info.label_names())
-        names = [info.label_name_to_description(label, detailed=False) for label in labels]
+        names = [info.label_name_to_description(label).split(",")[0] for label in labels]
     elif cfg.labels:
         if not Path(cfg.labels).is_file():
             raise UsageError(f"--labels: no such file: {cfg.labels} (or {IMAGENET!r})")

@@ -24,7 +24,7 @@ from catlip.interchange.open_clip import to_open_clip
 from catlip.interchange.outputs import BATCHES, Outputs, Results, compare, takes_any_size
 from catlip.interchange.pictures import open_pictures, sample_pictures, to_input
 from catlip.models.encoder import Encoder, load
-from catlip.models.folders import TIMM, model_folder, read_tensors
+from catlip.models.folders import TIMM, model_folder, read_json, read_tensors
 
 FORMATS = ("timm", "open_clip", "onnx", "torch-export", "state-dict")
 
@@ -36,7 +36,7 @@ class Export:
     run: str  # run folder, or a model folder
     format: str = "timm"  # timm, open_clip, onnx, torch-export or state-dict
     out: str | None = None  # new folder; default: RUN/export/FORMAT
-    images: str | None = None  # pictures to compare on: a folder or tars; default: drawings that come with catlip
+    images: str | None = None  # pictures to compare on: a folder or tars; default: the run's data, else catlip's own
 
 
 def export(cfg: Export) -> dict[str, float]:
@@ -49,7 +49,7 @@ def export(cfg: Export) -> dict[str, float]:
     encoder = load(cfg.run)
     out = Path(cfg.out or Path(cfg.run) / "export" / cfg.format)
     check_empty(out, "--out")
-    images = _images(encoder, cfg.images)
+    images, whose = _images(encoder, cfg)
     fresh = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -62,7 +62,9 @@ def export(cfg: Export) -> dict[str, float]:
     size = "any size" if any_size else f"{encoder.image_size} px"
     shown = ", ".join(f"{name} {value:.1e}" for name, value in apart.items())
     what = f"{encoder.architecture}, any batch, {size}"
-    print(f"{out}: {what}; reloaded, {len(images)} pictures through both: largest absolute difference {shown}")
+    print(
+        f"{out}: {what}; reloaded, {len(images)} pictures of {whose} through both: largest absolute difference {shown}"
+    )
     return apart
 
 
@@ -122,19 +124,29 @@ def _plain(value: str) -> Any:
         return value
 
 
-def _images(encoder: Encoder, where: str | None) -> list[bytes]:
-    """16 pictures that can be read."""
-    wanted = sum(BATCHES)
-    if where is None:
-        return sample_pictures(wanted)
+def _images(encoder: Encoder, cfg: Export) -> tuple[list[bytes], str]:
+    """(16 pictures that can be read, whose they are): those asked for; else the run's data, if it is still there."""
+    wanted, where = sum(BATCHES), cfg.images or _data_of(cfg.run)
     found: list[bytes] = []
-    for key, image in islice(open_pictures(where), 10 * wanted):
-        try:
-            to_input(encoder, image)
-        except UnreadableImageError as error:
-            print(f"{key} is skipped: {error}")
-            continue
-        found.append(image)
-        if len(found) == wanted:
-            return found
-    raise UsageError(f"--images {where} holds {len(found)} pictures that can be read; {wanted} are compared")
+    try:
+        for key, image in islice(open_pictures(where), 10 * wanted) if where else ():
+            try:
+                to_input(encoder, image)
+            except UnreadableImageError as error:
+                print(f"{key} is skipped: {error}")
+                continue
+            found.append(image)
+            if len(found) == wanted:
+                return found, str(where)
+    except UsageError:
+        if cfg.images:
+            raise
+    if cfg.images:
+        raise UsageError(f"--images {cfg.images} holds {len(found)} pictures that can be read; {wanted} are compared")
+    return sample_pictures(wanted), "catlip's own"
+
+
+def _data_of(run: str) -> str | None:
+    path = Path(run) / "config.json"
+    config = read_json(path).get("config") if path.is_file() else None
+    return config.get("data") if isinstance(config, dict) else None
