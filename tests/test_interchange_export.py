@@ -98,14 +98,15 @@ def read_back(format: str, folder: Path, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("positions", ["1d", "2d"])
-def test_onnx_takes_any_size_of_the_official_models(tmp_path: Path, positions: str) -> None:
+def test_onnx_takes_any_size_of_the_official_models(tmp_path: Path, monkeypatch, positions: str) -> None:
     needs("onnx")
-    from catlip.interchange.graphs import to_onnx
+    from catlip.interchange import graphs
 
+    monkeypatch.setattr(graphs, "LARGEST", 1 if positions == "2d" else 10**9)  # H's weights take a file of their own
     torch.manual_seed(0)
     backbone = timm.create_model("corenet_vit_tiny", num_classes=0, positions=positions)
     encoder = Encoder(backbone.eval()).eval()
-    graph, any_size = to_onnx(encoder, tmp_path)
+    graph, any_size = graphs.to_onnx(encoder, tmp_path)
     assert any_size
     for height, width in ((224, 224), (160, 256)):
         x = torch.rand(2, 3, height, width)
@@ -155,6 +156,6 @@ def test_nothing_is_overwritten_and_formats_are_known(tmp_path: Path) -> None:
         export(Export(run=str(run), out=str(run)))
     with pytest.raises(UsageError, match="there are timm, open_clip"):
         export(Export(run=str(run), format="coreml"))
-    with pytest.raises(UsageError, match="no file matches|no such"):
+    with pytest.raises(UsageError, match=r"no file matches|no such"):
         export(Export(run=str(run), images="nope/*.tar"))
     assert not (run / "export").exists()

@@ -120,8 +120,7 @@ def _use(repo: str, encoder: Encoder, in_timm: bool) -> str:
     ]
     ours = [
         "import catlip",
-        "from huggingface_hub import snapshot_download",
-        f'encoder = catlip.load(snapshot_download("{repo}"))',
+        f'encoder = catlip.load("hf-hub:{repo}")',
         "encoder.pooled(encoder.transform(picture)[None])" + ("  # also .tokens, .logits" if encoder.labels else ""),
     ]
     lines = [*plain, "", *ours] if in_timm else ours

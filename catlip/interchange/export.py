@@ -46,6 +46,8 @@ def export(cfg: Export) -> dict[str, float]:
     """
     if cfg.format not in FORMATS:
         raise UsageError(f"--format {cfg.format!r}: there are {', '.join(FORMATS)}")
+    if not cfg.out and not Path(cfg.run).is_dir():
+        raise UsageError(f"{cfg.run} is no folder on this machine, so --out has to say where the export goes")
     encoder = load(cfg.run)
     out = Path(cfg.out or Path(cfg.run) / "export" / cfg.format)
     check_empty(out, "--out")

@@ -49,7 +49,8 @@ def predict(cfg: Predict) -> list[Prediction]:
     except (UnreadableImageError, OSError) as error:
         raise UsageError(f"{photo}: {error}") from None
     found = best_labels(encoder, picture, cfg.top, exclusive=_exclusive(cfg.run))
-    out = Path(cfg.out) if cfg.out else Path(cfg.run) / "predictions" / f"{photo.stem}.png"
+    folder = Path(cfg.run) / "predictions" if Path(cfg.run).is_dir() else Path("predictions")
+    out = Path(cfg.out) if cfg.out else folder / f"{photo.stem}.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     draw(picture, found, out)
     rows = {f"{p.name} ({p.label})" if p.name != p.label else p.name: f"{100 * p.probability:5.1f} %" for p in found}

@@ -94,8 +94,8 @@ class CorenetVit(VisionTransformer):
         batch, height, width, dim = x.shape
         place: Tensor = self.pos_embed
         if self.positions == "1d":
-            if torch.compiler.is_exporting() or height * width != place.shape[1]:
-                place = F.interpolate(place[None], size=(height * width, dim), mode="bilinear", align_corners=False)[0]
+            # Also at 224 px, where it returns the same numbers: a branch would fix an exported graph's size.
+            place = F.interpolate(place[None], size=(height * width, dim), mode="bilinear", align_corners=False)[0]
         else:
             place = resample_abs_pos_embed(place, [height, width], list(GRID), num_prefix_tokens=0)
         x = x.reshape(batch, -1, dim) + place

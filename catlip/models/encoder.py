@@ -146,7 +146,7 @@ def _has_fixed_size(name: str) -> bool:
 
 
 def load(path: str | Path) -> Encoder:
-    """An encoder from a run folder, a model folder in timm's layout, or "timm:NAME" (pretrained weights).
+    """An encoder from a run folder, a model folder in timm's layout, "hf-hub:org/name", or "timm:NAME" (pretrained).
 
     Raises UsageError, with one clear line, for anything else.
     """

@@ -14,19 +14,30 @@ from torch import Tensor
 from catlip.errors import UsageError
 
 ENCODER_FOLDER = "encoder"
+HUB = "hf-hub:"
 TIMM = ("config.json", "model.safetensors")
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors")
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder in timm's layout that a path means: a run's encoder, or the path itself.
+    """The folder in timm's layout that is meant: a run's encoder, the path itself, or "hf-hub:org/name" downloaded.
 
     Raises UsageError, naming the file that is missing.
     """
-    folder = Path(path)
+    folder = _download(str(path)) if str(path).startswith(HUB) else Path(path)
     if (folder / ENCODER_FOLDER).is_dir():
         folder = folder / ENCODER_FOLDER
     return _complete(folder, TIMM, f"{path} is no run and no model folder")
+
+
+def _download(name: str) -> Path:
+    """Configuration and safetensors of a model on the Hugging Face Hub, or of its cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name.removeprefix(HUB), allow_patterns=list(TIMM)))
+    except Exception as error:  # the hub's and the net's errors have no common base
+        raise UsageError(f"{name} cannot be had: {(str(error).splitlines() or [repr(error)])[0]}") from None
 
 
 def open_clip_folder(path: str | Path) -> Path:
