@@ -39,7 +39,7 @@ def make_run(folder: Path, labels: list[str], name: str = "test_resnet", size: i
     encoder = Encoder.create(name, image_size=size)
     encoder.save(
         folder / "encoder", nn.Linear(encoder.width, len(labels)), label_names=labels,
-        label_descriptions={label: f"name {i}" for i, label in enumerate(labels)},
+        label_descriptions={label: f"name ${i}$ {{" for i, label in enumerate(labels)},
     )  # fmt: skip
     return folder
 

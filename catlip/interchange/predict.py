@@ -80,7 +80,8 @@ def draw(picture: Image.Image, found: list[Prediction], out: Path) -> None:
     left, right = figure.subplots(1, 2, width_ratios=[height * ratio, 5.4])
     left.imshow(shown)
     left.axis("off")
-    names = [textwrap.shorten(p.name, 34, placeholder="…") for p in found]
+    # A dollar sign would begin a formula.
+    names = [textwrap.shorten(p.name, 34, placeholder="…").replace("$", r"\$") for p in found]
     places = range(len(found))
     right.barh(places, [p.probability for p in found], color=BAR, height=0.62)
     for place, prediction in zip(places, found, strict=True):
