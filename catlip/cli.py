@@ -1,7 +1,7 @@
 """One verb per arrow. The only file that imports tyro; `catlip --help` imports neither tyro nor torch.
 
-A verb is a dataclass of settings and a function of it. What stands right after the verb, without a flag, is the
-setting that the table below names, so `catlip vocab DATA` and `catlip vocab --data DATA` are the same.
+A verb is a dataclass of settings and a function of it. What stands right after the verb, without a flag, are the
+settings that the table below names, so `catlip vocab DATA` and `catlip vocab --data DATA` are the same.
 """
 
 import os
@@ -9,6 +9,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import takewhile
 from typing import Any
 
 from catlip.errors import UsageError, near
@@ -17,33 +18,36 @@ from catlip.recipes import RECIPES, load_recipe
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """Where a verb's settings and function are, and what its first argument without a flag is."""
+    """Where a verb's settings and function are, and what its first arguments without a flag are."""
 
     says: str
     module: str
     settings: str
     function: str
-    first: str
+    first: tuple[str, ...]
 
 
 VERBS = {
-    "demo": Verb("everything once, on pictures that come with catlip", "catlip.demo.demo", "Demo", "demo", "out"),
-    "explain": Verb("a caption's labels, word by word", "catlip.captions.show", "Explain", "explain", "caption"),
-    "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "BuildVocabulary", "build_vocabulary", "data"),
-    "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "WriteLabels", "write_labels", "data"),
-    "report": Verb("a look at a corpus' labels: one HTML file", "catlip.report.corpus", "Report", "report", "data"),
+    "demo": Verb("everything once, on pictures that come with catlip", "catlip.demo.demo", "Demo", "demo", ("out",)),
+    "explain": Verb("a caption's labels, word by word", "catlip.captions.show", "Explain", "explain", ("caption",)),
+    "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "BuildVocabulary", "build_vocabulary", ("data",)),
+    "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "WriteLabels", "write_labels", ("data",)),
+    "report": Verb("a look at a run or a corpus: HTML", "catlip.report.corpus", "Report", "report", ("data",)),
+    "pack": Verb("pictures and captions -> tar shards", "catlip.data.pack", "Pack", "pack", ("data",)),
     "bench data": Verb(
-        "reading, decoding, cropping, the loader: pictures a second",
-        "catlip.data.bench",
-        "BenchData",
-        "bench_data",
-        "data",
+        "reading, decoding, cropping: pictures/s", "catlip.data.bench", "BenchData", "bench_data", ("data",)
     ),
-    "plan": Verb("memory, hours and cost of a recipe, before", "catlip.recipes.plan", "Plan", "plan", "recipe"),
-    "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "Slurm", "slurm", "command"),
-    "pack": Verb("pictures and captions -> tar shards", "catlip.data.pack", "Pack", "pack", "data"),
-    "pretrain": Verb("shards + vocabulary -> encoder", "catlip.training.pretrain", "Pretrain", "pretrain", "recipe"),
-    "probe": Verb("linear probe and kNN on frozen features", "catlip.transfer.probe", "Probe", "probe", "run"),
+    "plan": Verb("memory, hours and cost of a recipe, before", "catlip.recipes.plan", "Plan", "plan", ("recipe",)),
+    "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "Slurm", "slurm", ("command",)),
+    "pretrain": Verb("shards + vocabulary -> encoder", "catlip.training.pretrain", "Pretrain", "pretrain", ("recipe",)),
+    "probe": Verb("linear probe and kNN on frozen features", "catlip.transfer.probe", "Probe", "probe", ("run",)),
+    "convert": Verb(
+        "official checkpoint -> run folder", "catlip.interchange.corenet", "Convert", "convert", ("checkpoint",)
+    ),
+    "export": Verb("run -> timm, open_clip, ONNX, ...", "catlip.interchange.export", "Export", "export", ("run",)),
+    "embed": Verb("pictures -> Parquet with vectors", "catlip.interchange.embed", "Embed", "embed", ("run", "images")),
+    "predict": Verb("a picture's labels, drawn", "catlip.interchange.predict", "Predict", "predict", ("run", "photo")),
+    "push": Verb("run -> Hugging Face Hub, with a card", "catlip.interchange.card", "Push", "push", ("run", "repo")),
 }
 HELP = """catlip: captioned pictures in, a vision encoder out
 
@@ -86,8 +90,9 @@ def run(args: list[str]) -> Any:
     if name == "slurm" and "--" in rest:  # the command to run, as it is
         at = rest.index("--")
         rest = [*rest[:at], "--command", shlex.join(rest[at + 1 :])]
-    if rest and not rest[0].startswith("-"):
-        rest = [f"--{verb.first}", *rest]
+    plain = list(takewhile(lambda argument: not argument.startswith("-"), rest[: len(verb.first)]))
+    flags = [part for setting, argument in zip(verb.first, plain, strict=False) for part in (f"--{setting}", argument)]
+    rest = [*flags, *rest[len(plain) :]]
     import tyro
 
     start: dict[str, Any] = {}

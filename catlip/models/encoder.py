@@ -6,20 +6,21 @@ names travel with the classifier.
 """
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+import catlip.models.corenet_vit  # noqa: F401 - tells timm the architecture of the official models
+from catlip.data.images import to_rgb
 from catlip.errors import UsageError
+from catlip.models.folders import ENCODER_FOLDER as ENCODER_FOLDER
+from catlip.models.folders import misfit, model_folder, read_json, read_tensors
 
-ENCODER_FOLDER = "encoder"
 # One pair for all encoders we train: no claim that ImageNet's statistics fit the user's pictures.
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -103,7 +104,12 @@ class Encoder(nn.Module):
 
     def tokens(self, x: Tensor) -> Tensor:
         """Patch tokens, or the places of the last feature map: [B, N, D]."""
-        features = self.backbone.forward_features(x)
+        return self.as_tokens(self.backbone.forward_features(x))
+
+    def as_tokens(self, features: Tensor) -> Tensor:
+        """What the backbone's forward_features returns -> [B, N, D]."""
+        if features.ndim == 4 and getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":  # Swin
+            return features.flatten(1, 2)
         if features.ndim == 4:  # [B, D, h, w] of convolutional backbones
             return features.flatten(2).transpose(1, 2)
         return features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
@@ -130,10 +136,12 @@ class Encoder(nn.Module):
     @property
     def transform(self) -> v2.Compose:
         """PIL picture -> float [3, H, W] in the encoder's input space: resized and cropped to the centre."""
-        size, crop = self.image_size, self.backbone.pretrained_cfg.get("crop_pct") or 1.0
+        cfg = self.backbone.pretrained_cfg
+        size, crop = self.image_size, cfg.get("crop_pct") or 1.0
+        how = Image.Resampling[(cfg.get("interpolation") or "bilinear").upper()]
         return v2.Compose([
-            v2.Lambda(lambda image: image.convert("RGB")),
-            v2.Resize(round(size / crop), interpolation=Image.Resampling.BILINEAR),
+            v2.Lambda(to_rgb),
+            v2.Resize(round(size / crop), interpolation=how),
             v2.CenterCrop(size),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
@@ -144,6 +152,7 @@ class Encoder(nn.Module):
         """Write timm's model folder. head: the classifier to ship, its rows in the order of card["label_names"]."""
         num_classes = head.out_features if head is not None else 0
         args: dict[str, Any] = {"img_size": self.image_size} if _has_fixed_size(self.architecture) else {}
+        args |= getattr(self.backbone, "build_args", {})
         model: Any = timm.create_model(self.architecture, num_classes=num_classes, **args)
         state = self.backbone.state_dict()
         if head is not None:
@@ -170,26 +179,36 @@ def _has_fixed_size(name: str) -> bool:
 
 
 def load(path: str | Path) -> Encoder:
-    """An encoder from a run folder, a model folder in timm's layout, or "timm:NAME" (pretrained weights).
+    """An encoder from a run folder, a model folder in timm's layout, "hf-hub:org/name", or "timm:NAME" (pretrained).
 
     Raises UsageError, with one clear line, for anything else.
     """
-    text = str(path)
-    if text.startswith("timm:"):
-        name = text.removeprefix("timm:")
-        check_name(name)
-        return Encoder(timm.create_model(name, pretrained=True))
-    folder = Path(path)
-    if (folder / ENCODER_FOLDER).is_dir():
-        folder = folder / ENCODER_FOLDER
-    for file in ("config.json", "model.safetensors"):
-        if not (folder / file).is_file():
-            raise UsageError(f"{path} is no run and no model folder: {folder / file} does not exist")
+    if str(path).startswith("timm:"):
+        return Encoder(pretrained(str(path).removeprefix("timm:")).eval()).eval()
+    folder = model_folder(path)
+    card = read_json(folder / "config.json")
+    name = card.get("architecture")
+    if not isinstance(name, str) or not timm.is_model(name):
+        raise UsageError(f"{folder / 'config.json'}: timm {timm.__version__} has no architecture {name!r}")
+    state = read_tensors(folder / "model.safetensors")
     try:
-        card = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        backbone = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
-        raise UsageError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+        backbone: Any = timm.create_model(f"local-dir:{folder}", pretrained=False)
+    except (TypeError, ValueError, RuntimeError, KeyError, AssertionError) as error:
+        raise UsageError(f"{folder / 'config.json'}: {name} cannot be made: {str(error).splitlines()[0]}") from None
+    if wrong := misfit(backbone.state_dict(), state):
+        raise UsageError(f"{folder}: the weights are not those of {name}, which config.json names: {wrong}")
+    backbone.load_state_dict(state)
     names = card.get("label_descriptions") or {}
     labels = card.get("label_names") or []
+    if labels and len(labels) != backbone.num_classes:
+        raise UsageError(f"{folder}: {len(labels):,} labels for a classifier of {backbone.num_classes:,} classes")
     return Encoder(backbone.eval(), labels, [names.get(label, label) for label in labels]).eval()
+
+
+def pretrained(name: str, **changes: Any) -> Any:
+    """timm's model of this name with its weights, from the cache or the net. Raises UsageError if there are none."""
+    check_name(name)
+    try:
+        return timm.create_model(name, pretrained=True, **changes)
+    except Exception as error:  # timm, the hub and the net below it each raise their own
+        raise UsageError(f"timm:{name} cannot be had: {(str(error).splitlines() or [repr(error)])[0]}") from None

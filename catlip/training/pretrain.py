@@ -17,6 +17,7 @@ from catlip.data.steps import Curriculum, Steps
 from catlip.errors import UsageError
 from catlip.models.augment import RangeAugment, Ranges
 from catlip.models.encoder import Encoder
+from catlip.models.initial import fingerprint, start_from
 from catlip.objectives.synsets import SynsetObjective, Synsets
 from catlip.training.distributed import World, gathered, join, leave
 from catlip.training.hardware import default_workers, device_peak, train_flops
@@ -40,6 +41,7 @@ class Pretrain:
     out: str  # run folder; the same command again goes on where it stopped
     backbone: str = "vit_small_patch16_224"  # any timm model
     image_size: int = 224  # pixels
+    init: str = ""  # weights to begin with: timm:NAME, open_clip:FOLDER, a run folder, hf-hub:ORG/NAME
     samples: int = 0  # budget: pictures seen, repetitions counted; or --epochs, or --hours
     epochs: float = 0.0  # budget: times the data is seen
     hours: float = 0.0  # budget: time of training; the speed is measured first, and the samples follow from it
@@ -91,10 +93,12 @@ def _train(
 ) -> dict[str, torch.Tensor] | None:
     """The trained weights, on the main process; None if the run was asked to stop."""
     facts: dict[str, Any] = {"vocabulary": vocabulary.hash, "data": source.fingerprint()}
+    if cfg.init:
+        facts["init"] = fingerprint(cfg.init)
     window = min(WINDOW, source.window or WINDOW) if source.remote else 0
     order = Order(parts(source), cfg.seed, source.shards.tolist(), window)
     workers = cfg.workers or default_workers(world.local_size, world.device)
-    task = make_task(cfg, vocabulary)
+    task = make_task(cfg, vocabulary, say=world.main)
     if cfg.loop.compile:
         task.encoder.compile()
     if cfg.loop.checkpointing:
@@ -147,8 +151,11 @@ def _train(
             save_unreadable(out, {**source.troubles, **reasons})
 
 
-def make_task(cfg: Pretrain, vocabulary: Vocabulary) -> Task:
-    """Encoder, head and augmentation with their initial weights: a function of the settings alone."""
+def make_task(cfg: Pretrain, vocabulary: Vocabulary, say: bool = False) -> Task:
+    """Encoder, head and augmentation with their initial weights: a function of the settings alone.
+
+    say: print what was taken over from --init.
+    """
     torch.manual_seed(cfg.seed)
     curriculum = cfg.curriculum
     encoder = Encoder.create(
@@ -158,6 +165,10 @@ def make_task(cfg: Pretrain, vocabulary: Vocabulary) -> Task:
         drop_patches=curriculum.patch_keep < 1,
     )
     objective = SynsetObjective(encoder, vocabulary.counts, vocabulary.samples, cfg.objective)
+    if cfg.init:
+        said = start_from(cfg.init, encoder, objective.head, vocabulary.synsets)
+        if say:
+            print(said)
     return Task(objective, RangeAugment(cfg.ranges.psnr) if cfg.ranges.range_augment else None)
 
 

@@ -20,7 +20,7 @@ from catlip.training import checkpoint
 CONFIG = "config.json"
 # What may change between a run and its resumption: where things lie and how the machine is used, not what is computed.
 MACHINE = {
-    "out", "data", "vocab", "workers", "device", "cache_gb", "accept_changes", "watch",
+    "out", "data", "vocab", "init", "workers", "device", "cache_gb", "accept_changes", "watch",
     "loop.save_every", "loop.micro_batch", "loop.checkpointing", "loop.compile", "loop.shard",
 }  # fmt: skip
 
@@ -37,12 +37,15 @@ def claim(out: Path, cfg: Any, facts: dict[str, Any], *, accept: bool) -> bool:
     then = {"config": _computed(card.get("config", {})), **card.get("facts", {})}
     different = _differences(json.loads(json.dumps(then)), json.loads(json.dumps(now)))
     if different and not (accept and checkpoint.exists(out)):
-        flag = "--accept-changes goes on with them, " if checkpoint.exists(out) else ""
+        flag = "--accept-changes goes on with them; " if checkpoint.exists(out) else ""
         some = "; ".join(different[:4]) + ("; ..." if len(different) > 4 else "")
         raise UsageError(f"--out {out} already holds another run ({some}); {flag}another --out begins anew")
-    fatal = [d for d in different if d.startswith(("backbone:", "image_size:", "objective"))]
+    fatal = [d for d in different if d.startswith(("backbone:", "image_size:", "objective", "vocabulary:"))]
     if fatal:
-        raise UsageError(f"--out {out}: weights cannot be carried over to {fatal[0]}; choose another --out")
+        raise UsageError(
+            f"--out {out}: this run cannot go on with {fatal[0]}; begin another one with --init {out}; it keeps what "
+            "fits (the encoder, and the classifier's rows of labels that both vocabularies have)"
+        )
     if different:
         print(f"{out}: going on with changes: {'; '.join(different)}")
         write_card(out, cfg, facts, history=[*card.get("history", []), {"changed": different}])

@@ -1,0 +1,150 @@
+"""Training that starts from weights there are already: `--init timm:NAME`, `--init open_clip:FOLDER`, `--init RUN`.
+
+The backbone takes the weights and the input space (mean, std) they were made for. Of a run's classifier the rows of
+synsets that both vocabularies have are kept bit for bit, wherever they stand; rows of new synsets stay as they are.
+"""
+
+import hashlib
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from catlip.errors import UsageError
+from catlip.models.encoder import Encoder, pretrained
+from catlip.models.folders import misfit, model_folder, open_clip_folder, read_json, read_tensors
+
+OPEN_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # what open_clip assumes where a folder says nothing
+OPEN_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(kw_only=True, slots=True)
+class Weights:
+    """A backbone's weights, the input space they want, and the rows of a classifier by label."""
+
+    source: str
+    state: dict[str, Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    architecture: str = ""  # if it is known
+    labels: list[str] = field(default_factory=list)
+    weight: Tensor | None = None  # [len(labels), D]
+    bias: Tensor | None = None  # [len(labels)]
+
+
+def start_from(source: str, encoder: Encoder, head: nn.Linear | None, synsets: list[str]) -> str:
+    """Fill encoder and head in place; a line that says what was kept.
+
+    synsets: of the head's rows. Raises UsageError for weights that cannot be had or are of another architecture.
+    """
+    weights = open_weights(source)
+    load_backbone(encoder, weights)
+    told = f"weights from {source}, input space mean {_short(weights.mean)}, std {_short(weights.std)}"
+    if head is None or weights.weight is None:
+        return told
+    kept = keep_rows(head, synsets, weights)
+    return f"{told}; {kept:,} of {len(synsets):,} classes keep their row of its classifier"
+
+
+def fingerprint(source: str) -> str:
+    """Identifies the weights for the record of a run: a run that goes on must have started from the same ones."""
+    if source.startswith("timm:"):
+        return source
+    if source.startswith("open_clip:"):
+        file = open_clip_folder(source.removeprefix("open_clip:")) / "open_clip_model.safetensors"
+    else:
+        file = model_folder(source) / "model.safetensors"
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:12]
+
+
+def open_weights(source: str) -> Weights:
+    """Raises UsageError, with one clear line, for anything that holds no weights."""
+    if source.startswith("timm:"):
+        backbone = pretrained(source.removeprefix("timm:"), num_classes=0)
+        cfg = backbone.pretrained_cfg
+        return Weights(source=source, state=backbone.state_dict(), **_space(cfg))
+    if source.startswith("open_clip:"):
+        return _from_open_clip(source)
+    folder = model_folder(source)
+    card, state = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
+    cfg = {**(card.get("pretrained_cfg") or {}), "architecture": card.get("architecture")}
+    weights = Weights(source=source, state=state, **_space(cfg))
+    name = cfg.get("classifier")
+    if isinstance(name, str) and f"{name}.weight" in state:
+        weights.weight, weights.bias = state.pop(f"{name}.weight"), state.pop(f"{name}.bias", None)
+        weights.labels = list(card.get("label_names") or [])
+        if len(weights.labels) != len(weights.weight):
+            rows = len(weights.weight)
+            raise UsageError(f"{folder}: {len(weights.labels):,} labels for a classifier of {rows:,} rows")
+    return weights
+
+
+def load_backbone(encoder: Encoder, weights: Weights) -> None:
+    """Raises UsageError for weights of another architecture; positions for another picture size are interpolated."""
+    backbone = encoder.backbone
+    wanted, state = backbone.state_dict(), weights.state
+    if misfit(wanted, state):
+        # timm's own translation for this family: foreign names, and positions on another grid
+        translate = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+        if translate is not None:
+            try:
+                state = translate(dict(state), backbone)
+            except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError):
+                state = weights.state  # not its kind of weights either; what follows says so
+        classifier = str(backbone.pretrained_cfg.get("classifier"))
+        state = {name: value for name, value in state.items() if not name.startswith(f"{classifier}.")}
+    if wrong := misfit(wanted, state):
+        known = f" (it is a {weights.architecture})" if weights.architecture not in ("", encoder.architecture) else ""
+        raise UsageError(f"--init {weights.source} does not fit --backbone {encoder.architecture}{known}: {wrong}")
+    backbone.load_state_dict(state)
+    space = {"mean": tuple(weights.mean), "std": tuple(weights.std), "interpolation": weights.interpolation}
+    backbone.pretrained_cfg = {**backbone.pretrained_cfg, **space}
+    encoder.mean.copy_(torch.tensor(weights.mean).view(3, 1, 1))
+    encoder.std.copy_(torch.tensor(weights.std).view(3, 1, 1))
+
+
+@torch.no_grad()
+def keep_rows(head: nn.Linear, synsets: list[str], weights: Weights) -> int:
+    """Copy the rows of synsets that both have, weight and bias; how many there are."""
+    assert weights.weight is not None
+    if weights.weight.shape[1] != head.in_features:
+        theirs = weights.weight.shape[1]
+        raise UsageError(
+            f"--init {weights.source}: its classifier reads {theirs} features, this one {head.in_features}"
+        )
+    row_of = {label: row for row, label in enumerate(weights.labels)}
+    here = [i for i, synset in enumerate(synsets) if synset in row_of]
+    there = [row_of[synsets[i]] for i in here]
+    head.weight[here] = weights.weight[there].to(head.weight)
+    if weights.bias is not None and head.bias is not None:
+        head.bias[here] = weights.bias[there].to(head.bias)
+    return len(here)
+
+
+def _from_open_clip(source: str) -> Weights:
+    """The image side of a dual encoder: a timm backbone, or open_clip's own ViT, which timm can translate."""
+    folder = open_clip_folder(source.removeprefix("open_clip:"))
+    card = read_json(folder / "open_clip_config.json")
+    state = read_tensors(folder / "open_clip_model.safetensors")
+    trunk = {k.removeprefix("visual.trunk."): v for k, v in state.items() if k.startswith("visual.trunk.")}
+    state = trunk or {name: value for name, value in state.items() if name.startswith("visual.")}
+    if not state:
+        raise UsageError(f"{folder} holds no image side: none of its tensors is named visual.*")
+    cfg = {"mean": OPEN_CLIP_MEAN, "std": OPEN_CLIP_STD, **(card.get("preprocess_cfg") or {})}
+    return Weights(source=source, state=state, **_space(cfg))
+
+
+def _space(cfg: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "architecture": cfg.get("architecture") or "",
+        "mean": tuple(cfg.get("mean") or (0.5,) * 3), "std": tuple(cfg.get("std") or (0.5,) * 3),
+        "interpolation": cfg.get("interpolation") or "bilinear",
+    }  # fmt: skip
+
+
+def _short(numbers: tuple[float, ...]) -> str:
+    return "/".join(f"{number:.3g}" for number in numbers)

@@ -1,0 +1,161 @@
+"""Round trips: whatever is exported is read back by the program it is for, and computes the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import catlip
+from catlip.errors import UsageError
+from catlip.interchange.export import FORMATS, Export, export
+from catlip.interchange.open_clip import TextTower, to_open_clip
+from catlip.interchange.pictures import sample_pictures, to_input
+from catlip.models.encoder import Encoder
+
+# name, picture size: a ResNet, a ConvNeXt, a ViT, and one whose size is not timm's own
+BACKBONES = [("resnet10t", 64), ("convnext_atto", 64), ("vit_tiny_patch16_224", 64), ("corenet_vit_tiny", 64)]
+LABELS = ["n02084071", "n02121620", "n10287213"]
+CLOSE = {"rtol": 0.0, "atol": 1e-4}
+
+
+def needs(format: str) -> None:
+    for package in {"open_clip": ["open_clip"], "onnx": ["onnx", "onnxscript", "onnxruntime"]}.get(format, []):
+        pytest.importorskip(package)
+
+
+def make_run(folder: Path, name: str, size: int, positions: str = "2d") -> Path:
+    """A run with random weights, BatchNorm statistics that are not 0 and 1, and three labels."""
+    torch.manual_seed(0)
+    encoder = Encoder.create(name, image_size=size)
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)  # pyright: ignore[reportOptionalMemberAccess]
+            module.running_var.uniform_(0.5, 2)  # pyright: ignore[reportOptionalMemberAccess]
+    head = nn.Linear(encoder.width, len(LABELS))
+    names = dict(zip(LABELS, ["dog", "cat", "man"], strict=True))
+    encoder.save(folder / "run" / "encoder", head, label_names=LABELS, label_descriptions=names)
+    return folder / "run"
+
+
+def batches(encoder: Encoder) -> list[Tensor]:
+    x = torch.stack([to_input(encoder, image) for image in sample_pictures(8)])
+    return list(x.split([1, 2, 5]))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("name", "size"), BACKBONES)
+def test_every_format_computes_the_same(tmp_path: Path, capsys, name: str, size: int, format: str) -> None:
+    needs(format)
+    run = make_run(tmp_path, name, size)
+    if name.startswith("corenet") and format in ("timm", "open_clip"):
+        with pytest.raises(UsageError, match="`--format onnx`"):
+            export(Export(run=str(run), format=format))
+        assert not (run / "export" / format).exists()
+        return
+    apart = export(Export(run=str(run), format=format))
+    assert max(apart.values()) <= 1e-4
+    assert "largest absolute difference" in capsys.readouterr().out
+    # read back here once more, by the other program alone
+    folder, encoder = run / "export" / format, catlip.load(run)
+    for x in batches(encoder):
+        with torch.no_grad():
+            torch.testing.assert_close(read_back(format, folder, x), expected(encoder, format, x), **CLOSE)
+
+
+def expected(encoder: Encoder, format: str, x: Tensor) -> Tensor:
+    return encoder.pooled(x) if format == "open_clip" else encoder.logits(x)
+
+
+def read_back(format: str, folder: Path, x: Tensor) -> Tensor:
+    if format == "timm":
+        return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(x)
+    if format == "open_clip":
+        import open_clip
+
+        return open_clip.create_model_and_transforms(f"local-dir:{folder}")[0].eval().encode_image(x)  # type: ignore
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        assert json.loads(session.get_modelmeta().custom_metadata_map["label_names"]) == LABELS
+        return torch.from_numpy(session.run(["logits"], {"image": x.numpy()})[0])
+    if format == "torch-export":
+        facts = {"catlip.json": ""}
+        program = torch.export.load(folder / "model.pt2", extra_files=facts)
+        assert json.loads(json.loads(facts["catlip.json"])["label_names"]) == LABELS
+        return program.module()(x)[2]
+    from safetensors.torch import load_file
+
+    facts = json.loads((folder / "model.json").read_text())
+    model = timm.create_model(facts["architecture"], num_classes=3, **facts["model_args"])
+    model.load_state_dict(load_file(folder / "state_dict.safetensors"))
+    assert (facts["label_names"], facts["label_descriptions"]["n02121620"]) == (LABELS, "cat")
+    assert facts["mean"] == [0.5, 0.5, 0.5]
+    return model.eval()(x)
+
+
+@pytest.mark.parametrize("positions", ["1d", "2d"])
+def test_onnx_takes_any_size_of_the_official_models(tmp_path: Path, monkeypatch, positions: str) -> None:
+    needs("onnx")
+    from catlip.interchange import graphs
+
+    monkeypatch.setattr(graphs, "LARGEST", 1 if positions == "2d" else 10**9)  # H's weights take a file of their own
+    torch.manual_seed(0)
+    backbone = timm.create_model("corenet_vit_tiny", num_classes=0, positions=positions)
+    encoder = Encoder(backbone.eval()).eval()
+    graph, any_size = graphs.to_onnx(encoder, tmp_path)
+    assert any_size
+    for height, width in ((224, 224), (160, 256)):
+        x = torch.rand(2, 3, height, width)
+        with torch.no_grad():
+            torch.testing.assert_close(graph(x)["pooled"], encoder.pooled(x), **CLOSE)
+
+
+def test_a_dual_encoder_gives_both_sides_in_open_clip(tmp_path: Path) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    torch.manual_seed(0)
+    encoder = Encoder.create("resnet10t", image_size=64).eval()
+    config = {"context_length": 16, "vocab_size": 500, "width": 64, "heads": 2, "layers": 2}
+    text = open_clip.transformer.TextTransformer(**config, output_dim=32).eval()
+    projection = torch.randn(32, encoder.width) / encoder.width**0.5
+    tower = TextTower(
+        config=config, state=text.state_dict(), image_projection=projection, logit_scale=3.5, logit_bias=-10.0
+    )
+    to_open_clip(encoder, tmp_path, tower)
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    tokens, x = torch.randint(1, 499, (3, 16)), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval().encode_text(tokens), text(tokens), **CLOSE)
+        torch.testing.assert_close(model.encode_image(x), encoder.pooled(x) @ projection.T, **CLOSE)
+    assert (model.logit_scale.item(), model.logit_bias.item()) == (3.5, -10.0)
+    assert tuple(preprocess.transforms[-1].mean) == (0.5, 0.5, 0.5)
+
+
+def test_an_export_that_computes_something_else_is_an_error(tmp_path: Path, monkeypatch) -> None:
+    run = make_run(tmp_path, "test_resnet", 32)
+    right = timm.create_model
+
+    def wrong(*args: object, **kwargs: object) -> nn.Module:
+        model = right(*args, **kwargs)  # type: ignore
+        if "local-dir" in str(args[0]) and kwargs.get("pretrained"):
+            next(model.parameters()).data.mul_(1.5)
+        return model
+
+    monkeypatch.setattr("catlip.interchange.export.timm.create_model", wrong)
+    with pytest.raises(UsageError, match="computes something else"):
+        export(Export(run=str(run), format="timm"))
+    assert not (run / "export" / "timm").exists()
+
+
+def test_nothing_is_overwritten_and_formats_are_known(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "test_resnet", 32)
+    with pytest.raises(UsageError, match="exists already"):
+        export(Export(run=str(run), out=str(run)))
+    with pytest.raises(UsageError, match="there are timm, open_clip"):
+        export(Export(run=str(run), format="coreml"))
+    with pytest.raises(UsageError, match=r"no file matches|no such"):
+        export(Export(run=str(run), images="nope/*.tar"))
+    assert not (run / "export").exists()
