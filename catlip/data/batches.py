@@ -36,11 +36,13 @@ class Batch:
     offsets: Tensor  # int64 [B + 1]: sample b has labels[offsets[b]:offsets[b + 1]]
     captions: list[list[str]]
     keys: list[str]
+    tokens: Tensor | None = None  # int64 [B, T]: one caption a picture, 0-padded; None if the objective reads none
 
     def to(self, device: torch.device) -> "Batch":
         image, flip = self.image.to(device, non_blocking=True), self.flip.to(device, non_blocking=True)
         labels, offsets = self.labels.to(device, non_blocking=True), self.offsets.to(device, non_blocking=True)
-        return Batch(image, flip, labels, offsets, self.captions, self.keys)
+        tokens = None if self.tokens is None else self.tokens.to(device, non_blocking=True)
+        return Batch(image, flip, labels, offsets, self.captions, self.keys, tokens)
 
     def __len__(self) -> int:
         return len(self.keys)
