@@ -4,6 +4,8 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,8 +26,9 @@ from catlip.objectives.siglip import SigLip, SigLipObjective
 from catlip.objectives.subwords import SubwordObjective, Subwords
 from catlip.objectives.synsets import SynsetObjective, Synsets, sparse_bce
 
-TEXT = Text(context=8, text_width=64, text_layers=1)
+TEXT = Text(text_width=64, text_layers=1)
 VOCAB = 40
+TOKENIZER: Any = SimpleNamespace(size=VOCAB, context=8, start=VOCAB - 2, end=VOCAB - 1)
 
 
 def make_encoder(name: str = "test_vit") -> Encoder:
@@ -70,15 +73,15 @@ def make_objective(name: str, encoder: Encoder | None = None) -> nn.Module:
     torch.manual_seed(1)
     match name:
         case "clip":
-            return ClipObjective(encoder, VOCAB, Clip(embed=16, text=TEXT))
+            return ClipObjective(encoder, TOKENIZER, Clip(embed=16, text=TEXT))
         case "siglip":
-            return SigLipObjective(encoder, VOCAB, SigLip(embed=16, text=TEXT))
+            return SigLipObjective(encoder, TOKENIZER, SigLip(embed=16, text=TEXT))
         case "clip_lite":
-            return ClipLiteObjective(encoder, VOCAB, ClipLite(embed=16, text=TEXT, critic_width=80))
+            return ClipLiteObjective(encoder, TOKENIZER, ClipLite(embed=16, text=TEXT, critic_width=80))
         case "subwords":
-            return SubwordObjective(encoder, VOCAB, Subwords())
+            return SubwordObjective(encoder, TOKENIZER, Subwords())
         case "align":
-            return AlignObjective(encoder, VOCAB, Align(text=TEXT))
+            return AlignObjective(encoder, TOKENIZER, Align(text=TEXT))
         case "synsets":
             return SynsetsWithLoss(encoder, [1] * 5, 10, Synsets())
         case "superclip":
@@ -214,7 +217,7 @@ def test_every_other_caption_can_be_the_wrong_one() -> None:
 def test_clip_lite_equals_a_loop_over_pairs(critic: str) -> None:
     """The bound pair by pair, and the released code's total: 0.9 of it and 0.1 of both prior terms."""
     cfg = ClipLite(embed=16, text=TEXT, critic_width=80, critic=critic, prior="released")  # type: ignore[arg-type]
-    objective = ClipLiteObjective(make_encoder(), VOCAB, cfg).eval()
+    objective = ClipLiteObjective(make_encoder(), TOKENIZER, cfg).eval()
     batch = make_batch(2)  # with two pictures the wrong caption is the next one's, as in the released code
     pooled = torch.randn(2, objective.encoder.width)
     assert batch.tokens is not None
@@ -244,7 +247,7 @@ def prior_step(kind: str) -> tuple[float, float]:
     """How much a step down the prior term's gradient lowers it: the encoder's own step, the discriminator's own."""
     cfg = ClipLite(embed=16, text=TEXT, critic_width=80, prior=kind, prior_weight=1.0)  # type: ignore[arg-type]
     torch.manual_seed(0)
-    discriminator = ClipLiteObjective(make_encoder(), VOCAB, cfg)._prior
+    discriminator = ClipLiteObjective(make_encoder(), TOKENIZER, cfg)._prior
     net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
     z = torch.randn(64, 16, requires_grad=True)
 
@@ -319,7 +322,7 @@ def test_align_leaves_the_encoder_alone_and_gives_it_words() -> None:
     """A frozen encoder with batch norm; captions that name what differs between pictures are told apart afterwards."""
     encoder = make_encoder("test_resnet")
     before = {n: v.clone() for n, v in encoder.state_dict().items()}
-    objective = AlignObjective(encoder, VOCAB, Align(text=TEXT)).train()
+    objective = AlignObjective(encoder, TOKENIZER, Align(text=TEXT)).train()
     g = torch.Generator().manual_seed(0)
     colours = torch.tensor([[220, 30, 30], [30, 200, 40], [30, 40, 220]])
 

@@ -15,6 +15,7 @@ import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,24 @@ _PIECES = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 _CLIP_MERGES = "bpe_simple_vocab_16e6.txt.gz"
 _CLIP_SIZE = 49408
 _PLAIN = re.compile(r"[ -%'-~]*")  # printable ASCII without "&": nothing that ftfy or html.unescape would touch
+
+
+@dataclass(kw_only=True, slots=True)
+class Tokens:
+    """Settings of the tokenizer, for objectives that read captions themselves."""
+
+    tokenizer: str = "train"  # train: merges from these captions; clip: CLIP's own; or the path of a tokenizer.json
+    tokens: int = 16384  # how many to train; fewer if the captions have no more pairs that occur twice
+    context: int = 77  # longest caption, in tokens with its two marks; of a longer one the end falls away
+
+
+def make_tokenizer(cfg: Tokens, captions: Iterable[str]) -> "Tokenizer":
+    """captions: read only to train. Raises UsageError as Tokenizer's three ways of making one do."""
+    if cfg.tokenizer == "train":
+        return Tokenizer.train(captions, cfg.tokens, cfg.context)
+    if cfg.tokenizer == "clip":
+        return Tokenizer.clip(cfg.context)
+    return Tokenizer.load(Path(cfg.tokenizer), cfg.context)
 
 
 class Tokenizer:

@@ -29,7 +29,7 @@ class DualEncoder(nn.Module):
     """Encoder, text tower and what makes them comparable. embed_images, embed_captions: unit vectors float32 [B, D]."""
 
     def __init__(
-        self, encoder: Encoder, vocab_size: int, cfg: Text, *, embed: int, scale: float, bias: float | None = None
+        self, encoder: Encoder, tokenizer: Tokenizer, cfg: Text, *, embed: int, scale: float, bias: float | None = None
     ) -> None:
         """embed: length of the vectors; 0: the encoder's own, its pooled vector as it is. scale, bias: at the start."""
         super().__init__()
@@ -37,7 +37,7 @@ class DualEncoder(nn.Module):
         self.image_projection = nn.Linear(encoder.width, embed, bias=False) if embed else nn.Identity()
         if isinstance(self.image_projection, nn.Linear):
             nn.init.normal_(self.image_projection.weight, std=encoder.width**-0.5)
-        self.text = TextTower(vocab_size, cfg, embed or encoder.width)
+        self.text = TextTower(tokenizer.size, tokenizer.context, cfg, embed or encoder.width)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.logit_bias = nn.Parameter(torch.tensor(bias)) if bias is not None else None
 
@@ -65,7 +65,7 @@ class DualEncoder(nn.Module):
     def save_text(self, folder: Path, tokenizer: Tokenizer) -> None:
         """Write everything but the encoder into `folder`/text; `load_dual` reads it."""
         own = self.image_projection.out_features if isinstance(self.image_projection, nn.Linear) else 0
-        card = {"embed": own, "vocab_size": self.text.vocab_size, "text": asdict(self.text.cfg)}
+        card = {"embed": own, "context": tokenizer.context, "text": asdict(self.text.cfg)}
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items() if not k.startswith("encoder.")}
         to = folder / TEXT_FOLDER
         to.mkdir(parents=True, exist_ok=True)
@@ -84,9 +84,9 @@ def load_dual(run: str | Path) -> tuple[DualEncoder, Tokenizer]:
         card = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         state = load_file(folder / "model.safetensors")
         bias = 0.0 if "logit_bias" in state else None
-        cfg = Text(**card["text"])
-        dual = DualEncoder(encoder, card["vocab_size"], cfg, embed=card["embed"], scale=1.0, bias=bias)
+        tokenizer = Tokenizer.load(folder / FILE, card["context"])
+        dual = DualEncoder(encoder, tokenizer, Text(**card["text"]), embed=card["embed"], scale=1.0, bias=bias)
         dual.load_state_dict(state | {f"encoder.{k}": v for k, v in encoder.state_dict().items()})
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UsageError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
-    return dual.eval(), Tokenizer.load(folder / FILE, cfg.context)
+    return dual.eval(), tokenizer

@@ -19,7 +19,6 @@ HEAD_WIDTH = 64  # of an attention head, in every CLIP
 class Text:
     """Settings of a text tower; the defaults are those of CLIP ViT-B."""
 
-    context: int = 77  # longest caption, in tokens with its two marks; what is longer is cut
     text_width: int = 512  # a multiple of 64, the width of an attention head
     text_layers: int = 12
     causal: bool = True  # a token sees only those before it; false: all of them
@@ -28,15 +27,15 @@ class Text:
 class TextTower(nn.Module):
     """tokens int64 [B, T], T <= context, padded with 0 -> [B, embed]. The end mark is the highest id of a row."""
 
-    def __init__(self, vocab_size: int, cfg: Text, embed: int) -> None:
-        """vocab_size: of the tokenizer. Raises UsageError for a width that heads of 64 do not fill."""
+    def __init__(self, vocab_size: int, context: int, cfg: Text, embed: int) -> None:
+        """vocab_size, context: of the tokenizer. Raises UsageError for a width that heads of 64 do not fill."""
         super().__init__()
         width = cfg.text_width
         if width < HEAD_WIDTH or width % HEAD_WIDTH:
             raise UsageError(f"--text-width {width} is no multiple of {HEAD_WIDTH}, the width of an attention head")
-        self.cfg, self.vocab_size = cfg, vocab_size
+        self.context, self.cfg = context, cfg
         self.token_embedding = nn.Embedding(vocab_size, width)
-        self.positional_embedding = nn.Parameter(torch.empty(cfg.context, width))
+        self.positional_embedding = nn.Parameter(torch.empty(context, width))
         self.transformer = _Transformer(width, cfg.text_layers)
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, embed))
@@ -46,8 +45,8 @@ class TextTower(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         length = tokens.shape[1]
-        if length > self.cfg.context:
-            raise UsageError(f"captions of {length} tokens for a text tower with --context {self.cfg.context}")
+        if length > self.context:
+            raise UsageError(f"captions of {length} tokens for a text tower with --context {self.context}")
         x = self.token_embedding(tokens) + self.positional_embedding[:length]
         # If causal, nothing after the end mark reaches it, so that padding needs no mask.
         later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
 from catlip.models.dual import DualEncoder
 from catlip.models.encoder import Encoder
@@ -34,10 +35,10 @@ class AlignObjective(DualEncoder):
 
     needs_global_batch = True  # every other caption of the batch is a negative
 
-    def __init__(self, encoder: Encoder, vocab_size: int, cfg: Align) -> None:
-        """vocab_size: of the tokenizer that makes batch.tokens."""
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Align) -> None:
+        """tokenizer: the one that makes batch.tokens."""
         scale, bias = (10.0, -10.0) if cfg.contrast == "sigmoid" else (1 / 0.07, None)
-        super().__init__(encoder, vocab_size, cfg.text, embed=cfg.embed, scale=scale, bias=bias)
+        super().__init__(encoder, tokenizer, cfg.text, embed=cfg.embed, scale=scale, bias=bias)
         encoder.requires_grad_(False)
         encoder.eval()
 

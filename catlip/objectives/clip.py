@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
 from catlip.models.dual import DualEncoder
 from catlip.models.encoder import Encoder
@@ -28,9 +29,9 @@ class ClipObjective(DualEncoder):
 
     needs_global_batch = True  # every other caption of the batch is a negative
 
-    def __init__(self, encoder: Encoder, vocab_size: int, cfg: Clip) -> None:
-        """vocab_size: of the tokenizer that makes batch.tokens."""
-        super().__init__(encoder, vocab_size, cfg.text, embed=cfg.embed, scale=1 / 0.07)
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Clip) -> None:
+        """tokenizer: the one that makes batch.tokens."""
+        super().__init__(encoder, tokenizer, cfg.text, embed=cfg.embed, scale=1 / 0.07)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         image = torch.where(batch.flip[:, None, None, None], batch.image.flip(3), batch.image)

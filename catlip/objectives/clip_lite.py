@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
 from catlip.errors import UsageError
 from catlip.models.encoder import Encoder
@@ -45,13 +46,13 @@ class ClipLiteObjective(nn.Module):
 
     needs_global_batch = True  # no captions are exchanged, but which one is the wrong one depends on the share
 
-    def __init__(self, encoder: Encoder, vocab_size: int, cfg: ClipLite) -> None:
-        """vocab_size: of the tokenizer that makes batch.tokens. Raises UsageError for a weight outside 0..1."""
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: ClipLite) -> None:
+        """tokenizer: the one that makes batch.tokens. Raises UsageError for a weight outside 0..1."""
         super().__init__()
         if not 0 <= cfg.prior_weight <= 1:
             raise UsageError(f"--prior-weight {cfg.prior_weight} is not between 0 and 1")
         self.encoder, self.cfg = encoder, cfg
-        self.text = TextTower(vocab_size, cfg.text, cfg.embed)
+        self.text = TextTower(tokenizer.size, tokenizer.context, cfg.text, cfg.embed)
         sizes = encoder.width, cfg.embed
         self.critic = DotCritic(*sizes, cfg.critic_width) if cfg.critic == "dot" else ConcatCritic(*sizes)
         self.discriminators = nn.ModuleList() if cfg.prior == "none" else nn.ModuleList(map(_discriminator, sizes))

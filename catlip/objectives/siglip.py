@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
 from catlip.models.dual import DualEncoder
 from catlip.models.encoder import Encoder
@@ -31,9 +32,9 @@ class SigLipObjective(DualEncoder):
     needs_global_batch = True  # every other caption of the batch is a negative
     logit_bias: torch.nn.Parameter
 
-    def __init__(self, encoder: Encoder, vocab_size: int, cfg: SigLip) -> None:
-        """vocab_size: of the tokenizer that makes batch.tokens."""
-        super().__init__(encoder, vocab_size, cfg.text, embed=cfg.embed, scale=10.0, bias=cfg.bias)
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: SigLip) -> None:
+        """tokenizer: the one that makes batch.tokens."""
+        super().__init__(encoder, tokenizer, cfg.text, embed=cfg.embed, scale=10.0, bias=cfg.bias)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         image = torch.where(batch.flip[:, None, None, None], batch.image.flip(3), batch.image)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
 from catlip.models.encoder import Encoder
 from catlip.objectives.sparse import DocumentFrequency, sparse_softmax
@@ -31,12 +32,13 @@ class SubwordObjective(nn.Module):
 
     needs_global_batch = False  # only document frequencies are shared, and those do not depend on how it is split
 
-    def __init__(self, encoder: Encoder, vocab_size: int, cfg: Subwords) -> None:
-        """vocab_size: of the tokenizer that makes batch.tokens; its last two ids are the marks."""
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Subwords) -> None:
+        """tokenizer: the one that makes batch.tokens."""
         super().__init__()
-        self.encoder, self.vocab_size = encoder, vocab_size
-        self.head = _Head(encoder.width, vocab_size, cfg.mlp_head)
-        self.met = DocumentFrequency(vocab_size) if cfg.idf else None
+        self.encoder = encoder
+        self.marks = tokenizer.start  # from here on ids are no labels
+        self.head = _Head(encoder.width, tokenizer.size, cfg.mlp_head)
+        self.met = DocumentFrequency(tokenizer.size) if cfg.idf else None
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         image = torch.where(batch.flip[:, None, None, None], batch.image.flip(3), batch.image)
@@ -45,7 +47,7 @@ class SubwordObjective(nn.Module):
     def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The same from what the encoder returned for the batch, [B, encoder.width]."""
         assert batch.tokens is not None, "the loader was given no tokenizer"
-        labels, offsets = bag_of_tokens(batch.tokens, self.vocab_size - 2)
+        labels, offsets = bag_of_tokens(batch.tokens, self.marks)
         if self.met is not None and self.training:
             self.met.update(labels, len(pooled))
         weights = self.met.idf() if self.met is not None else None
