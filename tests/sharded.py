@@ -1,5 +1,6 @@
 """Objectives in three processes: `python -m tests.sharded FOLDER` writes results.pt there, for test_objectives.py."""
 
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -50,6 +51,8 @@ def training(rank: int) -> dict[str, torch.Tensor]:
 
 
 def work(rank: int, out: Path) -> None:
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host's own name need not resolve
     # Who waits longer for the others than this has lost them.
     dist.init_process_group(
         "gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=WORLD, timeout=timedelta(seconds=120)
