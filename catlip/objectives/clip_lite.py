@@ -8,15 +8,17 @@ The prior term comes from Deep InfoMax (arXiv 1808.06670, section 3.3): features
 distribution to a discriminator. There the encoder works against the discriminator. In CLIP-Lite's released code both
 minimise the same loss, so that the encoder helps to tell its features from the prior, the opposite of matching it, and
 features without bounds are held against a prior on [0, 1). "adversarial" does what the term is for: a sigmoid bounds
-the features, and the gradient is reversed between discriminator and encoder. "released" is the code's.
+the features, and the encoder learns what the discriminator takes for the prior. "released" is the code's. Tried before:
+reversing the gradient between the two; the discriminator wins at once, and then there is no gradient to reverse.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
@@ -70,16 +72,28 @@ class ClipLiteObjective(nn.Module):
         if self.cfg.prior == "none":
             return bound, {"loss": bound.detach()}
         both = zip(self.discriminators, (pooled, captions), strict=True)
-        prior = torch.stack([self._prior(d, z) for d, z in both]).sum()
+        match = released_prior if self.cfg.prior == "released" else adversarial_prior
+        prior = torch.stack([match(d, z) for d, z in both]).sum()
         loss = (1 - self.cfg.prior_weight) * bound + self.cfg.prior_weight * prior
         return loss, {"loss": loss.detach(), "bound": -bound.detach(), "prior": prior.detach()}
 
-    def _prior(self, discriminator: nn.Module, features: Tensor) -> Tensor:
-        """Cross-entropy of the discriminator: samples of the prior against features."""
-        if self.cfg.prior == "adversarial":
-            features = _Reverse.apply(features.sigmoid())  # pyright: ignore[reportAssignmentType]
-        drawn = torch.rand_like(features)
-        return F.softplus(-discriminator(drawn).float()).mean() + F.softplus(discriminator(features).float()).mean()
+
+def released_prior(discriminator: nn.Module, features: Tensor) -> Tensor:
+    """Cross-entropy of telling features [B, D] from samples of the prior; who made the features gets its gradient."""
+    drawn = torch.rand_like(features)
+    return F.softplus(-discriminator(drawn).float()).mean() + F.softplus(discriminator(features).float()).mean()
+
+
+def adversarial_prior(discriminator: nn.Module, features: Tensor) -> Tensor:
+    """The same for the discriminator alone, plus how badly it is deceived, for who made the features alone.
+
+    In one backward pass, each gets the gradient of its own term (Goodfellow et al. 2014, section 3: the one of
+    log(1 - D) would vanish as soon as the discriminator is good).
+    """
+    bounded = features.sigmoid()
+    fixed = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+    deceived = F.softplus(-functional_call(discriminator, fixed, (bounded,)).float()).mean()
+    return released_prior(discriminator, bounded.detach()) + deceived
 
 
 class DotCritic(nn.Module):
@@ -131,15 +145,3 @@ class _Projection(nn.Module):
 def _discriminator(inputs: int) -> nn.Module:
     """Is this a sample of the prior? One logit."""
     return nn.Sequential(nn.Linear(inputs, 1000), nn.ReLU(), nn.Linear(1000, 200), nn.ReLU(), nn.Linear(200, 1))
-
-
-class _Reverse(torch.autograd.Function):
-    """Identity whose gradient is turned round (Ganin & Lempitsky 2015): who comes before it maximises."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return -grads[0]
