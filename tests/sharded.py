@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from catlip.objectives.contrastive import info_nce, pairwise_sigmoid
-from tests.test_objectives import SHARES, make_batch, make_objective, rows, vectors
+from tests.test_objectives import SHARES, make_objective, two_steps, vectors
 
 WORLD = 3
 
@@ -40,9 +40,7 @@ def training(rank: int) -> dict[str, torch.Tensor]:
     for name in ("clip", "siglip", "subwords", "align", "superclip", "siglip_synsets"):
         objective = make_objective(name).train()
         parallel = DistributedDataParallel(objective)  # has to live until backward is through
-        loss, _ = parallel(rows(make_batch(12), 4 * rank, 4 * rank + 4))
-        loss.backward()
-        loss = loss.detach() / WORLD
+        loss = two_steps(objective, parallel, slice(4 * rank, 4 * rank + 4)) / WORLD
         dist.all_reduce(loss)
         found |= {f"{name}.loss": loss}
         found |= {f"{name}.{n}": p.grad for n, p in objective.named_parameters() if p.grad is not None}

@@ -89,6 +89,18 @@ def make_objective(name: str, encoder: Encoder | None = None) -> nn.Module:
     return HybridObjective({n: make_objective(n, encoder) for n in ("siglip", "synsets")}, Hybrid(weights=(1.0, 0.5)))
 
 
+def two_steps(objective: Any, forward: Any, share: slice) -> Tensor:
+    """Loss of a second step, its gradients left in place. The first is there to be counted. share: of 12 pictures."""
+    loss = torch.zeros(())
+    for seed in (1, 2):
+        objective.zero_grad()
+        loss, _ = forward(rows(make_batch(12, seed), share.start, share.stop))
+        loss.backward()
+        if hasattr(objective, "after_step"):
+            objective.after_step()
+    return loss.detach()
+
+
 ALL = ["clip", "siglip", "clip_lite", "subwords", "align", "superclip", "siglip_synsets"]
 
 
@@ -145,8 +157,10 @@ def test_a_single_picture_has_no_wrong_caption(name: str) -> None:
 
 
 def test_a_single_picture_without_contrast_is_fine() -> None:
-    loss, _ = make_objective("subwords")(make_batch(1))
-    assert loss.item() == 0  # so far every token was in every caption
+    objective = make_objective("subwords").train()
+    assert objective(make_batch(1))[0].item() > 0
+    objective.after_step()
+    assert objective(make_batch(1))[0].item() == 0  # so far these tokens were in every caption
     assert math.isfinite(make_objective("synsets")(make_batch(1))[0].item())
 
 
@@ -287,19 +301,34 @@ def test_subwords_equal_a_loop_over_the_paper() -> None:
         batch = make_batch(5, seed)
         assert batch.tokens is not None
         bags = [sorted(set(row) - {0, VOCAB - 2, VOCAB - 1}) for row in batch.tokens.tolist()]
-        pictures += len(bags)
-        for token in (t for bag in bags for t in bag):
-            df[token] += 1
         pooled = torch.randn(5, objective.encoder.width)
         log_p = objective.head(pooled).softmax(1).log()
         expected = torch.zeros(())
         for i, bag in enumerate(bags):
-            w = {t: math.log((pictures + 1) / (df[t] + 1)) for t in bag}
+            w = {t: math.log((pictures + 1) / (df[t] + 1)) if pictures else 1.0 for t in bag}
             expected = expected - sum(w[t] / sum(w.values()) * log_p[i, t] for t in bag) / 5
         torch.testing.assert_close(objective.loss(pooled, batch)[0], expected, atol=1e-5, rtol=1e-5)
+        objective.after_step()
+        pictures += len(bags)
+        for token in (t for bag in bags for t in bag):
+            df[token] += 1
+    assert objective.met.counts.tolist() == [*df, pictures]
     objective.eval()
     objective.loss(pooled, batch)
-    assert objective.met.documents.item() == 15  # looking does not count
+    objective.after_step()
+    assert objective.met.counts[-1] == 15  # looking does not count
+
+
+def test_subwords_in_micro_batches_equal_one_batch() -> None:
+    whole, parts = make_objective("subwords").train(), make_objective("subwords").train()
+    for seed in range(2):
+        batch = make_batch(6, seed)
+        at_once = whole(batch)[0].item()
+        in_parts = sum(parts(rows(batch, a, b))[0].item() * (b - a) / 6 for a, b in ((0, 1), (1, 4), (4, 6)))
+        assert in_parts == pytest.approx(at_once, rel=1e-5)
+        whole.after_step()
+        parts.after_step()
+    assert torch.equal(whole.met.counts, parts.met.counts)
 
 
 def test_hybrid_is_the_weighted_sum_and_sees_each_picture_once() -> None:
@@ -380,9 +409,8 @@ def test_sharded_losses_equal_one_process(sharded: dict[str, Tensor], kind: str,
 def test_data_parallel_training_equals_one_process(sharded: dict[str, Tensor], name: str) -> None:
     """Gradients of all weights after averaging over processes, and document frequencies."""
     objective = make_objective(name).train()
-    loss, _ = objective(make_batch(12))
-    loss.backward()
-    torch.testing.assert_close(sharded[f"{name}.loss"], loss.detach(), atol=1e-5, rtol=1e-4)
+    loss = two_steps(objective, objective, slice(0, 12))
+    torch.testing.assert_close(sharded[f"{name}.loss"], loss, atol=1e-5, rtol=1e-4)
     for parameter, p in objective.named_parameters():
         if p.grad is not None:
             torch.testing.assert_close(sharded[f"{name}.{parameter}"], p.grad, atol=2e-5, rtol=1e-3)

@@ -100,14 +100,20 @@ def test_mistakes_of_asymmetric() -> None:
 @settings(max_examples=60, deadline=None)
 def test_idf_equals_counting(batches: list[list[set[int]]]) -> None:
     met = DocumentFrequency(CLASSES)
+    assert (met.idf() == 1).all()
     for batch in batches:
-        met.update(sparse(batch)[0], len(batch))
+        met.meet(sparse(batch)[0], len(batch))
+    assert (met.idf() == 1).all()  # the step is not over
+    met.after_step()
+    met.after_step()
     pictures = [of_row for batch in batches for of_row in batch]
     for c, weight in enumerate(met.idf().tolist()):
         df = sum(c in of_row for of_row in pictures)
-        assert weight == pytest.approx(math.log((len(pictures) + 1) / (df + 1)), abs=1e-5)
+        expected = math.log((len(pictures) + 1) / (df + 1)) if pictures else 1.0
+        assert weight == pytest.approx(expected, abs=1e-5)
     assert (met.idf() >= 0).all()
-    assert not any(value.is_floating_point() for value in met.state_dict().values())
+    assert list(met.state_dict()) == ["counts"]
+    assert not met.counts.is_floating_point()
 
 
 @given(st.lists(st.lists(st.integers(0, 11), min_size=6, max_size=6), min_size=1, max_size=4))

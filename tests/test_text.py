@@ -116,6 +116,8 @@ def test_the_scale_is_held_back_and_comes_down_again(tokenizer: Tokenizer) -> No
     dual = DualEncoder(encoder, tokenizer, CFG, embed=8, scale=1000.0)
     scale = dual.scale()
     assert scale.item() == pytest.approx(MAX_SCALE)
-    scale.backward()
+    (-scale).backward()  # a loss that wants more
     assert dual.logit_scale.grad is not None
+    assert dual.logit_scale.grad.item() == 0
+    dual.scale().backward()  # one that wants less
     assert dual.logit_scale.grad.item() > 0

@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +39,9 @@ class DualEncoder(nn.Module):
         if isinstance(self.image_projection, nn.Linear):
             nn.init.normal_(self.image_projection.weight, std=encoder.width**-0.5)
         self.text = TextTower(tokenizer.size, tokenizer.context, cfg, embed or encoder.width)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
-        self.logit_bias = nn.Parameter(torch.tensor(bias)) if bias is not None else None
+        # One element, not none: FSDP shards no scalars.
+        self.logit_scale = nn.Parameter(torch.tensor([math.log(scale)]))
+        self.logit_bias = nn.Parameter(torch.tensor([bias])) if bias is not None else None
 
     def embed_images(self, x: Tensor) -> Tensor:
         """x: as Encoder.pooled takes it."""
@@ -54,13 +56,14 @@ class DualEncoder(nn.Module):
         return F.normalize(self.text(tokens).float(), dim=-1)
 
     def scale(self) -> Tensor:
-        """The factor of all similarities, kept at MAX_SCALE or below.
+        """The factor of all similarities, MAX_SCALE at most: a scalar."""
+        capped: Tensor = _Capped.apply(self.logit_scale, math.log(MAX_SCALE))  # pyright: ignore[reportAssignmentType]
+        return capped.exp().squeeze()
 
-        The parameter itself is held back: clamping in the graph would leave it without a gradient, so stuck, beyond.
-        """
-        with torch.no_grad():
-            self.logit_scale.clamp_(max=math.log(MAX_SCALE))
-        return self.logit_scale.exp()
+    def bias(self) -> Tensor:
+        """What is added to all similarities: a scalar. Only where the loss has one."""
+        assert self.logit_bias is not None
+        return self.logit_bias.squeeze()
 
     def save_text(self, folder: Path, tokenizer: Tokenizer) -> None:
         """Write everything but the encoder into `folder`/text; `load_dual` reads it."""
@@ -72,6 +75,24 @@ class DualEncoder(nn.Module):
         (to / "config.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         save_file(state, to / "model.safetensors")
         tokenizer.save(to / FILE)
+
+
+class _Capped(torch.autograd.Function):
+    """min(x, cap), whose gradient vanishes beyond the cap only where following it would lead further up.
+
+    A plain clamp has no gradient there, so that x would stay for ever; and the parameter itself cannot be set in
+    forward, where FSDP shows but a copy of it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cap: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(x >= cap)
+        return x.clamp(max=cap)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (beyond,) = ctx.saved_tensors
+        return grads[0].masked_fill(beyond & (grads[0] < 0), 0.0), None
 
 
 def load_dual(run: str | Path) -> tuple[DualEncoder, Tokenizer]:

@@ -56,5 +56,5 @@ class AlignObjective(DualEncoder):
         if self.logit_bias is None:
             loss = info_nce(pictures, captions, scale)
         else:
-            loss = pairwise_sigmoid(pictures, captions, scale, self.logit_bias)
+            loss = pairwise_sigmoid(pictures, captions, scale, self.bias())
         return loss, {"loss": loss.detach(), "scale": scale.detach()}

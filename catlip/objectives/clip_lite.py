@@ -102,7 +102,7 @@ class DotCritic(nn.Module):
     def __init__(self, image: int, text: int, width: int) -> None:
         super().__init__()
         self.image, self.text = _Projection(image, width), _Projection(text, width)
-        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        self.logit_scale = nn.Parameter(torch.tensor([1 / 0.07]).log())  # FSDP shards no scalars
 
     def forward(self, image: Tensor, text: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [B] of the right captions and of the wrong ones. wrong: int64 [B], a row of `text` each."""

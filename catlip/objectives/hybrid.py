@@ -57,3 +57,9 @@ class HybridObjective(nn.Module):
             total = total + weight * loss
             metrics |= {f"{name}.{key}": value for key, value in of_part.items()}
         return total, {"loss": total.detach(), **metrics}
+
+    def after_step(self) -> None:
+        """Tell those parts that want to know that a step of the optimiser is over."""
+        for part in self.parts.values():
+            if hasattr(part, "after_step"):
+                part.after_step()  # pyright: ignore[reportCallIssue]

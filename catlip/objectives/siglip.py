@@ -30,7 +30,6 @@ class SigLipObjective(DualEncoder):
     """
 
     needs_global_batch = True  # every other caption of the batch is a negative
-    logit_bias: torch.nn.Parameter
 
     def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: SigLip) -> None:
         """tokenizer: the one that makes batch.tokens."""
@@ -43,6 +42,6 @@ class SigLipObjective(DualEncoder):
     def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The same from what the encoder returned for the batch, [B, encoder.width]."""
         assert batch.tokens is not None, "the loader was given no tokenizer"
-        scale = self.scale()
-        loss = pairwise_sigmoid(self.embed_pooled(pooled), self.embed_captions(batch.tokens), scale, self.logit_bias)
-        return loss, {"loss": loss.detach(), "scale": scale.detach(), "bias": self.logit_bias.detach()}
+        scale, bias = self.scale(), self.bias()
+        loss = pairwise_sigmoid(self.embed_pooled(pooled), self.embed_captions(batch.tokens), scale, bias)
+        return loss, {"loss": loss.detach(), "scale": scale.detach(), "bias": bias.detach()}

@@ -27,10 +27,11 @@ class Subwords:
 class SubwordObjective(nn.Module):
     """Encoder and head. forward(batch) -> (loss, metrics); needs batch.tokens.
 
-    A picture with an empty caption, or whose tokens are all in every caption so far, contributes no gradient.
+    after_step() belongs after every step of the optimiser, on all processes: without it nothing is ever counted. A
+    picture with an empty caption, or whose tokens were all in every caption so far, contributes no gradient.
     """
 
-    needs_global_batch = False  # only document frequencies are shared, and those do not depend on how it is split
+    needs_global_batch = False  # a picture's loss needs no other picture of its step
 
     def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Subwords) -> None:
         """tokenizer: the one that makes batch.tokens."""
@@ -49,10 +50,15 @@ class SubwordObjective(nn.Module):
         assert batch.tokens is not None, "the loader was given no tokenizer"
         labels, offsets = bag_of_tokens(batch.tokens, self.marks)
         if self.met is not None and self.training:
-            self.met.update(labels, len(pooled))
+            self.met.meet(labels, len(pooled))
         weights = self.met.idf() if self.met is not None else None
         loss = sparse_softmax(self.head(pooled), labels, offsets, weights)
         return loss, {"loss": loss.detach()}
+
+    def after_step(self) -> None:
+        """Count the step's captions."""
+        if self.met is not None:
+            self.met.after_step()
 
 
 class _Head(nn.Module):
