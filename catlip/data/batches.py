@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from catlip.captions.labeler import Labeler
+from catlip.captions.tokenizer import Tokenizer
 from catlip.captions.vocabulary import Vocabulary
 from catlip.data.crops import DRAWS, Crop, decode_crop
 from catlip.data.images import UnreadableImageError
@@ -69,9 +70,6 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.keys)
-
-
-Tokenizer = Callable[[list[str]], Tensor]  # captions -> int64 [len, T], 0-padded
 
 
 class Batches:
@@ -155,10 +153,9 @@ class Batches:
     def _tokens(self, records: list[Record], draws: np.ndarray) -> Tensor:
         """One caption of each picture, chosen by its place; an empty one where it has none."""
         assert self.tokenizer is not None
-        return self.tokenizer([
-            r.captions[int(draw * len(r.captions))] if r.captions else "" for r, draw in zip(records, draws,
-            strict=True)
-        ])  # fmt: skip
+        pairs = zip(records, draws, strict=True)
+        some = [r.captions[int(draw * len(r.captions))] if r.captions else "" for r, draw in pairs]
+        return torch.from_numpy(self.tokenizer(some))
 
 
 def to_classes(

@@ -42,7 +42,10 @@ class SynsetObjective(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """batch.image: float [B, 3, H, W] in the encoder's input space."""
-        pooled = self.encoder.pooled(batch.image)
+        return self.loss(self.encoder.pooled(batch.image), batch)
+
+    def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same from what the encoder returned for the batch, [B, encoder.width]."""
         loss = linear_bce(pooled.float(), self.head.weight, self.head.bias, batch.labels, batch.offsets)
         return loss, {"loss": loss.detach()}
 

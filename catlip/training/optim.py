@@ -32,7 +32,7 @@ def make_optimizers(task: nn.Module, cfg: Optim) -> list[torch.optim.Optimizer]:
     for name, parameter in task.named_parameters():
         if not parameter.requires_grad:
             continue
-        if parameter.ndim < 2 or name.endswith(("pos_embed", "cls_token", "reg_token")):
+        if parameter.ndim < 2 or name.endswith(("pos_embed", "positional_embedding", "cls_token", "reg_token")):
             free.append(parameter)
         elif cfg.optimizer == "muon" and parameter.ndim == 2 and ".blocks." in name:
             muon.append(parameter)

@@ -78,6 +78,8 @@ class State:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if hasattr(self.task.objective, "after_step"):
+            self.task.objective.after_step()
         # A gradient that is not finite has just spoilt the weights, although the loss before it was fine.
         finite = torch.isfinite(metrics["loss"]) & torch.isfinite(metrics.get("grad_norm", metrics["loss"]))
         self.bad = torch.where((self.bad < 0) & ~finite, batch.step.number, self.bad)

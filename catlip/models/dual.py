@@ -1,0 +1,113 @@
+"""A dual encoder: pictures and captions as vectors of one space, for contrastive objectives, zero-shot and retrieval.
+
+What the encoder's own folder does not hold is written beside it, as `text/`: the text tower, the picture's projection,
+the temperature and the tokenizer. The encoder stays a plain timm model that knows nothing of text.
+"""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from catlip.captions.tokenizer import FILE, Tokenizer
+from catlip.errors import UsageError
+from catlip.models import encoder as encoders
+from catlip.models.encoder import Encoder
+from catlip.models.text import Text, TextTower
+
+TEXT_FOLDER = "text"
+MAX_SCALE = 100.0  # CLIP, section 2.5: beyond this training became unstable
+
+
+class DualEncoder(nn.Module):
+    """Encoder, text tower and what makes them comparable. embed_images, embed_captions: unit vectors float32 [B, D]."""
+
+    def __init__(
+        self, encoder: Encoder, tokenizer: Tokenizer, cfg: Text, *, embed: int, scale: float, bias: float | None = None
+    ) -> None:
+        """embed: length of the vectors; 0: the encoder's own, its pooled vector as it is. scale, bias: at the start."""
+        super().__init__()
+        self.encoder = encoder
+        self.image_projection = nn.Linear(encoder.width, embed, bias=False) if embed else nn.Identity()
+        if isinstance(self.image_projection, nn.Linear):
+            nn.init.normal_(self.image_projection.weight, std=encoder.width**-0.5)
+        self.text = TextTower(tokenizer.size, tokenizer.context, cfg, embed or encoder.width)
+        # One element, not none: FSDP shards no scalars.
+        self.logit_scale = nn.Parameter(torch.tensor([math.log(scale)]))
+        self.logit_bias = nn.Parameter(torch.tensor([bias])) if bias is not None else None
+
+    def embed_images(self, x: Tensor) -> Tensor:
+        """x: as Encoder.pooled takes it."""
+        return self.embed_pooled(self.encoder.pooled(x))
+
+    def embed_pooled(self, pooled: Tensor) -> Tensor:
+        """pooled: what Encoder.pooled returned, [B, encoder.width]."""
+        return F.normalize(self.image_projection(pooled).float(), dim=-1)
+
+    def embed_captions(self, tokens: Tensor) -> Tensor:
+        """tokens: int64 [B, T], of the tokenizer that the tower was trained with."""
+        return F.normalize(self.text(tokens).float(), dim=-1)
+
+    def scale(self) -> Tensor:
+        """The factor of all similarities, MAX_SCALE at most: a scalar."""
+        capped: Tensor = _Capped.apply(self.logit_scale, math.log(MAX_SCALE))  # pyright: ignore[reportAssignmentType]
+        return capped.exp().squeeze()
+
+    def bias(self) -> Tensor:
+        """What is added to all similarities: a scalar. Only where the loss has one."""
+        assert self.logit_bias is not None
+        return self.logit_bias.squeeze()
+
+    def save_text(self, folder: Path, tokenizer: Tokenizer) -> None:
+        """Write everything but the encoder into `folder`/text; `load_dual` reads it."""
+        own = self.image_projection.out_features if isinstance(self.image_projection, nn.Linear) else 0
+        card = {"embed": own, "context": tokenizer.context, "text": asdict(self.text.cfg)}
+        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items() if not k.startswith("encoder.")}
+        to = folder / TEXT_FOLDER
+        to.mkdir(parents=True, exist_ok=True)
+        (to / "config.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        save_file(state, to / "model.safetensors")
+        tokenizer.save(to / FILE)
+
+
+class _Capped(torch.autograd.Function):
+    """min(x, cap), whose gradient vanishes beyond the cap only where following it would lead further up.
+
+    A plain clamp has no gradient there, so that x would stay for ever; and the parameter itself cannot be set in
+    forward, where FSDP shows but a copy of it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cap: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(x >= cap)
+        return x.clamp(max=cap)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (beyond,) = ctx.saved_tensors
+        return grads[0].masked_fill(beyond & (grads[0] < 0), 0.0), None
+
+
+def load_dual(run: str | Path) -> tuple[DualEncoder, Tokenizer]:
+    """The dual encoder of a run folder, ready to embed. Raises UsageError for a run without a text tower."""
+    folder = Path(run) / TEXT_FOLDER
+    if not folder.is_dir():
+        raise UsageError(f"{run} has no text tower ({folder} does not exist): train one with the objective align")
+    encoder = encoders.load(run)
+    try:
+        card = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        state = load_file(folder / "model.safetensors")
+        bias = 0.0 if "logit_bias" in state else None
+        tokenizer = Tokenizer.load(folder / FILE, card["context"])
+        dual = DualEncoder(encoder, tokenizer, Text(**card["text"]), embed=card["embed"], scale=1.0, bias=bias)
+        dual.load_state_dict(state | {f"encoder.{k}": v for k, v in encoder.state_dict().items()})
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UsageError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+    return dual.eval(), tokenizer

@@ -1,0 +1,43 @@
+"""CLIP (arXiv 2103.00020): which caption of the whole batch belongs to which picture."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from catlip.captions.tokenizer import Tokenizer
+from catlip.data.batches import Batch
+from catlip.models.dual import DualEncoder
+from catlip.models.encoder import Encoder
+from catlip.models.text import Text
+from catlip.objectives.contrastive import info_nce
+
+
+@dataclass(kw_only=True, slots=True)
+class Clip:
+    """Settings of the objective."""
+
+    embed: int = 512  # length of the vectors that are compared
+    text: Text = field(default_factory=Text)
+
+
+class ClipObjective(DualEncoder):
+    """Dual encoder with a learned temperature. forward(batch) -> (loss, metrics); needs batch.tokens.
+
+    Raises UsageError if the batch of all processes is a single picture.
+    """
+
+    needs_global_batch = True  # every other caption of the batch is a negative
+
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Clip) -> None:
+        """tokenizer: the one that makes batch.tokens."""
+        super().__init__(encoder, tokenizer, cfg.text, embed=cfg.embed, scale=1 / 0.07)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(self.encoder.pooled(batch.image), batch)
+
+    def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same from what the encoder returned for the batch, [B, encoder.width]."""
+        assert batch.tokens is not None, "the loader was given no tokenizer"
+        scale = self.scale()
+        loss = info_nce(self.embed_pooled(pooled), self.embed_captions(batch.tokens), scale)
+        return loss, {"loss": loss.detach(), "scale": scale.detach()}

@@ -1,0 +1,146 @@
+"""CLIP-Lite (arXiv 2112.07133): one wrong caption a picture is enough, by a bound of mutual information that needs no
+more. A critic scores a picture and a caption; the Jensen-Shannon bound is raised; no other process is asked.
+
+The wrong caption is that of another picture of this process' share of the batch, at a random distance each step. The
+released code takes the next picture's, always.
+
+The prior term comes from Deep InfoMax (arXiv 1808.06670, section 3.3): features shall look like samples of a uniform
+distribution to a discriminator. There the encoder works against the discriminator. In CLIP-Lite's released code both
+minimise the same loss, so that the encoder helps to tell its features from the prior, the opposite of matching it, and
+features without bounds are held against a prior on [0, 1). "adversarial" does what the term is for: a sigmoid bounds
+the features, and the encoder learns what the discriminator takes for the prior. "released" is the code's. Tried before:
+reversing the gradient between the two; the discriminator wins at once, and then there is no gradient to reverse.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from catlip.captions.tokenizer import Tokenizer
+from catlip.data.batches import Batch
+from catlip.errors import UsageError
+from catlip.models.encoder import Encoder
+from catlip.models.text import Text, TextTower
+from catlip.objectives.contrastive import derangement, jensen_shannon
+
+
+@dataclass(kw_only=True, slots=True)
+class ClipLite:
+    """Settings of the objective."""
+
+    embed: int = 512  # length of the caption's vector
+    critic: Literal["dot", "concat"] = "dot"  # cosine of two non-linear projections, or an MLP over both vectors
+    critic_width: int = 2048  # of the projections, if the critic is "dot"
+    prior: Literal["adversarial", "released", "none"] = "adversarial"
+    prior_weight: float = 0.1  # of the prior term; the rest is the bound's
+    text: Text = field(default_factory=Text)
+
+
+class ClipLiteObjective(nn.Module):
+    """Encoder, text tower, critic, discriminators. forward(batch) -> (loss, metrics); needs batch.tokens.
+
+    Raises UsageError if this process' share of the batch is a single picture.
+    """
+
+    needs_global_batch = True  # no captions are exchanged, but which one is the wrong one depends on the share
+
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: ClipLite) -> None:
+        """tokenizer: the one that makes batch.tokens. Raises UsageError for a weight outside 0..1."""
+        super().__init__()
+        if not 0 <= cfg.prior_weight <= 1:
+            raise UsageError(f"--prior-weight {cfg.prior_weight} is not between 0 and 1")
+        self.encoder, self.cfg = encoder, cfg
+        self.text = TextTower(tokenizer.size, tokenizer.context, cfg.text, cfg.embed)
+        sizes = encoder.width, cfg.embed
+        self.critic = DotCritic(*sizes, cfg.critic_width) if cfg.critic == "dot" else ConcatCritic(*sizes)
+        self.discriminators = nn.ModuleList() if cfg.prior == "none" else nn.ModuleList(map(_discriminator, sizes))
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(self.encoder.pooled(batch.image), batch)
+
+    def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same from what the encoder returned for the batch, [B, encoder.width]."""
+        assert batch.tokens is not None, "the loader was given no tokenizer"
+        wrong = derangement(len(pooled)).to(pooled.device)
+        captions = self.text(batch.tokens)
+        bound = jensen_shannon(*self.critic(pooled, captions, wrong))
+        if self.cfg.prior == "none":
+            return bound, {"loss": bound.detach()}
+        both = zip(self.discriminators, (pooled, captions), strict=True)
+        match = released_prior if self.cfg.prior == "released" else adversarial_prior
+        prior = torch.stack([match(d, z) for d, z in both]).sum()
+        loss = (1 - self.cfg.prior_weight) * bound + self.cfg.prior_weight * prior
+        return loss, {"loss": loss.detach(), "bound": -bound.detach(), "prior": prior.detach()}
+
+
+def released_prior(discriminator: nn.Module, features: Tensor) -> Tensor:
+    """Cross-entropy of telling features [B, D] from samples of the prior; who made the features gets its gradient."""
+    drawn = torch.rand_like(features)
+    return F.softplus(-discriminator(drawn).float()).mean() + F.softplus(discriminator(features).float()).mean()
+
+
+def adversarial_prior(discriminator: nn.Module, features: Tensor) -> Tensor:
+    """The same for the discriminator alone, plus how badly it is deceived, for who made the features alone.
+
+    In one backward pass, each gets the gradient of its own term (Goodfellow et al. 2014, section 3: the one of
+    log(1 - D) would vanish as soon as the discriminator is good).
+    """
+    bounded = features.sigmoid()
+    fixed = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+    deceived = F.softplus(-functional_call(discriminator, fixed, (bounded,)).float()).mean()
+    return released_prior(discriminator, bounded.detach()) + deceived
+
+
+class DotCritic(nn.Module):
+    """Temperature times the cosine of both vectors after a non-linear projection each."""
+
+    def __init__(self, image: int, text: int, width: int) -> None:
+        super().__init__()
+        self.image, self.text = _Projection(image, width), _Projection(text, width)
+        self.logit_scale = nn.Parameter(torch.tensor([1 / 0.07]).log())  # FSDP shards no scalars
+
+    def forward(self, image: Tensor, text: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [B] of the right captions and of the wrong ones. wrong: int64 [B], a row of `text` each."""
+        image, text = (F.normalize(v.float(), dim=-1) for v in (self.image(image), self.text(text)))
+        scale = self.logit_scale.exp()
+        return scale * (image * text).sum(1), scale * (image * text[wrong]).sum(1)
+
+
+class ConcatCritic(nn.Module):
+    """An MLP over both vectors, one behind the other."""
+
+    def __init__(self, image: int, text: int) -> None:
+        super().__init__()
+        layers = nn.Linear(image + text, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 1)
+        self.mlp = nn.Sequential(*layers)
+
+    def forward(self, image: Tensor, text: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [B] of the right captions and of the wrong ones. wrong: int64 [B], a row of `text` each."""
+        right, wrong = (self.mlp(torch.cat([image, t], 1)).squeeze(1) for t in (text, text[wrong]))
+        return right, wrong
+
+
+class _Projection(nn.Module):
+    """Deep InfoMax's encode-and-dot block: MLP plus a shortcut that starts as a slightly noisy copy, then a norm."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        first = nn.Linear(inputs, width, bias=False)  # the norm after it has a bias
+        self.mlp = nn.Sequential(first, nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width))
+        self.shortcut = nn.Linear(inputs, width)
+        self.norm = nn.LayerNorm(width)
+        nn.init.uniform_(self.shortcut.weight, -0.01, 0.01)
+        with torch.no_grad():
+            self.shortcut.weight.fill_diagonal_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.mlp(x) + self.shortcut(x))
+
+
+def _discriminator(inputs: int) -> nn.Module:
+    """Is this a sample of the prior? One logit."""
+    return nn.Sequential(nn.Linear(inputs, 1000), nn.ReLU(), nn.Linear(1000, 200), nn.ReLU(), nn.Linear(200, 1))

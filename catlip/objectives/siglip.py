@@ -1,0 +1,45 @@
+"""SigLIP (arXiv 2303.15343): each pair of a picture and a caption of the whole batch, together or not."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from catlip.captions.tokenizer import Tokenizer
+from catlip.data.batches import Batch
+from catlip.models.dual import DualEncoder
+from catlip.models.encoder import Encoder
+from catlip.models.text import Text
+from catlip.objectives.contrastive import pairwise_sigmoid
+
+
+@dataclass(kw_only=True, slots=True)
+class SigLip:
+    """Settings of the objective."""
+
+    embed: int = 512  # length of the vectors that are compared
+    text: Text = field(default_factory=lambda: Text(causal=False))
+    bias: float = -10.0  # of all pairs at the start: nearly all do not belong together (section 3.2)
+
+
+class SigLipObjective(DualEncoder):
+    """Dual encoder with learned temperature and bias. forward(batch) -> (loss, metrics); needs batch.tokens.
+
+    Raises UsageError if the batch of all processes is a single picture: pulled together and never apart, all vectors
+    would become one.
+    """
+
+    needs_global_batch = True  # every other caption of the batch is a negative
+
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: SigLip) -> None:
+        """tokenizer: the one that makes batch.tokens."""
+        super().__init__(encoder, tokenizer, cfg.text, embed=cfg.embed, scale=10.0, bias=cfg.bias)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(self.encoder.pooled(batch.image), batch)
+
+    def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same from what the encoder returned for the batch, [B, encoder.width]."""
+        assert batch.tokens is not None, "the loader was given no tokenizer"
+        scale, bias = self.scale(), self.bias()
+        loss = pairwise_sigmoid(self.embed_pooled(pooled), self.embed_captions(batch.tokens), scale, bias)
+        return loss, {"loss": loss.detach(), "scale": scale.detach(), "bias": bias.detach()}

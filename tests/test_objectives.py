@@ -1,0 +1,408 @@
+"""Contrastive objectives against open_clip's losses and the papers' definitions, and in several processes as in one."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from catlip.data.batches import Batch
+from catlip.errors import UsageError
+from catlip.models.encoder import Encoder
+from catlip.models.text import Text
+from catlip.objectives.align import Align, AlignObjective
+from catlip.objectives.clip import Clip, ClipObjective
+from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective, adversarial_prior, released_prior
+from catlip.objectives.contrastive import derangement, info_nce, pairwise_sigmoid
+from catlip.objectives.hybrid import Hybrid, HybridObjective
+from catlip.objectives.siglip import SigLip, SigLipObjective
+from catlip.objectives.subwords import SubwordObjective, Subwords
+from catlip.objectives.synsets import SynsetObjective, Synsets
+
+TEXT = Text(text_width=64, text_layers=1)
+VOCAB = 40
+TOKENIZER: Any = SimpleNamespace(size=VOCAB, context=8, start=VOCAB - 2, end=VOCAB - 1)
+
+
+def make_encoder(name: str = "test_vit") -> Encoder:
+    torch.manual_seed(0)
+    return Encoder.create(name, image_size=32)
+
+
+def make_batch(n: int = 6, seed: int = 0) -> Batch:
+    """Random pictures; captions of two to six tokens, marks 38 and 39."""
+    g = torch.Generator().manual_seed(seed)
+    tokens = torch.zeros(n, 8, dtype=torch.int64)
+    for row in tokens:
+        length = int(torch.randint(1, 6, (), generator=g))
+        row[0], row[length + 1] = VOCAB - 2, VOCAB - 1
+        row[1 : length + 1] = torch.randint(1, VOCAB - 2, (length,), generator=g)
+    image = torch.rand(n, 3, 32, 32, generator=g) * 2 - 1
+    labels, offsets = torch.arange(n) % 5, torch.arange(n + 1)
+    return Batch(image, torch.arange(n) % 2 == 0, labels, offsets, [[""]] * n, [str(i) for i in range(n)], tokens)
+
+
+def rows(batch: Batch, a: int, b: int) -> Batch:
+    assert batch.tokens is not None
+    some = slice(a, b)
+    return Batch(
+        batch.image[some], batch.flip[some], batch.labels[some], batch.offsets[: b - a + 1], batch.captions[some],
+        batch.keys[some], batch.tokens[some],
+    )  # fmt: skip
+
+
+def make_objective(name: str, encoder: Encoder | None = None) -> nn.Module:
+    encoder = encoder or make_encoder()
+    torch.manual_seed(1)
+    match name:
+        case "clip":
+            return ClipObjective(encoder, TOKENIZER, Clip(embed=16, text=TEXT))
+        case "siglip":
+            return SigLipObjective(encoder, TOKENIZER, SigLip(embed=16, text=TEXT))
+        case "clip_lite":
+            return ClipLiteObjective(encoder, TOKENIZER, ClipLite(embed=16, text=TEXT, critic_width=80))
+        case "subwords":
+            return SubwordObjective(encoder, TOKENIZER, Subwords())
+        case "align":
+            return AlignObjective(encoder, TOKENIZER, Align(text=TEXT))
+        case "synsets":
+            return SynsetObjective(encoder, [1] * 5, 10, Synsets())
+        case "superclip":
+            return HybridObjective({n: make_objective(n, encoder) for n in ("clip", "subwords")}, Hybrid())
+    return HybridObjective({n: make_objective(n, encoder) for n in ("siglip", "synsets")}, Hybrid(weights=(1.0, 0.5)))
+
+
+def two_steps(objective: Any, forward: Any, share: slice) -> Tensor:
+    """Loss of a second step, its gradients left in place. The first is there to be counted. share: of 12 pictures."""
+    loss = torch.zeros(())
+    for seed in (1, 2):
+        objective.zero_grad()
+        loss, _ = forward(rows(make_batch(12, seed), share.start, share.stop))
+        loss.backward()
+        if hasattr(objective, "after_step"):
+            objective.after_step()
+    return loss.detach()
+
+
+ALL = ["clip", "siglip", "clip_lite", "subwords", "align", "superclip", "siglip_synsets"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_objective_gives_a_loss_metrics_and_gradients(name: str) -> None:
+    objective = make_objective(name).train()
+    assert isinstance(objective.needs_global_batch, bool)
+    loss, metrics = objective(make_batch())
+    loss.backward()
+    assert loss.ndim == 0
+    assert torch.equal(metrics["loss"], loss.detach())
+    assert not any(value.requires_grad for value in metrics.values())
+    without = [n for n, p in objective.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
+    names = list(objective.state_dict())
+    assert sum(n.endswith("patch_embed.proj.weight") for n in names) == 1
+    assert any(n.startswith("encoder.backbone.") for n in names)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_objective_learns_its_batch(name: str) -> None:
+    objective, batch = make_objective(name).train(), make_batch()
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=2e-3)
+    losses = []
+    for step in range(30):
+        torch.manual_seed(step)
+        loss, metrics = objective(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        # The adversary's part may rise while the rest is learned.
+        losses.append(-metrics["bound"].item() if "bound" in metrics else loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_bfloat16_changes_little(name: str) -> None:
+    objective, batch = make_objective(name).train(), make_batch()
+    torch.manual_seed(0)
+    full = objective(batch)[0].item()
+    objective = make_objective(name).train()  # counts and running statistics as at the start
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = objective(batch)[0]
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(full, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "clip_lite", "align", "superclip"])
+def test_a_single_picture_has_no_wrong_caption(name: str) -> None:
+    with pytest.raises(UsageError, match="single picture"):
+        make_objective(name).eval()(make_batch(1))
+
+
+def test_a_single_picture_without_contrast_is_fine() -> None:
+    objective = make_objective("subwords").train()
+    assert objective(make_batch(1))[0].item() > 0
+    objective.after_step()
+    assert objective(make_batch(1))[0].item() == 0  # so far these tokens were in every caption
+    assert math.isfinite(make_objective("synsets")(make_batch(1))[0].item())
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "clip_lite", "subwords", "align"])
+def test_empty_captions_are_captions(name: str) -> None:
+    batch = make_batch()
+    assert batch.tokens is not None
+    batch.tokens[:3] = torch.tensor([VOCAB - 2, VOCAB - 1] + [0] * 6)
+    objective = make_objective(name).train()
+    loss, _ = objective(batch)
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
+
+
+def vectors(n: int = 6, seed: int = 0) -> list[Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    unit = [nn.functional.normalize(torch.randn(n, 8, generator=g), dim=1).requires_grad_() for _ in range(2)]
+    return [*unit, torch.tensor(9.0, requires_grad=True), torch.tensor(-3.0, requires_grad=True)]
+
+
+def compare(ours: Tensor, mine: list[Tensor], theirs: Tensor, reference: list[Tensor]) -> None:
+    ours.backward()
+    theirs.backward()
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    for a, b in zip(mine, reference, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_info_nce_equals_open_clips() -> None:
+    open_clip = pytest.importorskip("open_clip.loss")
+    (*a, _), (*b, _) = vectors(), vectors()
+    compare(info_nce(*a), a, open_clip.ClipLoss()(*b), b)
+
+
+def test_pairwise_sigmoid_equals_open_clips() -> None:
+    open_clip = pytest.importorskip("open_clip.loss")
+    a, b = vectors(), vectors()
+    compare(pairwise_sigmoid(*a), a, open_clip.SigLipLoss()(*b), b)
+
+
+def test_clip_and_siglip_equal_the_papers_loops() -> None:
+    image, text, scale, bias = vectors(4)
+    z = scale * image @ text.T
+    rows_, columns = z.exp().sum(1), z.exp().sum(0)
+    nce = -sum((z[i, i].exp() / rows_[i]).log() + (z[i, i].exp() / columns[i]).log() for i in range(4)) / 8
+    torch.testing.assert_close(info_nce(image, text, scale), nce, atol=1e-5, rtol=1e-5)
+    sig = sum(torch.log1p((-(1 if i == j else -1) * (z[i, j] + bias)).exp()) for i in range(4) for j in range(4)) / 4
+    torch.testing.assert_close(pairwise_sigmoid(image, text, scale, bias), sig, atol=1e-5, rtol=1e-5)
+
+
+@given(st.integers(2, 50), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_nobody_gets_the_own_caption(n: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    wrong = derangement(n)
+    assert sorted(wrong.tolist()) == list(range(n))
+    assert (wrong != torch.arange(n)).all()
+    torch.manual_seed(seed)
+    assert torch.equal(derangement(n), wrong)
+
+
+def test_every_other_caption_can_be_the_wrong_one() -> None:
+    torch.manual_seed(0)
+    assert {int(derangement(5)[0]) for _ in range(100)} == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("critic", ["dot", "concat"])
+def test_clip_lite_equals_a_loop_over_pairs(critic: str) -> None:
+    """The bound pair by pair, and the released code's total: 0.9 of it and 0.1 of both prior terms."""
+    cfg = ClipLite(embed=16, text=TEXT, critic_width=80, critic=critic, prior="released")  # type: ignore[arg-type]
+    objective = ClipLiteObjective(make_encoder(), TOKENIZER, cfg).eval()
+    batch = make_batch(2)  # with two pictures the wrong caption is the next one's, as in the released code
+    pooled = torch.randn(2, objective.encoder.width)
+    assert batch.tokens is not None
+    captions = objective.text(batch.tokens)
+
+    def score(i: int, j: int) -> Tensor:
+        if critic == "concat":
+            return objective.critic.mlp(torch.cat([pooled[i], captions[j]]))
+        u, v = objective.critic.image(pooled)[i], objective.critic.text(captions)[j]
+        return objective.critic.logit_scale.exp() * (u @ v) / (u.norm() * v.norm())
+
+    positive = sum(torch.log(1 + torch.exp(-score(i, i))) for i in range(2)) / 2
+    negative = sum(torch.log(1 + torch.exp(score(i, (i + 1) % 2))) for i in range(2)) / 2
+    torch.manual_seed(3)
+    torch.randint(1, 2, ())
+    prior = torch.zeros(())
+    for discriminator, z in zip(objective.discriminators, (pooled, captions), strict=True):
+        of_prior, of_features = (torch.sigmoid(discriminator(x)) for x in (torch.rand_like(z), z))
+        prior = prior - (of_prior.log().mean() + (1 - of_features).log().mean())
+    torch.manual_seed(3)
+    loss, metrics = objective.loss(pooled, batch)
+    torch.testing.assert_close(-metrics["bound"], (positive + negative).squeeze(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loss, (0.9 * (positive + negative) + 0.1 * prior).squeeze(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("match", "helps"), [(adversarial_prior, False), (released_prior, True)])
+def test_only_the_adversarial_prior_works_against_the_discriminator(match: Any, helps: bool) -> None:
+    """A step of either down its own gradient: can features be told from the prior better or worse afterwards?"""
+    torch.manual_seed(0)
+    discriminator = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
+    features = torch.randn(256, 16, requires_grad=True)
+
+    def told_apart(features: Tensor) -> float:
+        torch.manual_seed(1)
+        return -released_prior(discriminator, features if helps else features.sigmoid()).item()
+
+    match(discriminator, features).backward()
+    before = told_apart(features)
+    assert features.grad is not None
+    assert (told_apart(features.detach() - 5.0 * features.grad) > before) == helps
+    with torch.no_grad():
+        for parameter in discriminator.parameters():
+            parameter -= 0.1 * parameter.grad
+    assert told_apart(features) > before
+
+
+def test_each_side_of_the_adversarial_prior_has_its_own_gradient() -> None:
+    torch.manual_seed(0)
+    discriminator, features = nn.Linear(4, 1), torch.randn(8, 4, requires_grad=True)
+    torch.manual_seed(1)
+    adversarial_prior(discriminator, features).backward()
+    z = features.detach().requires_grad_()
+    (of_encoder,) = torch.autograd.grad(-discriminator(z.sigmoid()).sigmoid().log().mean(), z)
+    torch.manual_seed(1)
+    of_prior, of_features = (discriminator(x).sigmoid() for x in (torch.rand(8, 4), z.detach().sigmoid()))
+    told = -(of_prior.log().mean() + (1 - of_features).log().mean())
+    of_discriminator = torch.autograd.grad(told, list(discriminator.parameters()))
+    torch.testing.assert_close(features.grad, of_encoder)
+    for parameter, grad in zip(discriminator.parameters(), of_discriminator, strict=True):
+        torch.testing.assert_close(parameter.grad, grad)
+
+
+def test_subwords_equal_a_loop_over_the_paper() -> None:
+    objective = make_objective("subwords").train()
+    df, pictures = [0] * VOCAB, 0
+    for seed in range(3):
+        batch = make_batch(5, seed)
+        assert batch.tokens is not None
+        bags = [sorted(set(row) - {0, VOCAB - 2, VOCAB - 1}) for row in batch.tokens.tolist()]
+        pooled = torch.randn(5, objective.encoder.width)
+        log_p = objective.head(pooled).softmax(1).log()
+        expected = torch.zeros(())
+        for i, bag in enumerate(bags):
+            w = {t: math.log((pictures + 1) / (df[t] + 1)) if pictures else 1.0 for t in bag}
+            expected = expected - sum(w[t] / sum(w.values()) * log_p[i, t] for t in bag) / 5
+        torch.testing.assert_close(objective.loss(pooled, batch)[0], expected, atol=1e-5, rtol=1e-5)
+        objective.after_step()
+        pictures += len(bags)
+        for token in (t for bag in bags for t in bag):
+            df[token] += 1
+    assert objective.met.counts.tolist() == [*df, pictures]
+    objective.eval()
+    objective.loss(pooled, batch)
+    objective.after_step()
+    assert objective.met.counts[-1] == 15  # looking does not count
+
+
+def test_subwords_in_micro_batches_equal_one_batch() -> None:
+    whole, parts = make_objective("subwords").train(), make_objective("subwords").train()
+    for seed in range(2):
+        batch = make_batch(6, seed)
+        at_once = whole(batch)[0].item()
+        in_parts = sum(parts(rows(batch, a, b))[0].item() * (b - a) / 6 for a, b in ((0, 1), (1, 4), (4, 6)))
+        assert in_parts == pytest.approx(at_once, rel=1e-5)
+        whole.after_step()
+        parts.after_step()
+    assert torch.equal(whole.met.counts, parts.met.counts)
+
+
+def test_hybrid_is_the_weighted_sum_and_sees_each_picture_once() -> None:
+    encoder, batch = make_encoder(), make_batch()
+    calls = []
+    encoder.backbone.register_forward_pre_hook(lambda *_: calls.append(1))
+    features, forward = encoder.backbone.forward_features, []
+    encoder.backbone.forward_features = lambda x: forward.append(1) or features(x)
+    parts = {n: make_objective(n, encoder).eval() for n in ("siglip", "synsets")}
+    alone = {n: part(batch)[0].item() for n, part in parts.items()}
+    forward.clear()
+    hybrid = HybridObjective(parts, Hybrid(weights=(2.0, 0.25))).eval()
+    loss, metrics = hybrid(batch)
+    assert len(forward) == 1
+    assert loss.item() == pytest.approx(2 * alone["siglip"] + 0.25 * alone["synsets"], rel=1e-5)
+    assert metrics["siglip.loss"].item() == pytest.approx(alone["siglip"], rel=1e-5)
+    assert parts["siglip"].encoder is encoder
+    with pytest.raises(UsageError, match=r"--weights \(1.0,\): there are 2 parts"):
+        HybridObjective(parts, Hybrid(weights=(1.0,)))
+
+
+def test_align_leaves_the_encoder_alone_and_gives_it_words() -> None:
+    """A frozen encoder with batch norm; captions that name what differs between pictures are told apart afterwards."""
+    encoder = make_encoder("test_resnet")
+    before = {n: v.clone() for n, v in encoder.state_dict().items()}
+    objective = AlignObjective(encoder, TOKENIZER, Align(text=TEXT)).train()
+    g = torch.Generator().manual_seed(0)
+    colours = torch.tensor([[220, 30, 30], [30, 200, 40], [30, 40, 220]])
+
+    def draw(n: int) -> Batch:
+        batch, kind = make_batch(n), torch.arange(n) % 3
+        noise = torch.randint(-25, 26, (n, 3, 32, 32), generator=g)
+        image = encoder.normalize((colours[kind][:, :, None, None] + noise).clamp(0, 255).to(torch.uint8))
+        tokens = torch.zeros(n, 8, dtype=torch.int64)
+        tokens[:, 0], tokens[:, 1], tokens[:, 2] = VOCAB - 2, 5 + kind, VOCAB - 1
+        return Batch(image, batch.flip, batch.labels, batch.offsets, batch.captions, batch.keys, tokens)
+
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(60):
+        loss, _ = objective(draw(12))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = encoder.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    test, classes = draw(30), draw(3).tokens
+    assert classes is not None
+    with torch.no_grad():
+        scores = objective.embed_images(test.image) @ objective.embed_captions(classes).T
+    assert (scores.argmax(1) == torch.arange(30) % 3).float().mean() > 0.9
+
+
+SHARES = {"even": (4, 4, 4), "uneven": (3, 2, 4)}  # pictures of each of three processes
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """What three processes computed together (tests/sharded.py), by name."""
+    out = tmp_path_factory.mktemp("sharded")
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-m", "tests.sharded", str(out)], check=True, cwd=root, timeout=300)
+    return torch.load(out / "results.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("shares", SHARES)
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_sharded_losses_equal_one_process(sharded: dict[str, Tensor], kind: str, shares: str) -> None:
+    open_clip = pytest.importorskip("open_clip.loss")
+    inputs = vectors(sum(SHARES[shares]))[: 3 if kind == "clip" else 4]
+    loss = (open_clip.ClipLoss() if kind == "clip" else open_clip.SigLipLoss())(*inputs)
+    loss.backward()
+    torch.testing.assert_close(sharded[f"{kind}.{shares}.loss"], loss.detach(), atol=1e-5, rtol=1e-5)
+    for i, x in enumerate(inputs):
+        torch.testing.assert_close(sharded[f"{kind}.{shares}.grad{i}"], x.grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "subwords", "align", "superclip", "siglip_synsets"])
+def test_data_parallel_training_equals_one_process(sharded: dict[str, Tensor], name: str) -> None:
+    """Gradients of all weights after averaging over processes, and document frequencies."""
+    objective = make_objective(name).train()
+    loss = two_steps(objective, objective, slice(0, 12))
+    torch.testing.assert_close(sharded[f"{name}.loss"], loss, atol=1e-5, rtol=1e-4)
+    for parameter, p in objective.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(sharded[f"{name}.{parameter}"], p.grad, atol=2e-5, rtol=1e-3)
+    for buffer, value in objective.named_buffers():
+        assert torch.equal(sharded[f"{name}.{buffer}"], value)
