@@ -120,7 +120,10 @@ def _recipe(args: list[str]) -> tuple[Any, list[str]]:
         raise UsageError(f"name a recipe: catlip pretrain RECIPE ...; there are {', '.join(RECIPES)}")
     at = args.index("--recipe")
     name = args[at + 1] if at + 1 < len(args) else ""
-    return load_recipe(name), args[:at] + args[at + 2 :]
+    recipe, rest = load_recipe(name), args[:at] + args[at + 2 :]
+    if any(argument.split("=")[0] in ("--samples", "--epochs", "--hours") for argument in rest):
+        recipe.samples, recipe.epochs, recipe.hours = 0, 0.0, 0.0  # the budget that is given takes the recipe's place
+    return recipe, rest
 
 
 if __name__ == "__main__":

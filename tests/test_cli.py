@@ -48,15 +48,29 @@ def test_help_lists_every_verb() -> None:
 
 
 @pytest.mark.parametrize("verb", list(cli.VERBS))
-def test_every_verb_has_help(verb: str) -> None:
-    shown = catlip(verb, "--help")
-    assert shown.returncode == 0, shown.stderr
-    assert "usage: catlip " + verb in shown.stdout
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.run([*verb.split(), "--help"])
+    assert "usage: catlip " + verb in capsys.readouterr().out
 
 
-def test_pretrain_has_the_flags_that_scripts_rely_on() -> None:
-    shown = catlip("pretrain", "flickr8k_cpu", "--help").stdout
-    assert {"--samples", "--save-every", "--lr", "--batch-size", "--data", "--vocab", "--out"} <= set(shown.split())
+def test_pretrain_has_the_flags_that_scripts_rely_on(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        cli.run(["pretrain", "flickr8k_cpu", "--help"])
+    flags = set(capsys.readouterr().out.split())
+    assert {"--samples", "--save-every", "--lr", "--batch-size", "--data", "--vocab", "--out"} <= flags
+    assert {"--hours", "--micro-batch", "--held-out", "--probe", "--patch-keep", "--scales", "--init"} <= flags
+
+
+@pytest.mark.parametrize(
+    ("budget", "is_"), [(["--hours", "2"], (0, 0, 2)), (["--epochs=3"], (0, 3, 0)), ([], (90_000, 0, 0))]
+)
+def test_a_given_budget_takes_the_recipes_place(budget: list[str], is_: tuple, monkeypatch) -> None:
+    from catlip.training import pretrain
+
+    monkeypatch.setattr(pretrain, "pretrain", lambda cfg: (cfg.samples, cfg.epochs, cfg.hours))
+    monkeypatch.setenv("RANK", "1")
+    assert cli.run(["pretrain", "flickr8k_cpu", "--data", "d", "--vocab", "v", "--out", "o", *budget]) == is_
 
 
 def test_explain() -> None:

@@ -184,9 +184,7 @@ def _log(cfg: Pretrain, world: World, out: Path, budget: int, classes: int, work
 def _budget(cfg: Pretrain, length: int, speed: Any, out: Path) -> int:
     """Samples to see: a whole number of batches. length: samples of an epoch; speed(): images/s, measured."""
     if sum(map(bool, (cfg.samples, cfg.epochs, cfg.hours))) != 1:
-        raise UsageError(
-            "give the budget as --samples, --epochs or --hours, one of them (--samples 0 where a recipe sets it)"
-        )
+        raise UsageError("give the budget as --samples, --epochs or --hours, one of them")
     if cfg.batch_size < 1 or min(cfg.samples, cfg.epochs, cfg.hours) < 0:
         raise UsageError("--batch-size, --samples, --epochs and --hours are positive numbers")
     if cfg.hours:

@@ -1,0 +1,130 @@
+"""Before and after a run: sbatch files, estimates, the loader's benchmark, the report."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from catlip import cli
+from catlip.data.bench import BenchData, bench_data
+from catlip.errors import UsageError
+from catlip.recipes import RECIPES, load_recipe
+from catlip.recipes.plan import Plan, plan
+from catlip.recipes.slurm import Slurm, slurm
+from catlip.report.run import write_report
+from catlip.training.hardware import device_facts, train_flops
+
+
+def test_the_sbatch_file_is_a_shell_script_that_requeues(tmp_path: Path) -> None:
+    text = cli.run(["slurm", "--nodes", "4", "--", "pretrain", "budget_b16", "--data", "my shards/*.tar", "--out", "r"])
+    assert "#SBATCH --nodes=4" in text
+    assert "#SBATCH --signal=B:USR1@120" in text
+    assert "catlip pretrain budget_b16 --data 'my shards/*.tar' --out r" in text
+    (tmp_path / "job.sh").write_text(text)
+    assert subprocess.run(["bash", "-n", tmp_path / "job.sh"], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_sbatch_file_passes_the_warning_on_and_requeues(tmp_path: Path, code: int) -> None:
+    """Run by bash itself, with srun and scontrol replaced: warned, it tells the run, waits for it and requeues."""
+    text = slurm(Slurm(command="pretrain x"))
+    (tmp_path / "srun").write_text(
+        f"#!/bin/bash\ntrap 'echo told >> {tmp_path}/said; exit {code}' USR1\ntouch {tmp_path}/up\n"
+        "while :; do sleep 0.05; done\n"
+    )
+    (tmp_path / "scontrol").write_text(f"#!/bin/bash\necho $* >> {tmp_path}/said\n")
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    script = tmp_path / "job.sh"
+    script.write_text(text)
+    driver = f"export PATH={tmp_path}:$PATH SLURM_JOB_ID=7; bash {script} & job=$!; " \
+             f"while [ ! -e {tmp_path}/up ]; do sleep 0.05; done; kill -USR1 $job; wait $job"  # fmt: skip
+    found = subprocess.run(["bash", "-c", driver], timeout=30, check=False)
+    said = (tmp_path / "said").read_text().split("\n")
+    assert found.returncode == code
+    assert said[0] == "told"
+    assert ("requeue 7" in said) == (code == 0)
+
+
+def test_an_sbatch_file_needs_a_command() -> None:
+    with pytest.raises(UsageError, match="after --"):
+        slurm(Slurm())
+    with pytest.raises(UsageError, match="white space"):
+        slurm(Slurm(command="pretrain x", name="a\nb"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_whole_runs(name: str) -> None:
+    recipe = load_recipe(name)
+    assert sum(map(bool, (recipe.samples, recipe.epochs, recipe.hours))) == 1
+    assert recipe.batch_size
+
+
+def test_golden_settings_of_the_papers_recipe() -> None:
+    """Table 6 of arXiv 2404.15653 and the released YAML files."""
+    recipe = load_recipe("datacomp_b16")
+    assert (recipe.optim.lr, recipe.optim.lr * recipe.optim.lr_end) == pytest.approx((1e-3, 1e-5))
+    assert (recipe.optim.weight_decay, recipe.optim.betas, recipe.optim.clip) == (0.2, (0.9, 0.999), 1.0)
+    assert (recipe.batch_size, recipe.loop.ema, recipe.optim.warmup) == (65_536, 0.9995, 0.05)
+    assert (min(recipe.curriculum.scales), max(recipe.curriculum.scales)) == (128, 320)
+    assert load_recipe("datacomp_l16").optim.lr == 6e-4
+    assert load_recipe("datacomp_h16").optim.lr == 4e-4
+    assert load_recipe("cc3m_b16").optim.lr == 2e-3
+
+
+def test_flops_are_those_that_others_count() -> None:
+    """ViT-B/16 at 224 px: 17.6 G multiply-adds forward, 35.1 GFLOPs (open_clip's table); three times that to train."""
+    assert train_flops("vit_base_patch16_224", 224, 1000) / 3 == pytest.approx(35.1e9, rel=0.02)
+    assert train_flops("resnet50", 224, 1000) / 3 == pytest.approx(8.2e9, rel=0.05)
+
+
+def test_a_plan_says_where_its_numbers_come_from(capsys: pytest.CaptureFixture) -> None:
+    found = plan(Plan(recipe="budget_b16", gpus="8xH100", price=2.0, mfu=0.5))
+    said = capsys.readouterr().out
+    assert "given with --mfu" in said
+    assert found["cost"] == pytest.approx(found["gpu_hours"] * 2.0)
+    half = plan(Plan(recipe="budget_b16", gpus="4xH100", mfu=0.5))
+    assert half["hours"] == pytest.approx(2 * found["hours"])
+    with pytest.raises(UsageError, match="8xH100"):
+        plan(Plan(recipe="budget_b16", gpus="8xAbacus"))
+    assert device_facts("NVIDIA H200")[0] == 989e12
+
+
+def test_bench_data_measures_every_part(coloured_shards, capsys: pytest.CaptureFixture) -> None:
+    rates = bench_data(BenchData(data=coloured_shards(40), image_size=32, batch_size=8, workers=1, seconds=0.1))
+    assert all(rate > 0 for rate in rates.values())
+    assert "pictures/s" in capsys.readouterr().out
+
+
+def test_the_report_of_a_run_is_one_safe_file(tmp_path: Path) -> None:
+    run = tmp_path / "<b>run"
+    run.mkdir()
+    config = {"backbone": "<script>alert(1)</script>", "image_size": 32, "data": "d", "batch_size": 8}
+    (run / "config.json").write_text(json.dumps({"config": config, "facts": {"budget": 100}, "versions": {}}))
+    entries = [
+        {"samples": s, "loss": 5.0 - s / 50, "lr": 1e-3, "grad_norm": 1.0, "images_per_s": 300, "data_wait": 0.05}
+        for s in (20, 40, 60, 40, 60, 100)  # after a kill, 40 and 60 came again
+    ]
+    (run / "log.jsonl").write_text("\n".join(map(json.dumps, [*entries, {"samples": 60, "mAP": 12.5}])))
+    label = {"name": "<i>dog", "synset": "n02084071", "count": 12, "positives": 4, "ap": 0.5}
+    card = {
+        "key": "k",
+        "captions": ["<img src=x onerror=alert(1)>"],
+        "labels": ["dog"],
+        "predicted": ["dog"],
+        "jpeg": "",
+    }
+    held = {"pictures": 20, "map": 0.5, "top1": 0.25, "labels": [label], "sheet": [card]}
+    (run / "held_out.json").write_text(json.dumps(held))
+    html = write_report(run).read_text()
+    assert "<script" not in html
+    assert "<img src=x" not in html
+    assert "&lt;i&gt;dog" in html
+    assert html.count("<svg") >= 5
+    loss = re.search(r'<polyline points="([^"]+)"', html)
+    assert loss is not None
+    assert len(loss[1].split()) == 4  # 20, 40, 60, 100: each once
+    with pytest.raises(UsageError, match="no run folder"):
+        write_report(tmp_path)
