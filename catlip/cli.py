@@ -103,7 +103,7 @@ def run(args: list[str]) -> Any:
         getattr(module, verb.settings),
         prog=f"catlip {name}",
         args=rest,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands),
         **start,
     )
     result = getattr(module, verb.function)(settings)
@@ -121,6 +121,10 @@ def _recipe(args: list[str]) -> tuple[Any, list[str]]:
     at = args.index("--recipe")
     name = args[at + 1] if at + 1 < len(args) else ""
     recipe, rest = load_recipe(name), args[:at] + args[at + 2 :]
+    if "--objective" in rest:
+        at = rest.index("--objective")
+        recipe.objective = import_module("catlip.training.objective").settings_of("".join(rest[at + 1 : at + 2]))
+        rest = rest[:at] + rest[at + 2 :]
     if any(argument.split("=")[0] in ("--samples", "--epochs", "--hours") for argument in rest):
         recipe.samples, recipe.epochs, recipe.hours = 0, 0.0, 0.0  # the budget that is given takes the recipe's place
     return recipe, rest

@@ -2,7 +2,9 @@
 
 import io
 import tarfile
+import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,20 +39,32 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("CATLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+def write_coloured(folder: Path, samples: int = 120, shards: int = 3, name: str = "train", cls: bool = False) -> str:
+    """Shards of pictures whose colour is the noun of their caption: something that can be learned in seconds."""
+    for shard in range(shards):
+        members: dict[str, bytes] = {}
+        for i in range(shard, samples, shards):
+            noun, colour = list(COLOURS.items())[i % len(COLOURS)]
+            members[f"{i:06d}.jpg"] = jpeg(colour, seed=zlib.crc32(f"{name} {i}".encode()))
+            members[f"{i:06d}.txt"] = f"one {noun} and nothing else\nthe {noun}, again".encode()
+            if cls:
+                members[f"{i:06d}.cls"] = str(i % len(COLOURS)).encode()
+        write_tar(folder / f"{name}-{shard}.tar", members)
+    return str(folder / f"{name}-{{0..{shards - 1}}}.tar")
+
+
 @pytest.fixture
 def coloured_shards(tmp_path: Path) -> Callable[..., str]:
-    """Make shards of pictures whose colour is the noun of their caption: something that can be learned in seconds."""
+    """write_coloured into the test's own folder."""
+    return partial(write_coloured, tmp_path)
 
-    def make(samples: int = 120, shards: int = 3, name: str = "train", cls: bool = False) -> str:
-        for shard in range(shards):
-            members: dict[str, bytes] = {}
-            for i in range(shard, samples, shards):
-                noun, colour = list(COLOURS.items())[i % len(COLOURS)]
-                members[f"{i:06d}.jpg"] = jpeg(colour, seed=hash((name, i)) % 10_000)
-                members[f"{i:06d}.txt"] = f"one {noun} and nothing else\nthe {noun}, again".encode()
-                if cls:
-                    members[f"{i:06d}.cls"] = str(i % len(COLOURS)).encode()
-            write_tar(tmp_path / f"{name}-{shard}.tar", members)
-        return str(tmp_path / f"{name}-{{0..{shards - 1}}}.tar")
 
-    return make
+@pytest.fixture(scope="session")
+def flow(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """(120 coloured pictures, their vocabulary), made once."""
+    from catlip.data.corpus import BuildVocabulary, build_vocabulary
+
+    folder = tmp_path_factory.mktemp("flow")
+    data = write_coloured(folder)
+    build_vocabulary(BuildVocabulary(data=data, out=str(folder / "vocab.tsv"), min_count=5))
+    return data, folder / "vocab.tsv"

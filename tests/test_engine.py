@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from catlip.data.batches import Batch, Batches
-from catlip.data.corpus import BuildVocabulary, build_vocabulary
 from catlip.data.steps import Curriculum, Step
 from catlip.errors import UsageError
 from catlip.models.augment import RangeAugment, Ranges
@@ -33,13 +32,6 @@ from tests.test_training import config, weights
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 VIT = {"backbone": "test_vit", "image_size": 32}
-
-
-@pytest.fixture
-def flow(coloured_shards, tmp_path: Path) -> tuple[str, Path]:
-    data = coloured_shards(120)
-    build_vocabulary(BuildVocabulary(data=data, out=str(tmp_path / "vocab.tsv"), min_count=5))
-    return data, tmp_path / "vocab.tsv"
 
 
 class Toy(nn.Module):

@@ -116,7 +116,7 @@ def test_every_objective_learns_its_batch(name: str) -> None:
     objective, batch = make_objective(name).train(), make_batch()
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=2e-3)
     losses = []
-    for step in range(30):
+    for step in range(60):
         torch.manual_seed(step)
         loss, metrics = objective(batch)
         optimizer.zero_grad()
@@ -124,7 +124,7 @@ def test_every_objective_learns_its_batch(name: str) -> None:
         optimizer.step()
         # The adversary's part may rise while the rest is learned.
         losses.append(-metrics["bound"].item() if "bound" in metrics else loss.item())
-    assert losses[-1] < 0.8 * losses[0]
+    assert sum(losses[-10:]) / 10 < 0.8 * sum(losses[:3]) / 3
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -326,7 +326,7 @@ def test_hybrid_is_the_weighted_sum_and_sees_each_picture_once() -> None:
     calls = []
     encoder.backbone.register_forward_pre_hook(lambda *_: calls.append(1))
     features, forward = encoder.backbone.forward_features, []
-    encoder.backbone.forward_features = lambda x: forward.append(1) or features(x)
+    encoder.backbone.forward_features = lambda x, **_: forward.append(1) or features(x)
     parts = {n: make_objective(n, encoder).eval() for n in ("siglip", "synsets")}
     alone = {n: part(batch)[0].item() for n, part in parts.items()}
     forward.clear()

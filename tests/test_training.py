@@ -2,8 +2,9 @@
 
 import json
 import math
-import subprocess
-import sys
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -17,7 +18,6 @@ from hypothesis import strategies as st
 
 import catlip
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.corpus import BuildVocabulary, build_vocabulary
 from catlip.data.crops import Crop, decode_center
 from catlip.errors import UsageError
 from catlip.evaluation.labelled import open_labelled
@@ -25,6 +25,7 @@ from catlip.evaluation.neighbours import knn
 from catlip.objectives import linear
 from catlip.objectives.linear import linear_bce
 from catlip.objectives.synsets import log_odds
+from catlip.training import checkpoint
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim, learning_rate, make_optimizers
 from catlip.training.pretrain import Pretrain, pretrain
@@ -96,19 +97,12 @@ def test_norms_biases_and_positions_do_not_decay() -> None:
     assert decayed["weight_decay"] > 0 == free["weight_decay"]
 
 
-def config(data: str, vocab: Path, out: Path, **changes: object) -> Pretrain:
+def config(data: str, vocab: str | Path, out: Path, **changes: object) -> Pretrain:
     return Pretrain(**{
         "data": data, "vocab": str(vocab), "out": str(out), "backbone": "test_resnet", "image_size": 32, "samples": 480,
         "batch_size": 24, "workers": 1, "crop": Crop(scale=(0.5, 1.0)), "optim": Optim(lr=5e-3),
         "loop": Loop(ema=0.9, precision="fp32"), "device": "cpu", **changes,
     })  # fmt: skip
-
-
-@pytest.fixture
-def flow(coloured_shards, tmp_path: Path) -> tuple[str, Path]:
-    data = coloured_shards(120)
-    build_vocabulary(BuildVocabulary(data=data, out=str(tmp_path / "vocab.tsv"), min_count=5))
-    return data, tmp_path / "vocab.tsv"
 
 
 def test_the_whole_way_learns(flow, coloured_shards, tmp_path: Path) -> None:
@@ -160,21 +154,24 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_killed_run_goes_on_bit_for_bit(flow, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
     whole = pretrain(config(*flow, tmp_path / "whole"))
-    script = (
-        "import sys; from catlip.training import checkpoint; from catlip.training.pretrain import *;"
-        "from tests.test_training import config; save = checkpoint.save\n"
-        "def save_and_die(folder, state):\n"
-        "    save(folder, state)\n"
-        "    if state['samples'] >= 240: import os; os.kill(os.getpid(), 9)\n"
-        "checkpoint.save = save_and_die\n"
-        "pretrain(config(sys.argv[1], sys.argv[2], sys.argv[3], loop=Loop(ema=0.9, precision='fp32', save_every=120)))"
-    )
-    killed = subprocess.run(
-        [sys.executable, "-c", script, flow[0], str(flow[1]), str(tmp_path / "killed")],
-        cwd=Path(__file__).parents[1],
-    )
-    assert killed.returncode == -9
+    save = checkpoint.save
+
+    def save_and_die(folder: Path, state: dict) -> None:
+        save(folder, state)
+        if state["samples"] >= 240:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run() -> None:
+        torch.set_num_threads(1)
+        with mock.patch.object(checkpoint, "save", save_and_die):
+            pretrain(config(*flow, tmp_path / "killed", loop=Loop(ema=0.9, precision="fp32", save_every=120)))
+
+    killed = multiprocessing.get_context("fork").Process(target=run)
+    killed.start()
+    killed.join(120)
+    assert killed.exitcode == -signal.SIGKILL
     again = pretrain(config(*flow, tmp_path / "killed"))
     assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(again).values(), strict=True))
 
@@ -248,3 +245,43 @@ def test_knn_by_hand() -> None:
     y = torch.tensor([0, 0, 1])
     assert knn(x, y, torch.tensor([[1.0, 0.2], [0.1, 1.0]]), torch.tensor([0, 1]), k=2) == 100
     assert knn(x, y, torch.tensor([[1.0, 0.2], [0.1, 1.0]]), torch.tensor([1, 0]), k=1) == 0
+
+
+@pytest.mark.parametrize("name", ["subwords", "clip", "siglip", "clip_lite", "clip+subwords", "siglip+synsets"])
+def test_every_objective_trains_stops_and_goes_on(flow, tmp_path: Path, name: str, monkeypatch) -> None:
+    """The whole way with each objective, interrupted and not: the same bits; and the folder loads."""
+    from catlip.captions.tokenizer import Tokens
+    from catlip.models.dual import load_dual
+    from catlip.models.text import Text
+    from catlip.training import objective as wiring
+
+    small = Text(text_width=64, text_layers=1)
+    for part in ("clip", "siglip", "clip_lite"):
+        monkeypatch.setitem(wiring.PARTS, part, lambda c=wiring.PARTS[part]: c(embed=16, text=small))
+
+    def run(out: Path) -> Path:
+        return pretrain(config(
+            flow[0], flow[1] if "synsets" in name else "", out, samples=240, objective=wiring.settings_of(name),
+            tokens=Tokens(tokens=600, context=16), loop=Loop(ema=0.9, precision="fp32", save_every=96),
+        ))  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    save = checkpoint.save
+
+    def interrupted(folder: Path, state: dict) -> None:
+        save(folder, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut")
+    monkeypatch.setattr(checkpoint, "save", save)
+    again = run(tmp_path / "cut")
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(again).values(), strict=True))
+    encoder = catlip.load(whole)
+    assert bool(encoder.labels) == ("synsets" in name)
+    if name.split("+")[0] in ("clip", "siglip"):
+        dual, tokenizer = load_dual(whole)
+        captions = torch.from_numpy(tokenizer(["a red apple", "a blue lake"]))
+        assert dual.embed_captions(captions).shape == (2, 16)
+        assert dual.embed_images(torch.zeros(1, 3, 32, 32)).shape == (1, 16)

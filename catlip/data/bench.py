@@ -60,7 +60,7 @@ def bench_data(cfg: BenchData) -> dict[str, float]:
         "decode and crop": _rate(crop, len(good), cfg.seconds),
         "label": _rate(lambda i: labeler.sparse(good[i].captions), len(good), cfg.seconds),
     }
-    words = Vocabulary.from_counts({}, labeler, samples=1, captions=1, source="bench")
+    words = Vocabulary(synsets=[], names=[], counts=[], samples=1)
     steps = Steps(Curriculum(), budget=1 << 40, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=0)
     batches = Batches(source, order, steps, vocabulary=words, labeler=labeler, crop=cfg.crop)
     rates["whole batches, one core"] = _whole(Loader(batches, 0), cfg.seconds)

@@ -18,6 +18,7 @@ from catlip.errors import UsageError
 class Hybrid:
     """Settings of the objective."""
 
+    parts: tuple[str, ...] = ("clip", "subwords")  # names of objectives, with their default settings
     weights: tuple[float, ...] = (1.0, 1.0)  # of the parts' losses, in their order
 
 

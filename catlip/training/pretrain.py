@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from catlip.captions.tokenizer import FILE as TOKENIZER
+from catlip.captions.tokenizer import Tokenizer, Tokens
 from catlip.captions.vocabulary import Vocabulary
 from catlip.data.batches import Batches
 from catlip.data.crops import Crop
@@ -18,13 +20,21 @@ from catlip.errors import UsageError
 from catlip.models.augment import RangeAugment, Ranges
 from catlip.models.encoder import Encoder
 from catlip.models.initial import fingerprint, start_from
-from catlip.objectives.synsets import SynsetObjective, Synsets
+from catlip.objectives.synsets import Synsets
 from catlip.training.distributed import World, gathered, join, leave
 from catlip.training.hardware import default_workers, device_peak, train_flops
 from catlip.training.log import Log, Trackers, duration
 from catlip.training.loop import Loop, Stopped, fit
+from catlip.training.objective import (
+    Settings,
+    make_objective,
+    open_tokenizer,
+    reads_labels,
+    save_objective,
+    synset_part,
+)
 from catlip.training.optim import Optim
-from catlip.training.runfolder import claim, read_card, save_run, save_unreadable, write_card
+from catlip.training.runfolder import claim, read_card, save_unreadable, write_card
 from catlip.training.speed import measure
 from catlip.training.task import Task
 from catlip.training.watch import Watch, make_watch
@@ -56,7 +66,8 @@ class Pretrain:
     crop: Crop = field(default_factory=Crop)
     curriculum: Curriculum = field(default_factory=Curriculum)
     ranges: Ranges = field(default_factory=Ranges)
-    objective: Synsets = field(default_factory=Synsets)
+    objective: Settings = field(default_factory=Synsets)
+    tokens: Tokens = field(default_factory=Tokens)
     optim: Optim = field(default_factory=Optim)
     loop: Loop = field(default_factory=Loop)
     watch: Watch = field(default_factory=Watch)
@@ -68,19 +79,20 @@ def pretrain(cfg: Pretrain) -> Path:
     Raises UsageError for a mistake in the configuration, before anything is written.
     """
     began = time.perf_counter()
-    for option in ("data", "vocab", "out"):
+    for option in ("data", "vocab", "out") if reads_labels(cfg.objective) else ("data", "out"):
         if not getattr(cfg, option):
             raise UsageError(f"--{option} is missing")
     out = Path(cfg.out)
-    vocabulary = Vocabulary.load(cfg.vocab)
+    vocabulary = Vocabulary.load(cfg.vocab) if cfg.vocab else Vocabulary(synsets=[], names=[], counts=[], samples=0)
     source = open_source(cfg.data, cfg.image_col, cfg.text_col, cfg.cache_gb)
     world = join(cfg.device)
     try:
         weights = _train(cfg, world, source, vocabulary, out)
         if world.main and weights is not None:
-            task = make_task(cfg, vocabulary)
+            tokenizer = open_tokenizer(cfg.objective, cfg.tokens, source, out)
+            task = make_task(cfg, vocabulary, tokenizer)
             task.load_state_dict(weights)
-            save_run(out, task.eval().encoder, task.objective.head, vocabulary)
+            save_objective(out, task.eval().objective, vocabulary, tokenizer)
             took = duration(time.perf_counter() - began)
             print(f"{out}: encoder ready after {took}. Next: catlip probe {out} --train ... --test ...")
     finally:
@@ -98,7 +110,13 @@ def _train(
     window = min(WINDOW, source.window or WINDOW) if source.remote else 0
     order = Order(parts(source), cfg.seed, source.shards.tolist(), window)
     workers = cfg.workers or default_workers(world.local_size, world.device)
-    task = make_task(cfg, vocabulary, say=world.main)
+    tokenizer = open_tokenizer(cfg.objective, cfg.tokens, source, out)
+    task = make_task(cfg, vocabulary, tokenizer, say=world.main)
+    if task.objective.needs_global_batch and (cfg.batch_size % world.size or cfg.loop.micro_batch):
+        raise UsageError(
+            "this objective compares the pictures of a batch: --batch-size must be a multiple of the "
+            f"{world.size} processes, and --micro-batch 0"
+        )
     if cfg.loop.compile:
         task.encoder.compile()
     if cfg.loop.checkpointing:
@@ -112,7 +130,7 @@ def _train(
             raise UsageError(f"--batch-size {cfg.batch_size} gives {world.size} processes less than a picture each")
         return Loader(Batches(
             source, order, steps, vocabulary=vocabulary, labeler=vocabulary.labeler(), crop=cfg.crop,
-            rank=world.rank, world=world.size,
+            tokenizer=tokenizer, rank=world.rank, world=world.size,
         ), workers)  # fmt: skip
 
     budget = _budget(cfg, order.length, lambda: measure(task, loader, world, cfg.optim, cfg.loop), out)
@@ -124,6 +142,9 @@ def _train(
         if not resuming:
             write_card(out, cfg, facts)
             vocabulary.save(out / "vocab.tsv")
+            if tokenizer is not None:
+                tokenizer.save(out / (TOKENIZER + ".part"))
+                (out / (TOKENIZER + ".part")).replace(out / TOKENIZER)
         print(f"{source.described}; {len(vocabulary):,} classes; {cfg.backbone} at {cfg.image_size} px on "
               f"{world.size} x {world.device.type}, batch {cfg.batch_size:,}, {workers} loader workers")  # fmt: skip
     log = _log(cfg, world, out, budget, len(vocabulary), workers)
@@ -151,7 +172,7 @@ def _train(
             save_unreadable(out, {**source.troubles, **reasons})
 
 
-def make_task(cfg: Pretrain, vocabulary: Vocabulary, say: bool = False) -> Task:
+def make_task(cfg: Pretrain, vocabulary: Vocabulary, tokenizer: Tokenizer | None, say: bool = False) -> Task:
     """Encoder, head and augmentation with their initial weights: a function of the settings alone.
 
     say: print what was taken over from --init.
@@ -164,9 +185,10 @@ def make_task(cfg: Pretrain, vocabulary: Vocabulary, say: bool = False) -> Task:
         any_size=bool(curriculum.scales or curriculum.low_res),
         drop_patches=curriculum.patch_keep < 1,
     )
-    objective = SynsetObjective(encoder, vocabulary.counts, vocabulary.samples, cfg.objective)
+    objective = make_objective(cfg.objective, encoder, vocabulary, tokenizer)
     if cfg.init:
-        said = start_from(cfg.init, encoder, objective.head, vocabulary.synsets)
+        synsets = synset_part(objective)
+        said = start_from(cfg.init, encoder, synsets.head if synsets else None, vocabulary.synsets)
         if say:
             print(said)
     return Task(objective, RangeAugment(cfg.ranges.psnr) if cfg.ranges.range_augment else None)

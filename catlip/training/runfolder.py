@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import nn
 
 import catlip
-from catlip.captions.vocabulary import Vocabulary
 from catlip.errors import UsageError
-from catlip.models.encoder import ENCODER_FOLDER, Encoder
 from catlip.training import checkpoint
 
 CONFIG = "config.json"
@@ -100,14 +96,6 @@ def write_card(out: Path, cfg: Any, facts: dict[str, Any], history: list[Any] | 
     part = out / (CONFIG + ".part")
     part.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     part.replace(out / CONFIG)
-
-
-def save_run(out: Path, encoder: Encoder, head: nn.Linear, vocabulary: Vocabulary) -> None:
-    """Write what is to be used: the encoder with its classifier, and the objective's own weights."""
-    lemmas = {synset: name.replace("_", " ") for synset, name in zip(vocabulary.synsets, vocabulary.names, strict=True)}
-    encoder.save(out / ENCODER_FOLDER, head, label_names=vocabulary.synsets, label_descriptions=lemmas)
-    weights = {f"head.{name}": value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    save_file(weights, out / "objective.safetensors")
 
 
 def save_unreadable(out: Path, reasons: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from catlip.errors import UsageError
 from catlip.evaluation import held_out
 from catlip.evaluation.labelled import class_indices, features, open_labelled
 from catlip.evaluation.neighbours import knn
+from catlip.training.objective import synset_part
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,9 +50,10 @@ def make_watch(
     def watch(task: nn.Module, seen: int) -> dict[str, float]:
         task.eval()
         objective: Any = task.get_submodule("objective")
+        synsets = synset_part(objective)
         found: dict[str, float] = {}
-        if data is not None and hasattr(objective, "head"):
-            parts = [objective.logits(p.to(device)).float().cpu() for p in data.pixels.split(64)]
+        if data is not None and synsets is not None:
+            parts = [synsets.logits(p.to(device)).float().cpu() for p in data.pixels.split(64)]
             scores = held_out.score(torch.cat(parts), data)
             found |= {"mAP": 100 * scores.mean_ap, "top-1": 100 * scores.top1}
             if main:
