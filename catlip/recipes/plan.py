@@ -65,7 +65,7 @@ def plan(cfg: Plan) -> dict[str, float]:
         f"  images/s         {speed:,.0f}",
         f"  time             {hours:,.1f} hours, {hours * count:,.0f} GPU-hours",
         f"  memory a GPU     {memory:,.0f} GB estimated (weights, AdamW, average, activations), of {room:,.0f}"
-        + ("; accumulation or --loop.checkpointing will be needed" if memory > 0.9 * room else ""),
+        + ("; accumulation or --checkpointing will be needed" if memory > 0.9 * room else ""),
     ]
     if cfg.price:
         result["cost"] = hours * count * cfg.price
@@ -101,8 +101,10 @@ def _memory_gb(recipe: Pretrain, classes: int, batch: float) -> float:
     if blocks is None:
         return weights / 1e9
     tokens = (recipe.image_size / model.patch_embed.patch_size[0]) ** 2 * recipe.curriculum.patch_keep
-    each = 2 if recipe.loop.checkpointing else 34
-    return (weights + batch * tokens * model.embed_dim * each * len(blocks)) / 1e9
+    a_block = batch * tokens * model.embed_dim * 34
+    if recipe.loop.checkpointing:  # the input of every block, and the block that is being computed again
+        return (weights + batch * tokens * model.embed_dim * 2 * len(blocks) + a_block) / 1e9
+    return (weights + a_block * len(blocks)) / 1e9
 
 
 def _measured(backbone: str, size: int, device: str) -> dict[str, Any] | None:

@@ -38,9 +38,9 @@ def chart(series: list[Series], x_label: str, y_label: str, *, log_x: bool = Fal
         return LEFT + (WIDTH - LEFT - RIGHT) * across, TOP + (HEIGHT - TOP - BOTTOM) * (1 - (y - low_y) / tall)
 
     parts = [_grid_line(place(_un(low_x, log_x), tick)[1], _number(tick)) for tick in y_ticks]
-    powers = [10.0**p for p in range(math.ceil(low_x - 1e-9), math.floor(high_x + 1e-9) + 1)]
-    for tick in powers if log_x else _ticks(low_x, high_x):
-        if low_x - 1e-9 <= (math.log10(tick) if log_x else tick) <= high_x + 1e-9:
+    powers = range(math.ceil(low_x - 1e-9), math.floor(high_x + 1e-9) + 1) if log_x else ()
+    for tick in [10.0**p for p in powers] or _ticks(low_x, high_x):
+        if low_x - 1e-9 <= (math.log10(tick) if log_x and tick > 0 else tick) <= high_x + 1e-9:
             x = place(tick, low_y)[0]
             parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 20}" text-anchor="middle">{_number(tick)}</text>')
     colours = iter(["var(--accent)", "var(--good)", "#c2571a", "#8a4fbf"])
