@@ -117,10 +117,6 @@ def _train(
             "this objective compares the pictures of a batch: --batch-size must be a multiple of the "
             f"{world.size} processes, and --micro-batch 0"
         )
-    if cfg.loop.compile:
-        task.encoder.compile()
-    if cfg.loop.checkpointing:
-        task.encoder.backbone.set_grad_checkpointing(True)
 
     def loader(budget: int) -> Loader:
         steps = Steps(
@@ -140,27 +136,15 @@ def _train(
     watch = make_watch(cfg.watch, vocabulary, cfg.image_size, world.device, out, world.main)
     if world.main:
         if not resuming:
-            write_card(out, cfg, facts)
-            vocabulary.save(out / "vocab.tsv")
-            if tokenizer is not None:
-                tokenizer.save(out / (TOKENIZER + ".part"))
-                (out / (TOKENIZER + ".part")).replace(out / TOKENIZER)
+            _begin(out, cfg, facts, vocabulary, tokenizer)
         print(f"{source.described}; {len(vocabulary):,} classes; {cfg.backbone} at {cfg.image_size} px on "
               f"{world.size} x {world.device.type}, batch {cfg.batch_size:,}, {workers} loader workers")  # fmt: skip
     log = _log(cfg, world, out, budget, len(vocabulary), workers)
     try:
         return fit(
-            task,
-            batches,
-            world,
-            budget=budget,
-            optim=cfg.optim,
-            loop=cfg.loop,
-            seed=cfg.seed,
-            out=out,
-            log=log,
+            task, batches, world, budget=budget, optim=cfg.optim, loop=cfg.loop, seed=cfg.seed, out=out, log=log,
             watch=watch,
-        )
+        )  # fmt: skip
     except Stopped as stopped:
         if world.main:
             print(f"{out}: {stopped}; the same command goes on from there")
@@ -191,7 +175,22 @@ def make_task(cfg: Pretrain, vocabulary: Vocabulary, tokenizer: Tokenizer | None
         said = start_from(cfg.init, encoder, synsets.head if synsets else None, vocabulary.synsets)
         if say:
             print(said)
+    if cfg.loop.compile:
+        encoder.compile()
+    if cfg.loop.checkpointing:
+        encoder.backbone.set_grad_checkpointing(True)
     return Task(objective, RangeAugment(cfg.ranges.psnr) if cfg.ranges.range_augment else None)
+
+
+def _begin(
+    out: Path, cfg: Pretrain, facts: dict[str, Any], vocabulary: Vocabulary, tokenizer: Tokenizer | None
+) -> None:
+    """What a run folder has from the first moment on."""
+    write_card(out, cfg, facts)
+    vocabulary.save(out / "vocab.tsv")
+    if tokenizer is not None:
+        tokenizer.save(out / (TOKENIZER + ".part"))
+        (out / (TOKENIZER + ".part")).replace(out / TOKENIZER)
 
 
 def _log(cfg: Pretrain, world: World, out: Path, budget: int, classes: int, workers: int) -> Log:
