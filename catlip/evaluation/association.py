@@ -68,4 +68,4 @@ def _effect(a: Tensor, b: Tensor) -> Tensor:
     """[R, A], [R, B] -> [R]."""
     deviation = torch.cat([a, b], dim=1).std(1, correction=0)
     difference = a.mean(1) - b.mean(1)
-    return torch.where(deviation > 1e-9, difference / deviation.clamp_min(1e-9), torch.zeros_like(difference))
+    return torch.where(deviation > 1e-6, difference / deviation.clamp_min(1e-6), torch.zeros_like(difference))

@@ -110,7 +110,7 @@ def look(cfg: Ground) -> tuple[dict[str, Any], list[Seen]]:
     if not phrases or not all(phrase.strip() for phrase in phrases):
         raise UsageError(f"--boxes {cfg.boxes} holds no boxes" if cfg.boxes else "--phrases: an empty phrase")
     pointer = Pointer(cfg, phrases)
-    rounds, seen, pictures, unreadable = [], [], 0, Unreadable()
+    rounds, seen, pictures, met, stride, unreadable = [], [], 0, 0, 1, Unreadable()
     for key, pixels, maps in _maps(pointer, cfg, unreadable):
         there = boxes.get(Path(key).stem)
         if cfg.boxes and not there:
@@ -123,7 +123,11 @@ def look(cfg: Ground) -> tuple[dict[str, Any], list[Seen]]:
             found = Seen(phrase, pixels, relevance, own, peak(relevance))
             if own and there:
                 rounds.append(Pointed(phrase, found.hit, inside((0.5, 0.5), own), area(own), len(there)))
-            seen.append(found)
+            if met % stride == 0:
+                seen.append(found)
+            met += 1
+            if len(seen) > 2 * max(cfg.show, 1):  # maps spread over all pictures, and never more than twice as many
+                seen, stride = seen[::2], 2 * stride
     if not seen:
         raise UsageError(f"--images {cfg.images}: none of its pictures is in --boxes {cfg.boxes} with a known category")
     result = _result(cfg, pointer, rounds, pictures, time.perf_counter() - began)
