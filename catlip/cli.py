@@ -41,6 +41,13 @@ VERBS = {
     "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "Slurm", "slurm", ("command",)),
     "pretrain": Verb("shards + vocabulary -> encoder", "catlip.training.pretrain", "Pretrain", "pretrain", ("recipe",)),
     "probe": Verb("linear probe and kNN on frozen features", "catlip.transfer.probe", "Probe", "probe", ("run",)),
+    "align": Verb("text tower onto a frozen encoder", "catlip.transfer.align", "Align", "align", ("run",)),
+    "zeroshot": Verb(
+        "classify by class names alone", "catlip.transfer.zero_shot", "ZeroShot", "zero_shot", ("run", "data")
+    ),
+    "retrieve": Verb("captions find pictures, and back", "catlip.transfer.retrieve", "Retrieve", "retrieve", ("run",)),
+    "ground": Verb("where in the picture is it? HTML", "catlip.report.grounding", "Ground", "ground", ("run",)),
+    "bias": Verb("a concept's direction, and without it", "catlip.transfer.bias", "Bias", "bias", ("run",)),
     "convert": Verb(
         "official checkpoint -> run folder", "catlip.interchange.corenet", "Convert", "convert", ("checkpoint",)
     ),

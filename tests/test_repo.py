@@ -39,7 +39,7 @@ def test_the_map_is_the_package() -> None:
 def test_readme_is_short_and_its_verbs_exist() -> None:
     assert len(README.splitlines()) <= 150
     for text in (README, *(p.read_text(encoding="utf-8") for p in (ROOT / "docs").glob("*.md"))):
-        assert set(re.findall(r"^catlip (\w+)", text, re.MULTILINE)) <= set(cli.VERBS)
+        assert set(re.findall(r"^catlip (\w+)", text, re.MULTILINE)) <= {verb.split()[0] for verb in cli.VERBS}
 
 
 def test_every_file_opens_with_a_docstring() -> None:

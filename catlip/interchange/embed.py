@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from catlip.data.images import Unreadable, UnreadableImageError
+from catlip.data.pictures import open_pictures
 from catlip.errors import UsageError
-from catlip.interchange.pictures import open_pictures, to_input
+from catlip.interchange.pictures import to_input
 from catlip.models.encoder import Encoder, load
 from catlip.training.distributed import pick_device
 

@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from catlip.data.images import UnreadableImageError
+from catlip.data.pictures import open_pictures
 from catlip.errors import UsageError
 from catlip.interchange import graphs
 from catlip.interchange.files import check_empty
 from catlip.interchange.open_clip import to_open_clip
 from catlip.interchange.outputs import BATCHES, Outputs, Results, compare, takes_any_size
-from catlip.interchange.pictures import open_pictures, sample_pictures, to_input
+from catlip.interchange.pictures import sample_pictures, to_input
 from catlip.models.encoder import Encoder, load
 from catlip.models.folders import TIMM, model_folder, read_json, read_tensors
 

@@ -99,7 +99,10 @@ def load_dual(run: str | Path) -> tuple[DualEncoder, Tokenizer]:
     """The dual encoder of a run folder, ready to embed. Raises UsageError for a run without a text tower."""
     folder = Path(run) / TEXT_FOLDER
     if not folder.is_dir():
-        raise UsageError(f"{run} has no text tower ({folder} does not exist): train one with the objective align")
+        raise UsageError(
+            f"{run} has no text tower ({folder} does not exist): `catlip align RUN --data CAPTIONED "
+            "--out NEW` trains one"
+        )
     encoder = encoders.load(run)
     try:
         card = json.loads((folder / "config.json").read_text(encoding="utf-8"))

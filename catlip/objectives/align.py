@@ -48,9 +48,13 @@ class AlignObjective(DualEncoder):
         return self
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        assert batch.tokens is not None, "the loader was given no tokenizer"
         with torch.no_grad():
             pooled = self.encoder.pooled(batch.image)
+        return self.loss(pooled, batch)
+
+    def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same from what the encoder returned for the batch, [B, encoder.width]."""
+        assert batch.tokens is not None, "the loader was given no tokenizer"
         pictures, captions, scale = self.embed_pooled(pooled), self.embed_captions(batch.tokens), self.scale()
         if self.logit_bias is None:
             loss = info_nce(pictures, captions, scale)

@@ -1,0 +1,207 @@
+"""Class names -> rows of a classifier of synsets: exact, by what lies below in WordNet, or by what lies above.
+
+A name is read as a caption is, by the labeler that made the classifier's labels, so that "tv", "dining tables" and
+"mouse" (both of them) find the rows that such words were trained with.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from catlip.captions.labeler import Labeler
+from catlip.captions.vocabulary import Vocabulary
+from catlip.captions.wordnet import Lexicon
+from catlip.errors import UsageError
+
+WNID = re.compile(r"n\d{8}")
+# entity, physical entity, object, whole: a picture of anything is a picture of these, so nothing backs off to them.
+TOP_LEVELS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ClassName:
+    """A class as a line of a file names it: its name, and the synsets it stands for if the line says so."""
+
+    name: str
+    synsets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Where a class is found in a classifier."""
+
+    name: str
+    synsets: tuple[str, ...]  # what the name means; empty: no synset is known for it
+    rows: tuple[int, ...]  # of the classifier; empty: missing
+    how: str  # "exact", "below", "above", "missing"
+    levels: int = 0  # "above": how many levels
+    through: tuple[str, ...] = ()  # synsets of the rows
+
+    def told(self, name_of: dict[str, str]) -> str:
+        """For people. name_of: synset -> name."""
+        names = [name_of.get(synset, synset) for synset in self.through]
+        some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        if self.how == "exact":
+            return f"exact: {some}"
+        if self.how == "below":
+            return f"by {len(names)} below it: {some}"
+        if self.how == "above":
+            return f"backed off by {self.levels} level{'s' if self.levels > 1 else ''} to {some}"
+        return "missing: " + ("nothing near it in the vocabulary" if self.synsets else "no noun that WordNet knows")
+
+
+def read_names(path: str | Path) -> list[ClassName]:
+    """Class names, one a line in the order of the labels' numbers: a name or a wnid; or name, tab, wnid(s).
+
+    Raises UsageError for a file that is missing or empty, an empty line between others, and a name that comes twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"--classes: no such file: {path}")
+    lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    if not lines:
+        raise UsageError(f"--classes {path} is empty: one class name a line")
+    found: list[ClassName] = []
+    for number, line in enumerate(lines, 1):
+        name, *rest = (part.strip() for part in line.split("\t"))
+        synsets = tuple(" ".join(rest).replace(",", " ").split())
+        if not name:
+            raise UsageError(f"--classes {path}, line {number} is empty; the classes after it would be misnumbered")
+        if wrong := [synset for synset in synsets if not WNID.fullmatch(synset)]:
+            raise UsageError(f"--classes {path}, line {number}: {wrong[0]!r} is no wnid such as n02084071")
+        found.append(ClassName(name, synsets))
+    names = [plain(entry.name) for entry in found]
+    if twice := {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set():
+        raise UsageError(f"--classes {path} names {sorted(twice)[0]!r} twice")
+    return found
+
+
+def plain(name: str) -> str:
+    """A name as it is compared: lower case, one space between words."""
+    return " ".join(name.replace("_", " ").lower().split())
+
+
+def run_labeler(run: str | Path) -> Labeler:
+    """The labeler that a run's labels were made with, or the default one for a folder without vocabulary."""
+    file = Path(run) / "vocab.tsv"
+    if not file.is_file():
+        return Labeler()
+    vocabulary = Vocabulary.load(file)  # of another lexicon version too: reading a name hardly changes with it
+    terms = vocabulary.terms if vocabulary.terms and Path(vocabulary.terms).is_file() else None
+    return Labeler(vocabulary.rule, lexicon=terms)
+
+
+class Matcher:
+    """Finds classes among a classifier's labels (wnids, in the order of its rows)."""
+
+    def __init__(self, labels: Sequence[str], labeler: Labeler) -> None:
+        """Raises UsageError for labels that are no synsets: the classifier of a data set, not of captions."""
+        self.labeler, self.wordnet = labeler, labeler.wordnet
+        self.row = {label: i for i, label in enumerate(labels)}
+        if not any(self.wordnet.has_synset(label) for label in labels):
+            some = f", e.g. {labels[0]!r}" if labels else ": this encoder has no classifier"
+            raise UsageError(f"its labels are no synsets of WordNet{some}; the text route needs none")
+        self._below = _below(self.row, self.wordnet)
+
+    def __call__(self, classes: Sequence[ClassName]) -> list[Match]:
+        """One match a class. A row belongs to the nearest classes above it: among "dog" and "animal", poodles to dog.
+
+        Of a class that has no row and none below, the nearest synset above that has one stands in.
+        """
+        meanings = [entry.synsets or self.synsets_of(entry.name) for entry in classes]
+        own = {synset for found in meanings for synset in found}
+        return [self._match(entry.name, found, own) for entry, found in zip(classes, meanings, strict=True)]
+
+    def synsets_of(self, name: str) -> tuple[str, ...]:
+        """What a name means: a wnid itself; else its head noun as the labeler reads it; else WordNet's first sense."""
+        if WNID.fullmatch(name):
+            return (name,) if self.wordnet.has_synset(name) else ()
+        text = plain(name)
+        told = [word for word in self.labeler.explain(text) if word.labels]
+        if told:
+            # "sports ball" is a ball, "potted plant" a plant, "slice of pizza" a slice.
+            heads = [word for word in told if text.find(word.text.lower()) < _preposition(text)]
+            return tuple(sorted((heads or told)[-1].labels))
+        lemma = text.replace(" ", "_")
+        for spelling in (lemma, *self.wordnet.singulars(lemma)):
+            if senses := [sense for sense in self.wordnet.senses(spelling) if not sense.capitalised]:
+                return (senses[0].synset,)
+        return ()
+
+    def _match(self, name: str, synsets: tuple[str, ...], own: set[str]) -> Match:
+        known = [synset for synset in synsets if synset in self.row or self.wordnet.has_synset(synset)]
+        if not known:
+            return Match(name, synsets, (), "missing")
+        for how, found in (
+            ("exact", [synset for synset in known if synset in self.row]),
+            ("below", sorted({s for synset in known for s in self._owned(synset, own)}, key=self.row.__getitem__)),
+        ):
+            if found:
+                return Match(name, synsets, tuple(self.row[s] for s in found), how, 0, tuple(found))
+        found, levels = self._above(known)
+        return Match(name, synsets, tuple(self.row[s] for s in found), "above" if found else "missing", levels, found)
+
+    def _owned(self, synset: str, own: set[str]) -> set[str]:
+        """Labels below a synset, without those that lie below another class of the evaluation."""
+        found: set[str] = set()
+        open_ = [synset]
+        while open_:
+            for child in self._below.get(open_.pop(), ()):
+                if child in own or child in found:
+                    continue
+                found.add(child)
+                open_.append(child)
+        return {child for child in found if child in self.row}
+
+    def _above(self, synsets: list[str]) -> tuple[tuple[str, ...], int]:
+        """(labels of the nearest level above that has some, how many levels)."""
+        frontier = {synset for synset in synsets if self.wordnet.has_synset(synset)}
+        level = 0
+        while frontier:
+            frontier = {parent for synset in frontier for parent in self.wordnet.synset(synset).parents}
+            level += 1
+            found = [s for s in frontier if s in self.row and depth(self.wordnet, s) >= TOP_LEVELS]
+            if found:
+                return tuple(sorted(found, key=self.row.__getitem__)), level
+        return (), 0
+
+
+def depth(wordnet: Lexicon, synset: str) -> int:
+    """Levels from the root, entity, by the shortest way."""
+    level, frontier = 0, {synset}
+    while True:
+        parents = [wordnet.synset(s).parents for s in frontier]
+        if not all(parents):
+            return level
+        frontier = {parent for some in parents for parent in some}
+        level += 1
+
+
+def alike(matches: Sequence[Match]) -> list[list[str]]:
+    """Groups of classes with the same rows, which no score can tell apart."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for match in matches:
+        if match.rows:
+            groups.setdefault(tuple(sorted(match.rows)), []).append(match.name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _below(labels: dict[str, int], wordnet: Lexicon) -> dict[str, set[str]]:
+    """Synset -> its children, of those that are labels or lie above one."""
+    children: dict[str, set[str]] = {}
+    open_, met = [label for label in labels if wordnet.has_synset(label)], set()
+    while open_:
+        synset = open_.pop()
+        if synset in met:
+            continue
+        met.add(synset)
+        for parent in wordnet.synset(synset).parents:
+            children.setdefault(parent, set()).add(synset)
+            open_.append(parent)
+    return children
+
+
+def _preposition(text: str) -> int:
+    found = re.search(r"\s(of|in|on|with|for|at|from|to)\s", text)
+    return found.start() if found else len(text)
