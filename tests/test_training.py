@@ -285,3 +285,29 @@ def test_every_objective_trains_stops_and_goes_on(flow, tmp_path: Path, name: st
         captions = torch.from_numpy(tokenizer(["a red apple", "a blue lake"]))
         assert dual.embed_captions(captions).shape == (2, 16)
         assert dual.embed_images(torch.zeros(1, 3, 32, 32)).shape == (1, 16)
+
+
+def test_a_run_begun_from_another_keeps_the_rows_of_shared_labels(flow, tmp_path: Path) -> None:
+    """--init RUN with another vocabulary: encoder and shared rows bit for bit, by synset and not by place."""
+    from catlip.training.pretrain import make_task
+
+    first = pretrain(config(*flow, tmp_path / "first", samples=96))
+    old = Vocabulary.load(flow[1])
+    kept = list(reversed(range(len(old))))[:-1]  # another order, one label gone, one new
+    other = Vocabulary(
+        synsets=[*(old.synsets[i] for i in kept), "n02084071"], names=[*(old.names[i] for i in kept), "dog"],
+        counts=[*(old.counts[i] for i in kept), 7], samples=old.samples, lexicon=old.lexicon,
+    )  # fmt: skip
+    other.save(tmp_path / "other.tsv")
+    cfg = config(flow[0], tmp_path / "other.tsv", tmp_path / "second", samples=96, init=str(first))
+    head = make_task(cfg, other, None).objective.head
+    source = catlip.load(first)
+    theirs = source.backbone.get_classifier()
+    for row, i in enumerate(kept):
+        assert torch.equal(head.weight[row], theirs.weight[i])
+        assert torch.equal(head.bias[row], theirs.bias[i])
+    second = pretrain(cfg)
+    assert catlip.load(second).labels == other.synsets
+    pretrain(cfg)  # the same command again
+    with pytest.raises(UsageError, match="init"):
+        pretrain(replace(cfg, init=""))
