@@ -34,7 +34,7 @@ def settings(data: str, folder: Path, name: str, samples: int) -> Pretrain:
         samples,
         "cpu",
     )
-    cfg.crop, cfg.loop = Crop(scale=(0.3, 1.0), blur=0.5), Loop(ema=0.998, save_every=640)
+    cfg.crop, cfg.loop = Crop(scale=(0.3, 1.0), blur=0.5), Loop(ema=0.998, save_every=256)
     return cfg
 
 
@@ -59,7 +59,7 @@ def child(data: str, folder: Path, name: str, samples: int) -> None:
 def start(data: str, folder: Path, name: str, samples: int, world: int = 1, tag: str = "") -> list[subprocess.Popen]:
     processes = []
     for rank in range(world):
-        env = {**os.environ, "TAG": tag, "OMP_NUM_THREADS": "1" if world > 1 else "2"}
+        env = {**os.environ, "TAG": tag, "OMP_NUM_THREADS": "1"}
         if world > 1:
             env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost",
                     "MASTER_PORT": str(21_000 + os.getpid() % 20_000 + world)}  # fmt: skip
@@ -75,7 +75,8 @@ def wait(processes: list[subprocess.Popen]) -> None:
 
 
 def places(file: Path) -> dict[int, str]:
-    return {int(place): key for place, key in (line.split() for line in file.read_text().splitlines())}
+    lines = (line.split() for line in file.read_text().splitlines())
+    return {int(line[0]): line[1] for line in lines if len(line) == 2}  # the last line may be cut by a kill
 
 
 def saved(folder: Path, name: str) -> dict:
@@ -84,16 +85,14 @@ def saved(folder: Path, name: str) -> dict:
 
 def killed(data: str, folder: Path, samples: int, seed: int) -> None:
     wait(start(data, folder, "whole", samples))
-    chance, stops = random.Random(seed), []
-    for _ in range(KILLS):
+    targets = sorted(random.Random(seed).sample(range(samples // 10, samples), KILLS))
+    stops, keys = [], folder / "killed..keys"
+    for target in targets:
         process = start(data, folder, "killed", samples)[0]
-        begun, size = time.time(), (folder / "killed..keys").stat().st_size if (folder / "killed..keys").exists() else 0
-        while time.time() - begun < 120 and process.poll() is None:  # until it trains
-            keys = folder / "killed..keys"
-            if keys.exists() and keys.stat().st_size > size + 2000:
+        while process.poll() is None:  # until the loader has been so far; the trainer is a few batches behind
+            if keys.exists() and max(places(keys), default=0) >= target:
                 break
-            time.sleep(0.05)
-        time.sleep(chance.uniform(0.1, 6.0))
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
         stops.append(saved(folder, "killed")["samples"] if (folder / "killed" / "resume" / "state.pt").exists() else 0)
@@ -104,7 +103,7 @@ def killed(data: str, folder: Path, samples: int, seed: int) -> None:
         for part in ("task", "average")
         for a, b in zip(whole[part].values(), again[part].values(), strict=True)
     )
-    print(f"killed {KILLS} times, checkpoints at {stops} of {samples:,} samples: "
+    print(f"killed {KILLS} times near {targets}, checkpoints then at {stops} of {samples:,} samples: "
           f"weights and average {'bit-identical' if equal else 'DIFFER'}", flush=True)  # fmt: skip
 
 
