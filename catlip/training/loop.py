@@ -73,7 +73,8 @@ def fit(
     )
     state.restore(checkpoint.load(out))
     log.begin(state.seen)
-    saved, every = state.seen, loop.save_every or math.ceil(budget / 20)
+    saved = tried = state.seen  # samples of the newest checkpoint; when saving was last attempted
+    every = loop.save_every or math.ceil(budget / 20)
     state.task.train()
     with _Asked() as asked:
         upcoming, waited = loader.batches_from(loader.batches.steps.after(state.seen)), time.perf_counter()
@@ -89,11 +90,11 @@ def fit(
             if log.due(done or stop):
                 _check_finite(int(state.bad), state, loader, out)
                 log.report(state.seen, metrics, state.optimizers[0].param_groups[0]["lr"])
-            if stop or done or state.seen - saved >= every:
+            if stop or done or state.seen - tried >= every:
                 if any_rank(int(state.bad) >= 0):
                     _check_finite(int(state.bad), state, loader, out)
                     raise UsageError("another process met a loss that is not finite; it says where")
-                saved = _save(state, out, saved, must=stop or done)
+                saved, tried = _save(state, out, saved, must=stop or done), state.seen
             if stop:
                 raise Stopped(f"{asked.signal or 'another process was asked to stop'}: saved at {state.seen:,} samples")
             if watch and (done or log.watch_due(state.seen, batch.step.batch)):
