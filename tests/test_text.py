@@ -95,7 +95,7 @@ def test_a_dual_encoder_comes_back_as_it_was(
 
 def test_a_part_of_a_hybrid_is_saved_like_any_other(tokenizer: Tokenizer, tmp_path: Path) -> None:
     encoder = Encoder.create("test_vit", image_size=32)
-    clip = ClipObjective(encoder, tokenizer, Clip(embed=16, text=CFG))
+    clip = ClipObjective(encoder, tokenizer, Clip(embed=16), CFG)
     hybrid = HybridObjective({"clip": clip, "subwords": SubwordObjective(encoder, tokenizer, Subwords())}, Hybrid())
     hybrid.encoder.save(tmp_path / "encoder")
     clip.save_text(tmp_path, tokenizer)

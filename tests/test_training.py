@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -247,7 +248,19 @@ def test_knn_by_hand() -> None:
     assert knn(x, y, torch.tensor([[1.0, 0.2], [0.1, 1.0]]), torch.tensor([1, 0]), k=1) == 0
 
 
-@pytest.mark.parametrize("name", ["subwords", "clip", "siglip", "clip_lite", "clip+subwords", "siglip+synsets"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "synsets_softmax",
+        "synsets_asymmetric",
+        "subwords",
+        "clip",
+        "siglip",
+        "clip_lite",
+        "clip+subwords",
+        "siglip+synsets",
+    ],
+)
 def test_every_objective_trains_stops_and_goes_on(flow, tmp_path: Path, name: str, monkeypatch) -> None:
     """The whole way with each objective, interrupted and not: the same bits; and the folder loads."""
     from catlip.captions.tokenizer import Tokens
@@ -257,12 +270,12 @@ def test_every_objective_trains_stops_and_goes_on(flow, tmp_path: Path, name: st
 
     small = Text(text_width=64, text_layers=1)
     for part in ("clip", "siglip", "clip_lite"):
-        monkeypatch.setitem(wiring.PARTS, part, lambda c=wiring.PARTS[part]: c(embed=16, text=small))
+        monkeypatch.setitem(wiring.PARTS, part, partial(wiring.PARTS[part], embed=16))
 
     def run(out: Path) -> Path:
         return pretrain(config(
             flow[0], flow[1] if "synsets" in name else "", out, samples=240, objective=wiring.settings_of(name),
-            tokens=Tokens(tokens=600, context=16), loop=Loop(ema=0.9, precision="fp32", save_every=96),
+            tokens=Tokens(tokens=600, context=16), text=small, loop=Loop(ema=0.9, precision="fp32", save_every=96),
         ))  # fmt: skip
 
     whole = run(tmp_path / "whole")

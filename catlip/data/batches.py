@@ -155,7 +155,9 @@ class Batches:
         assert self.tokenizer is not None
         pairs = zip(records, draws, strict=True)
         some = [r.captions[int(draw * len(r.captions))] if r.captions else "" for r, draw in pairs]
-        return torch.from_numpy(self.tokenizer(some))
+        tokens = self.tokenizer(some)
+        # No step pays for padding that none of its captions needs.
+        return torch.from_numpy(tokens[:, : max(1, int((tokens != 0).sum(1).max()))])
 
 
 def to_classes(

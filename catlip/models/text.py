@@ -21,7 +21,7 @@ class Text:
 
     text_width: int = 512  # a multiple of 64, the width of an attention head
     text_layers: int = 12
-    causal: bool = True  # a token sees only those before it; false: all of them
+    causal: bool | None = None  # a token sees only those before it, or all; None: as the objective was published
 
 
 class TextTower(nn.Module):
@@ -34,6 +34,7 @@ class TextTower(nn.Module):
         if width < HEAD_WIDTH or width % HEAD_WIDTH:
             raise UsageError(f"--text-width {width} is no multiple of {HEAD_WIDTH}, the width of an attention head")
         self.context, self.cfg = context, cfg
+        self.causal = cfg.causal is not False
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context, width))
         self.transformer = _Transformer(width, cfg.text_layers)
@@ -50,7 +51,7 @@ class TextTower(nn.Module):
         x = self.token_embedding(tokens) + self.positional_embedding[:length]
         # If causal, nothing after the end mark reaches it, so that padding needs no mask.
         later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-        x = self.transformer(x, later if self.cfg.causal else tokens == 0, self.cfg.causal)
+        x = self.transformer(x, later if self.causal else tokens == 0, self.causal)
         # Only the end mark's place is used: the last norm and the projection need no other.
         x = self.ln_final(x[torch.arange(len(x), device=x.device), tokens.argmax(1)])
         return x @ self.text_projection

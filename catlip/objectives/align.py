@@ -4,7 +4,7 @@ So an encoder that was trained without a text tower (CatLIP, SuperClass, any of 
 finds pictures by sentences. The encoder's weights and running statistics do not change.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -24,7 +24,6 @@ class Align:
 
     embed: int = 0  # length of the vectors that are compared; 0: the encoder's own, without a projection, as in LiT
     contrast: Literal["softmax", "sigmoid"] = "softmax"  # CLIP's loss (LiT) or SigLIP's (SigLiT)
-    text: Text = field(default_factory=Text)
 
 
 class AlignObjective(DualEncoder):
@@ -35,10 +34,10 @@ class AlignObjective(DualEncoder):
 
     needs_global_batch = True  # every other caption of the batch is a negative
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Align) -> None:
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Align, text: Text) -> None:
         """tokenizer: the one that makes batch.tokens."""
         scale, bias = (10.0, -10.0) if cfg.contrast == "sigmoid" else (1 / 0.07, None)
-        super().__init__(encoder, tokenizer, cfg.text, embed=cfg.embed, scale=scale, bias=bias)
+        super().__init__(encoder, tokenizer, text, embed=cfg.embed, scale=scale, bias=bias)
         encoder.requires_grad_(False)
         encoder.eval()
 

@@ -1,6 +1,6 @@
 """CLIP (arXiv 2103.00020): which caption of the whole batch belongs to which picture."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -17,7 +17,6 @@ class Clip:
     """Settings of the objective."""
 
     embed: int = 512  # length of the vectors that are compared
-    text: Text = field(default_factory=Text)
 
 
 class ClipObjective(DualEncoder):
@@ -28,9 +27,9 @@ class ClipObjective(DualEncoder):
 
     needs_global_batch = True  # every other caption of the batch is a negative
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Clip) -> None:
-        """tokenizer: the one that makes batch.tokens."""
-        super().__init__(encoder, tokenizer, cfg.text, embed=cfg.embed, scale=1 / 0.07)
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Clip, text: Text) -> None:
+        """tokenizer: the one that makes batch.tokens; text: the tower's size."""
+        super().__init__(encoder, tokenizer, text, embed=cfg.embed, scale=1 / 0.07)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return self.loss(self.encoder.pooled(batch.image), batch)

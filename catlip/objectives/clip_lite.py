@@ -12,7 +12,7 @@ the features, and the encoder learns what the discriminator takes for the prior.
 reversing the gradient between the two; the discriminator wins at once, and then there is no gradient to reverse.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -37,7 +37,6 @@ class ClipLite:
     critic_width: int = 2048  # of the projections, if the critic is "dot"
     prior: Literal["adversarial", "released", "none"] = "adversarial"
     prior_weight: float = 0.1  # of the prior term; the rest is the bound's
-    text: Text = field(default_factory=Text)
 
 
 class ClipLiteObjective(nn.Module):
@@ -48,13 +47,16 @@ class ClipLiteObjective(nn.Module):
 
     needs_global_batch = True  # no captions are exchanged, but which one is the wrong one depends on the share
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: ClipLite) -> None:
-        """tokenizer: the one that makes batch.tokens. Raises UsageError for a weight outside 0..1."""
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: ClipLite, text: Text) -> None:
+        """tokenizer: the one that makes batch.tokens; text: the tower's size.
+
+        Raises UsageError for a weight outside 0..1.
+        """
         super().__init__()
         if not 0 <= cfg.prior_weight <= 1:
             raise UsageError(f"--prior-weight {cfg.prior_weight} is not between 0 and 1")
         self.encoder, self.cfg = encoder, cfg
-        self.text = TextTower(tokenizer.size, tokenizer.context, cfg.text, cfg.embed)
+        self.text = TextTower(tokenizer.size, tokenizer.context, text, cfg.embed)
         sizes = encoder.width, cfg.embed
         self.critic = DotCritic(*sizes, cfg.critic_width) if cfg.critic == "dot" else ConcatCritic(*sizes)
         self.discriminators = nn.ModuleList() if cfg.prior == "none" else nn.ModuleList(map(_discriminator, sizes))

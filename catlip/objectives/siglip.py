@@ -1,6 +1,6 @@
 """SigLIP (arXiv 2303.15343): each pair of a picture and a caption of the whole batch, together or not."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -17,7 +17,6 @@ class SigLip:
     """Settings of the objective."""
 
     embed: int = 512  # length of the vectors that are compared
-    text: Text = field(default_factory=lambda: Text(causal=False))
     bias: float = -10.0  # of all pairs at the start: nearly all do not belong together (section 3.2)
 
 
@@ -30,9 +29,10 @@ class SigLipObjective(DualEncoder):
 
     needs_global_batch = True  # every other caption of the batch is a negative
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: SigLip) -> None:
-        """tokenizer: the one that makes batch.tokens."""
-        super().__init__(encoder, tokenizer, cfg.text, embed=cfg.embed, scale=10.0, bias=cfg.bias)
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: SigLip, text: Text) -> None:
+        """tokenizer: the one that makes batch.tokens; text: the tower's size."""
+        text = replace(text, causal=bool(text.causal))  # bidirectional, unless asked otherwise
+        super().__init__(encoder, tokenizer, text, embed=cfg.embed, scale=10.0, bias=cfg.bias)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return self.loss(self.encoder.pooled(batch.image), batch)

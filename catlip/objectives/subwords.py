@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
 from catlip.models.encoder import Encoder
-from catlip.objectives.sparse import DocumentFrequency, sparse_softmax
+from catlip.objectives.frequency import DocumentFrequency
+from catlip.objectives.linear import linear_softmax
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,7 +51,8 @@ class SubwordObjective(nn.Module):
         if self.met is not None and self.training:
             self.met.meet(labels, len(pooled))
         weights = self.met.idf() if self.met is not None else None
-        loss = sparse_softmax(self.head(pooled), labels, offsets, weights)
+        last = self.head.classifier
+        loss = linear_softmax(self.head(pooled), last.weight, last.bias, labels, offsets, weights)
         return loss, {"loss": loss.detach()}
 
     def after_step(self) -> None:
@@ -70,7 +72,8 @@ class _Head(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.norm(x + self.mlp(x) if self.mlp is not None else x))
+        """What the classifier reads, [B, D]. Its logits are never made: see linear.py."""
+        return self.norm(x + self.mlp(x) if self.mlp is not None else x)
 
 
 def bag_of_tokens(tokens: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -9,20 +9,26 @@ nouns": a loss of 17,036 and a gradient norm of 2,732 on 24,320 classes, clipped
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from catlip.data.batches import Batch
 from catlip.models.encoder import Encoder
-from catlip.objectives.linear import linear_bce
+from catlip.objectives.frequency import DocumentFrequency
+from catlip.objectives.linear import linear_asymmetric, linear_bce, linear_softmax
+
+LOSSES = {"bce": linear_bce, "softmax": linear_softmax, "asymmetric": linear_asymmetric}
 
 
 @dataclass(kw_only=True, slots=True)
 class Synsets:
     """Settings of the objective."""
 
-    prior_bias: bool = True  # start the bias at the log-odds of each class's frequency
+    loss: Literal["bce", "softmax", "asymmetric"] = "bce"  # softmax: each label gets its share of the target
+    idf: bool = False  # rare labels weigh more, by their inverse document frequency, counted while training
+    prior_bias: bool = True  # start the bias at the log-odds of each class's frequency; softmax: at its logarithm
 
 
 class SynsetObjective(nn.Module):
@@ -37,8 +43,11 @@ class SynsetObjective(nn.Module):
         self.head = nn.Linear(encoder.width, len(counts))
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
+        self.cfg = cfg
         if cfg.prior_bias:
-            self.head.bias.data = log_odds(counts, samples)
+            odds = log_odds(counts, samples)
+            self.head.bias.data = odds if cfg.loss != "softmax" else torch.tensor(counts).add(1).float().log()
+        self.met = DocumentFrequency(len(counts)) if cfg.idf else None
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """batch.image: float [B, 3, H, W] in the encoder's input space."""
@@ -46,8 +55,21 @@ class SynsetObjective(nn.Module):
 
     def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The same from what the encoder returned for the batch, [B, encoder.width]."""
-        loss = linear_bce(pooled.float(), self.head.weight, self.head.bias, batch.labels, batch.offsets)
+        weights = None
+        if self.met is not None:
+            if self.training:
+                self.met.meet(batch.labels, len(pooled))
+            # A softmax shares the target out, so only the weights' ratios matter to it.
+            weights = self.met.idf() if self.cfg.loss == "softmax" else self.met.evened_idf()
+        loss = LOSSES[self.cfg.loss](
+            pooled.float(), self.head.weight, self.head.bias, batch.labels, batch.offsets, weights
+        )
         return loss, {"loss": loss.detach()}
+
+    def after_step(self) -> None:
+        """Count the step's labels."""
+        if self.met is not None:
+            self.met.after_step()
 
     def logits(self, image: Tensor) -> Tensor:
         """Scores of the classes: [B, V]. image: [B, 3, H, W], uint8 or float in [0, 1]."""

@@ -5,7 +5,9 @@ catlip pretrain flickr8k_cpu --data 'shards/train-{000000..000005}.tar' --vocab 
 catlip probe    runs/f8k --train cifar10-train.tar --test cifar10-test.tar
 """
 
+from catlip.captions.tokenizer import Tokens
 from catlip.data.crops import Crop
+from catlip.models.text import Text
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
 from catlip.training.pretrain import Pretrain
@@ -22,5 +24,8 @@ def flickr8k_cpu() -> Pretrain:
         workers=1,  # the model's own threads need the cores; one decodes 1,400 pictures a second
         crop=Crop(scale=(0.3, 1.0), blur=0.5),
         optim=Optim(lr=3e-3, weight_decay=0.05),
+        # For objectives that read captions: a text tower that is to this backbone what CLIP's is to a ViT-B.
+        tokens=Tokens(tokens=4096, context=32),
+        text=Text(text_width=128, text_layers=3),
         loop=Loop(ema=0.998),
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """From settings to an objective: its class, the tokenizer that it needs, what it leaves in the run folder."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from catlip.data.records import Source
 from catlip.errors import UsageError
 from catlip.models.dual import DualEncoder
 from catlip.models.encoder import ENCODER_FOLDER, Encoder
+from catlip.models.text import Text
 from catlip.objectives.clip import Clip, ClipObjective
 from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective
 from catlip.objectives.hybrid import Hybrid, HybridObjective
@@ -21,7 +23,9 @@ from catlip.objectives.synsets import SynsetObjective, Synsets
 Settings = Synsets | Subwords | Clip | SigLip | ClipLite | Hybrid
 # Names for `--objective NAME`, each with the published settings.
 PARTS: dict[str, Any] = {
-    "synsets": Synsets, "subwords": Subwords, "clip": Clip, "siglip": SigLip, "clip_lite": ClipLite
+    "synsets": Synsets, "synsets_softmax": partial(Synsets, loss="softmax", idf=True),
+    "synsets_asymmetric": partial(Synsets, loss="asymmetric"), "subwords": Subwords, "clip": Clip, "siglip": SigLip,
+    "clip_lite": ClipLite,
 }  # fmt: skip
 
 
@@ -62,18 +66,20 @@ def open_tokenizer(cfg: Settings, tokens: Tokens, source: Source, out: Path) -> 
     return make_tokenizer(tokens, (caption for captions in source.captions() for caption in captions))
 
 
-def make_objective(cfg: Settings, encoder: Encoder, vocabulary: Vocabulary, tokenizer: Tokenizer | None) -> Any:
-    """The objective with its initial weights."""
+def make_objective(
+    cfg: Settings, encoder: Encoder, vocabulary: Vocabulary, tokenizer: Tokenizer | None, text: Text
+) -> Any:
+    """The objective with its initial weights. text: the size of a text tower, for those that have one."""
     if isinstance(cfg, Synsets):
         return SynsetObjective(encoder, vocabulary.counts, vocabulary.samples, cfg)
     if isinstance(cfg, Hybrid):
-        parts = {name: make_objective(settings_of(name), encoder, vocabulary, tokenizer) for name in cfg.parts}
+        parts = {name: make_objective(settings_of(name), encoder, vocabulary, tokenizer, text) for name in cfg.parts}
         return HybridObjective(parts, cfg)
     assert tokenizer is not None
-    classes: dict[type, Any] = {
-        Subwords: SubwordObjective, Clip: ClipObjective, SigLip: SigLipObjective, ClipLite: ClipLiteObjective
-    }  # fmt: skip
-    return classes[type(cfg)](encoder, tokenizer, cfg)
+    if isinstance(cfg, Subwords):
+        return SubwordObjective(encoder, tokenizer, cfg)
+    towers: dict[type, Any] = {Clip: ClipObjective, SigLip: SigLipObjective, ClipLite: ClipLiteObjective}
+    return towers[type(cfg)](encoder, tokenizer, cfg, text)
 
 
 def synset_part(objective: Any) -> SynsetObjective | None:

@@ -20,6 +20,7 @@ from catlip.errors import UsageError
 from catlip.models.augment import RangeAugment, Ranges
 from catlip.models.encoder import Encoder
 from catlip.models.initial import fingerprint, start_from
+from catlip.models.text import Text
 from catlip.objectives.synsets import Synsets
 from catlip.training.distributed import World, gathered, join, leave
 from catlip.training.hardware import default_workers, device_peak, train_flops
@@ -68,6 +69,7 @@ class Pretrain:
     ranges: Ranges = field(default_factory=Ranges)
     objective: Settings = field(default_factory=Synsets)
     tokens: Tokens = field(default_factory=Tokens)
+    text: Text = field(default_factory=Text)
     optim: Optim = field(default_factory=Optim)
     loop: Loop = field(default_factory=Loop)
     watch: Watch = field(default_factory=Watch)
@@ -169,7 +171,7 @@ def make_task(cfg: Pretrain, vocabulary: Vocabulary, tokenizer: Tokenizer | None
         any_size=bool(curriculum.scales or curriculum.low_res),
         drop_patches=curriculum.patch_keep < 1,
     )
-    objective = make_objective(cfg.objective, encoder, vocabulary, tokenizer)
+    objective = make_objective(cfg.objective, encoder, vocabulary, tokenizer, cfg.text)
     if cfg.init:
         synsets = synset_part(objective)
         said = start_from(cfg.init, encoder, synsets.head if synsets else None, vocabulary.synsets)

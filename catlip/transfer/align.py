@@ -45,9 +45,8 @@ class Align:
     device: str = "auto"
     tokens: Tokens = field(default_factory=lambda: Tokens(tokens=4096, context=32))
     # A small tower, and a projection of the picture beside it: for small corpora; sizes were not tuned.
-    objective: AlignSettings = field(
-        default_factory=lambda: AlignSettings(embed=256, text=Text(text_width=256, text_layers=3))
-    )
+    objective: AlignSettings = field(default_factory=lambda: AlignSettings(embed=256))
+    text: Text = field(default_factory=lambda: Text(text_width=256, text_layers=3))
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-3, weight_decay=0.1))
 
 
@@ -69,7 +68,7 @@ def align(cfg: Align) -> Path:
         raise UsageError(f"--batch-size {cfg.batch_size} for {len(data):,} pictures with captions; lower it")
     torch.manual_seed(cfg.seed)
     tokenizer = make_tokenizer(cfg.tokens, (caption for some in data.captions for caption in some))
-    objective = AlignObjective(encoder, tokenizer, cfg.objective).to(device)
+    objective = AlignObjective(encoder, tokenizer, cfg.objective, cfg.text).to(device)
     print(f"{len(data):,} pictures with {sum(map(len, data.captions)):,} captions; {tokenizer.size:,} tokens")
     out.mkdir(parents=True, exist_ok=True)
     _fit(objective, data, tokenizer, cfg, out)
