@@ -24,7 +24,7 @@ from PIL import Image
 
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.batches import Batches
+from catlip.data.batches import CaptionBatches
 from catlip.data.crops import Crop
 from catlip.data.loader import Loader
 from catlip.data.order import Order
@@ -43,7 +43,7 @@ def ours(shards: list[Path], workers: int) -> Iterator[int]:
     }
     words = Vocabulary.from_counts(counts, labeler, samples=100, captions=100, source="bench")
     steps = Steps(Curriculum(), budget=1 << 40, batch_size=BATCH, image_size=224, seed=0)
-    batches = Batches(source, Order(parts(source), 0), steps, vocabulary=words, labeler=labeler, crop=Crop())
+    batches = CaptionBatches(source, Order(parts(source), 0), steps, vocabulary=words, labeler=labeler, crop=Crop())
     for batch in Loader(batches, workers).batches_from(0):
         yield len(batch)
 

@@ -10,7 +10,7 @@ import torch
 
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.batches import Batch, Batches, to_classes
+from catlip.data.batches import Batch, CaptionBatches, to_classes
 from catlip.data.crops import Crop
 from catlip.data.loader import Loader
 from catlip.data.order import Order
@@ -35,7 +35,8 @@ def make(
     order = Order(parts(source), 5, source.shards.tolist())
     words = vocabulary("apple", "lake", "lawn", "lemon")
     return Loader(
-        Batches(source, order, steps, vocabulary=words, labeler=LABELER, crop=Crop(), rank=rank, world=world), workers
+        CaptionBatches(source, order, steps, vocabulary=words, labeler=LABELER, crop=Crop(), rank=rank, world=world),
+        workers,
     )
 
 

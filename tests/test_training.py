@@ -23,13 +23,15 @@ from catlip.data.crops import Crop, decode_center
 from catlip.errors import UsageError
 from catlip.evaluation.labelled import open_labelled
 from catlip.evaluation.neighbours import knn
+from catlip.models.encoder import Encoder
 from catlip.objectives import linear
 from catlip.objectives.linear import linear_bce
-from catlip.objectives.synsets import log_odds
+from catlip.objectives.synsets import SynsetObjective, Synsets, log_odds
 from catlip.training import checkpoint
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim, learning_rate, make_optimizers
 from catlip.training.pretrain import Pretrain, pretrain
+from catlip.training.task import Task
 from catlip.transfer.probe import Probe, fit_logistic, linear_probe, probe
 
 
@@ -96,6 +98,23 @@ def test_norms_biases_and_positions_do_not_decay() -> None:
     assert all(p.ndim >= 2 for p in decayed["params"])
     assert {"pos_embed", "cls_token"} <= {names[id(p)] for p in free["params"]}
     assert decayed["weight_decay"] > 0 == free["weight_decay"]
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_layers_of_the_encoder_learn_more_slowly_the_lower_they_are(name: str) -> None:
+    encoder = Encoder.create(name, image_size=32)
+    task = Task(SynsetObjective(encoder, [1] * 3, 10, Synsets()))
+    scale = {
+        parameter: group["lr_scale"]
+        for group in make_optimizers(task, Optim(layer_decay=0.5))[0].param_groups
+        for parameter in group["params"]
+    }
+    assert len(scale) == len(list(task.parameters()))
+    assert scale[task.objective.head.weight] == 1.0
+    of_layers = sorted({scale[p] for p in encoder.parameters()}, reverse=True)
+    assert of_layers == [0.5 ** (i + 1) for i in range(len(of_layers))]
+    first = next(p for n, p in encoder.named_parameters() if "patch_embed" in n or "conv1" in n)
+    assert scale[first] == of_layers[-1]
 
 
 def config(data: str, vocab: str | Path, out: Path, **changes: object) -> Pretrain:

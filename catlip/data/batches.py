@@ -2,8 +2,10 @@
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,18 +74,29 @@ class Batch:
         return len(self.keys)
 
 
-class Batches:
+class Batches(ABC):
     """One rank's share of every step: rank r of w takes every w-th place, so all ranks take equally many steps and
-    together see every sample of an epoch once, whatever w is."""
+    together see every sample of an epoch once, whatever w is.
 
-    def __init__(
-        self, source: Source, order: Order, steps: Steps, *, vocabulary: Vocabulary, labeler: Labeler, crop: Crop,
-        tokenizer: Tokenizer | None = None, rank: int = 0, world: int = 1,
-    ) -> None:  # fmt: skip
-        self.source, self.order, self.steps, self.crop = source, order, steps, crop
-        self.labeler, self.tokenizer = labeler, tokenizer
+    What a picture is cut to, and what travels beside it, is up to a subclass; order, resumption and the treatment of
+    unreadable pictures are the same for all.
+    """
+
+    def __init__(self, source: Source, order: Order, steps: Steps, *, rank: int = 0, world: int = 1) -> None:
+        self.source, self.order, self.steps = source, order, steps
         self.rank, self.world = rank, world
-        self._classes = vocabulary.classes_of(labeler)
+
+    @abstractmethod
+    def picture(self, record: Record, draws: list[float], out: Tensor) -> Any:
+        """Fill `out`, uint8 [3, size, size], from a record; what has to travel beside it.
+
+        draws: DRAWS + 1 random numbers in [0, 1) of the sample's place; the first below 0.5 means that the task will
+        mirror the picture. Raises UnreadableImageError.
+        """
+
+    @abstractmethod
+    def batch(self, image: Tensor, flip: Tensor, records: list[Record], beside: list[Any], draws: np.ndarray) -> Batch:
+        """A batch of the records that could be read. beside: what `picture` returned; draws [B, DRAWS + 1]."""
 
     def places(self, step: Step) -> np.ndarray:
         """This rank's places of a step."""
@@ -111,7 +124,7 @@ class Batches:
         if self.order.window:
             self.source.prefetch(self.order.shards_from(int(places[-1])))
         draws = uniforms(places, DRAWS + 1, self.order.seed)
-        records, kept, unreadable, encoded = [], [], {}, 0
+        records, beside, kept, unreadable, encoded = [], [], [], {}, 0
         shape = (len(places), step.size, step.size, 3)
         pixels = torch.empty(shape, dtype=torch.uint8) if memory is None else memory[: math.prod(shape)].view(shape)
         pixels = pixels.permute(0, 3, 1, 2)  # channels last, as convolutions like it
@@ -119,7 +132,7 @@ class Batches:
             record = self.source.read(sample)
             encoded += len(record.image)
             try:
-                decode_crop(record.image, self.crop, draws[row].tolist(), pixels[len(kept)])
+                beside.append(self.picture(record, draws[row].tolist(), pixels[len(kept)]))
             except UnreadableImageError as error:
                 unreadable[record.key] = str(error)
                 continue
@@ -129,19 +142,34 @@ class Batches:
             raise UsageError(
                 f"not one picture of a batch of {len(places)} can be read: {next(iter(unreadable.items()))}"
             )
+        flip = torch.from_numpy(draws[kept, 0] < 0.5)
+        batch = self.batch(pixels[: len(kept)], flip, records, beside, draws[kept])
+        cost = Cost(time.perf_counter() - began, encoded, len(places))
+        return replace(batch, step=step, unreadable=unreadable, cost=cost)
+
+
+class CaptionBatches(Batches):
+    """Random crops of captioned pictures, with the classes that their captions name and one caption's tokens."""
+
+    def __init__(
+        self, source: Source, order: Order, steps: Steps, *, vocabulary: Vocabulary, labeler: Labeler, crop: Crop,
+        tokenizer: Tokenizer | None = None, rank: int = 0, world: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(source, order, steps, rank=rank, world=world)
+        self.crop, self.labeler, self.tokenizer = crop, labeler, tokenizer
+        self._classes = vocabulary.classes_of(labeler)
+
+    def picture(self, record: Record, draws: list[float], out: Tensor) -> None:
+        decode_crop(record.image, self.crop, draws, out)
+
+    def batch(self, image: Tensor, flip: Tensor, records: list[Record], beside: list[Any], draws: np.ndarray) -> Batch:
         labels, offsets = self._labels(records)
         return Batch(
-            image=pixels[: len(kept)],
-            flip=torch.from_numpy(draws[kept, 0] < 0.5),
-            labels=labels,
-            offsets=offsets,
+            image, flip, labels, offsets,
             captions=[record.captions for record in records],
             keys=[record.key for record in records],
-            tokens=self._tokens(records, draws[kept, -1]) if self.tokenizer else None,
-            step=step,
-            unreadable=unreadable,
-            cost=Cost(time.perf_counter() - began, encoded, len(places)),
-        )
+            tokens=self._tokens(records, draws[:, -1]) if self.tokenizer else None,
+        )  # fmt: skip
 
     def _labels(self, records: list[Record]) -> tuple[Tensor, Tensor]:
         """Classes that any of a picture's captions names."""

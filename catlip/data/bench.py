@@ -11,7 +11,7 @@ import simplejpeg
 
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.batches import Batches
+from catlip.data.batches import Batches, CaptionBatches
 from catlip.data.crops import DRAWS, Crop, decode_crop, empty
 from catlip.data.images import UnreadableImageError, decode_upright
 from catlip.data.loader import Loader
@@ -62,7 +62,7 @@ def bench_data(cfg: BenchData) -> dict[str, float]:
     }
     words = Vocabulary(synsets=[], names=[], counts=[], samples=1)
     steps = Steps(Curriculum(), budget=1 << 40, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=0)
-    batches = Batches(source, order, steps, vocabulary=words, labeler=labeler, crop=cfg.crop)
+    batches = CaptionBatches(source, order, steps, vocabulary=words, labeler=labeler, crop=cfg.crop)
     rates["whole batches, one core"] = _whole(Loader(batches, 0), cfg.seconds)
     workers = cfg.workers or os.cpu_count() or 1
     rates[f"loader, {workers} workers"] = _whole(Loader(batches, workers), cfg.seconds)

@@ -42,7 +42,14 @@ class Encoder(nn.Module):
 
     @classmethod
     def create(
-        cls, name: str, *, image_size: int, pretrained: bool = False, any_size: bool = False, drop_patches: bool = False
+        cls,
+        name: str,
+        *,
+        image_size: int,
+        pretrained: bool = False,
+        any_size: bool = False,
+        drop_patches: bool = False,
+        drop_path: float = 0.0,
     ) -> "Encoder":
         """A timm backbone without classifier. any_size: takes pictures of several sizes; drop_patches: see
         keep_patches.
@@ -55,6 +62,8 @@ class Encoder(nn.Module):
             options["dynamic_img_size"] = True
         if drop_patches:
             options["patch_drop_rate"] = 0.5  # the rate is set batch by batch
+        if drop_path:
+            options["drop_path_rate"] = drop_path
         try:
             backbone: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
         except TypeError:

@@ -85,11 +85,12 @@ def fit(
                 state.fit_memory(batch)
             # Drop path, dropped patches, noise: a function of the place, so that resuming repeats them.
             torch.manual_seed((seed + 1) * 1_000_003 + state.seen * 1_009 + world.rank)
-            metrics = state.update(batch, learning_rate(state.seen, budget, optim))
+            lr = learning_rate(state.seen, budget, optim)
+            metrics = state.update(batch, lr)
             stop, done = any_rank(asked.signal is not None), state.seen >= budget
             if log.due(done or stop):
                 _check_finite(int(state.bad), state, loader, out)
-                log.report(state.seen, metrics, state.optimizers[0].param_groups[0]["lr"])
+                log.report(state.seen, metrics, lr)
             if stop or done or state.seen - tried >= every:
                 if any_rank(int(state.bad) >= 0):
                     _check_finite(int(state.bad), state, loader, out)

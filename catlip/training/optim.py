@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from timm.models import group_parameters
 from torch import nn
 
 from catlip.errors import UsageError
@@ -23,22 +24,34 @@ class Optim:
     warmup: float = 0.05  # share of the budget over which the learning rate rises
     decay: float = 0.2  # wsd: share of the budget over which it falls
     clip: float = 1.0  # largest gradient norm; 0: no clipping
+    layer_decay: float = 1.0  # the learning rate of a layer of the encoder, as a share of the layer's above it
 
 
 def make_optimizers(task: nn.Module, cfg: Optim) -> list[torch.optim.Optimizer]:
     """AdamW in two groups: matrices and kernels decay, everything else (one-dimensional, positions, class token) does
-    not. With Muon, the hidden matrices of the backbone are taken out of them; kernels, embeddings and heads stay."""
-    muon, decayed, free = [], [], []
+    not. With Muon, the hidden matrices of the backbone are taken out of them; kernels, embeddings and heads stay.
+
+    With layer decay each layer of the encoder has groups of its own; a group's "lr_scale" is what its learning rate is
+    multiplied with. Raises UsageError for a combination that cannot be.
+    """
+    if cfg.optimizer == "muon" and cfg.layer_decay != 1:
+        raise UsageError("--layer-decay goes with --optimizer adamw")
+    scales = layer_scales(task, cfg.layer_decay) if cfg.layer_decay != 1 else {}
+    muon = []
+    found_groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # (weight decay, scale) -> parameters
     for name, parameter in task.named_parameters():
         if not parameter.requires_grad:
             continue
         if parameter.ndim < 2 or name.endswith(("pos_embed", "positional_embedding", "cls_token", "reg_token")):
-            free.append(parameter)
+            found_groups.setdefault((0.0, scales.get(name, 1.0)), []).append(parameter)
         elif cfg.optimizer == "muon" and parameter.ndim == 2 and ".blocks." in name:
             muon.append(parameter)
         else:
-            decayed.append(parameter)
-    groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": free, "weight_decay": 0.0}]
+            found_groups.setdefault((cfg.weight_decay, scales.get(name, 1.0)), []).append(parameter)
+    groups = [
+        {"params": some, "weight_decay": decay, "lr_scale": scale}
+        for (decay, scale), some in sorted(found_groups.items(), key=lambda group: group[0], reverse=True)
+    ]
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)]
     if cfg.optimizer == "muon":
         if not hasattr(torch.optim, "Muon"):
@@ -48,6 +61,19 @@ def make_optimizers(task: nn.Module, cfg: Optim) -> list[torch.optim.Optimizer]:
         # Updates scaled to AdamW's usual size (Liu et al. 2025), so that one learning rate serves both.
         found.append(torch.optim.Muon(muon, lr=cfg.lr, weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"))
     return found
+
+
+def layer_scales(task: Any, decay: float) -> dict[str, float]:
+    """Share of the learning rate of each parameter of the encoder's backbone, by its name in the task.
+
+    What is not of the backbone learns at the full rate; its last layer at decay, the one below at decay^2, and so on
+    (ELECTRA's discriminative rates, as BEiT and ViTDet use them). Layers are timm's.
+    """
+    backbone = task.objective.encoder.backbone
+    layer_of: dict[str, Any] = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
+    top = max(layer_of.values()) + 1
+    prefix = next(name for name, module in task.named_modules() if module is backbone)
+    return {f"{prefix}.{name}": decay ** (top - layer) for name, layer in layer_of.items()}
 
 
 def learning_rate(seen: int, budget: int, cfg: Optim) -> float:

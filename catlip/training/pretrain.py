@@ -1,7 +1,7 @@
 """The verb that wires data, encoder, objective and loop; the only place that sees the whole configuration."""
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from catlip.captions.tokenizer import FILE as TOKENIZER
 from catlip.captions.tokenizer import Tokenizer, Tokens
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.batches import Batches
+from catlip.data.batches import CaptionBatches
 from catlip.data.crops import Crop
 from catlip.data.loader import Loader
 from catlip.data.order import Order
@@ -22,10 +22,10 @@ from catlip.models.encoder import Encoder
 from catlip.models.initial import fingerprint, start_from
 from catlip.models.text import Text
 from catlip.objectives.synsets import Synsets
-from catlip.training.distributed import World, gathered, join, leave
+from catlip.training.distributed import World, join, leave
 from catlip.training.hardware import default_workers, device_peak, train_flops
-from catlip.training.log import Log, Trackers, duration
-from catlip.training.loop import Loop, Stopped, fit
+from catlip.training.log import duration
+from catlip.training.loop import Loop
 from catlip.training.objective import (
     Settings,
     make_objective,
@@ -35,7 +35,7 @@ from catlip.training.objective import (
     synset_part,
 )
 from catlip.training.optim import Optim
-from catlip.training.runfolder import claim, read_card, save_unreadable, write_card
+from catlip.training.run import budget_of, carry_out
 from catlip.training.speed import measure
 from catlip.training.task import Task
 from catlip.training.watch import Watch, make_watch
@@ -126,36 +126,29 @@ def _train(
         )
         if min(batch for batch, _ in steps.shapes()) < world.size:
             raise UsageError(f"--batch-size {cfg.batch_size} gives {world.size} processes less than a picture each")
-        return Loader(Batches(
+        return Loader(CaptionBatches(
             source, order, steps, vocabulary=vocabulary, labeler=vocabulary.labeler(), crop=cfg.crop,
             tokenizer=tokenizer, rank=world.rank, world=world.size,
         ), workers)  # fmt: skip
 
-    budget = _budget(cfg, order.length, lambda: measure(task, loader, world, cfg.optim, cfg.loop), out)
+    budget = budget_of(cfg, order.length, lambda: measure(task, loader, world, cfg.optim, cfg.loop))
     facts["budget"] = budget
-    resuming = claim(out, cfg, facts, accept=cfg.accept_changes)
-    batches = loader(budget)
-    watch = make_watch(cfg.watch, vocabulary, cfg.image_size, world.device, out, world.main)
-    if world.main:
-        if not resuming:
-            _begin(out, cfg, facts, vocabulary, tokenizer)
-        print(f"{source.described}; {len(vocabulary):,} classes; {cfg.backbone} at {cfg.image_size} px on "
-              f"{world.size} x {world.device.type}, batch {cfg.batch_size:,}, {workers} loader workers")  # fmt: skip
-    log = _log(cfg, world, out, budget, len(vocabulary), workers)
-    try:
-        return fit(
-            task, batches, world, budget=budget, optim=cfg.optim, loop=cfg.loop, seed=cfg.seed, out=out, log=log,
-            watch=watch,
-        )  # fmt: skip
-    except Stopped as stopped:
-        if world.main:
-            print(f"{out}: {stopped}; the same command goes on from there")
-        return None
-    finally:
-        log.close()
-        reasons = {key: why for found in gathered(batches.unreadable.reasons) for key, why in found.items()}
-        if world.main:
-            save_unreadable(out, {**source.troubles, **reasons})
+    peak = device_peak(world.device) * world.size
+    flops = train_flops(cfg.backbone, cfg.image_size, len(vocabulary)) if peak else 0.0
+
+    def begin(out: Path) -> None:
+        vocabulary.save(out / "vocab.tsv")
+        if tokenizer is not None:
+            tokenizer.save(out / (TOKENIZER + ".part"))
+            (out / (TOKENIZER + ".part")).replace(out / TOKENIZER)
+
+    return carry_out(
+        task, loader(budget), world, cfg, budget=budget, facts=facts, begin=begin, flops=flops, peak=peak,
+        watch=make_watch(cfg.watch, vocabulary, cfg.image_size, world.device, out, world.main),
+        watch_every=cfg.watch.watch_every, track=cfg.watch.track,
+        described=f"{source.described}; {len(vocabulary):,} classes; {cfg.backbone} at {cfg.image_size} px on "
+        f"{world.size} x {world.device.type}, batch {cfg.batch_size:,}, {workers} loader workers",
+    )  # fmt: skip
 
 
 def make_task(cfg: Pretrain, vocabulary: Vocabulary, tokenizer: Tokenizer | None, say: bool = False) -> Task:
@@ -182,40 +175,3 @@ def make_task(cfg: Pretrain, vocabulary: Vocabulary, tokenizer: Tokenizer | None
     if cfg.loop.checkpointing:
         encoder.backbone.set_grad_checkpointing(True)
     return Task(objective, RangeAugment(cfg.ranges.psnr) if cfg.ranges.range_augment else None)
-
-
-def _begin(
-    out: Path, cfg: Pretrain, facts: dict[str, Any], vocabulary: Vocabulary, tokenizer: Tokenizer | None
-) -> None:
-    """What a run folder has from the first moment on."""
-    write_card(out, cfg, facts)
-    vocabulary.save(out / "vocab.tsv")
-    if tokenizer is not None:
-        tokenizer.save(out / (TOKENIZER + ".part"))
-        (out / (TOKENIZER + ".part")).replace(out / TOKENIZER)
-
-
-def _log(cfg: Pretrain, world: World, out: Path, budget: int, classes: int, workers: int) -> Log:
-    peak = device_peak(world.device) * world.size
-    trackers = Trackers(out, cfg.watch.track, asdict(cfg)) if world.main else None
-    return Log(
-        out, budget, main=world.main, trackers=trackers, watch_every=cfg.watch.watch_every or budget // 10, peak=peak,
-        flops=train_flops(cfg.backbone, cfg.image_size, classes) if peak else 0.0, workers=workers,
-    )  # fmt: skip
-
-
-def _budget(cfg: Pretrain, length: int, speed: Any, out: Path) -> int:
-    """Samples to see: a whole number of batches. length: samples of an epoch; speed(): images/s, measured."""
-    if sum(map(bool, (cfg.samples, cfg.epochs, cfg.hours))) != 1:
-        raise UsageError("give the budget as --samples, --epochs or --hours, one of them")
-    if cfg.batch_size < 1 or min(cfg.samples, cfg.epochs, cfg.hours) < 0:
-        raise UsageError("--batch-size, --samples, --epochs and --hours are positive numbers")
-    if cfg.hours:
-        if out.exists() and any(out.iterdir()):  # a run in progress keeps the budget that was measured when it began
-            return int(read_card(out).get("facts", {}).get("budget", 0)) or cfg.batch_size
-        rate = speed()
-        wanted = rate * cfg.hours * 3600
-        print(f"{rate:,.0f} images/s measured: {wanted:,.0f} samples in {cfg.hours:g} hours")
-    else:
-        wanted = cfg.samples or cfg.epochs * length
-    return max(1, round(wanted / cfg.batch_size)) * cfg.batch_size

@@ -71,7 +71,7 @@ class State:
                 self._halve(len(batch))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("lr_scale", 1.0)
         if self.optim.clip:
             norm: Any = nn.utils.clip_grad_norm_(self.task.parameters(), self.optim.clip).detach()
             metrics["grad_norm"] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm

@@ -1,0 +1,94 @@
+"""A run from its folder's point of view: claim it or go on, train, and leave a record. Pre-training and every kind of
+fine-tuning go this way, so all of them stop, resume and log alike."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from catlip.data.loader import Loader
+from catlip.errors import UsageError
+from catlip.training.distributed import World, gathered
+from catlip.training.log import Log, Trackers
+from catlip.training.loop import Loop, Stopped, fit
+from catlip.training.optim import Optim
+from catlip.training.runfolder import claim, read_card, save_unreadable, write_card
+
+
+class Settings(Protocol):
+    """What a verb's settings have to have for its run."""
+
+    out: str
+    samples: int  # budget: pictures seen; or epochs, or hours
+    epochs: float
+    hours: float
+    batch_size: int
+    seed: int
+    accept_changes: bool
+    optim: Optim
+    loop: Loop
+
+
+def carry_out(
+    task: nn.Module, loader: Loader, world: World, cfg: Any, *, budget: int, facts: dict[str, Any], described: str,
+    begin: Callable[[Path], None], watch: Callable[[nn.Module, int], dict[str, float]] | None = None,
+    watch_every: int = 0, track: tuple[str, ...] = (), flops: float = 0.0, peak: float = 0.0,
+) -> dict[str, Tensor] | None:  # fmt: skip
+    """Train, or go on; the trained weights, on the main process; None if the run was asked to stop.
+
+    cfg: `Settings`. facts: what must be the same for a run that goes on. described: for people, said once. begin(out)
+    writes what the folder has from the first moment on. flops: of a picture, and peak: of a second, for the log.
+    Raises UsageError if the folder holds anything else.
+    """
+    out = Path(cfg.out)
+    resuming = claim(out, cfg, facts, accept=cfg.accept_changes)
+    trackers = None
+    if world.main:
+        if not resuming:
+            write_card(out, cfg, facts)
+            begin(out)
+        trackers = Trackers(out, track, asdict(cfg))
+        print(described)
+    log = Log(
+        out, budget, main=world.main, trackers=trackers, watch_every=watch_every or budget // 10, peak=peak,
+        flops=flops, workers=loader.workers,
+    )  # fmt: skip
+    try:
+        return fit(
+            task, loader, world, budget=budget, optim=cfg.optim, loop=cfg.loop, seed=cfg.seed, out=out, log=log,
+            watch=watch,
+        )  # fmt: skip
+    except Stopped as stopped:
+        if world.main:
+            print(f"{out}: {stopped}; the same command goes on from there")
+        return None
+    finally:
+        log.close()
+        reasons = {key: why for found in gathered(loader.unreadable.reasons) for key, why in found.items()}
+        if world.main:
+            save_unreadable(out, {**loader.batches.source.troubles, **reasons})
+
+
+def budget_of(cfg: Any, length: int, speed: Callable[[], float] | None = None) -> int:
+    """Samples to see: a whole number of batches. length: samples of an epoch; speed(): images/s, measured.
+
+    cfg: `Settings`. Raises UsageError unless the budget is named once.
+    """
+    ways = {"samples": cfg.samples, "epochs": cfg.epochs} | ({"hours": cfg.hours} if speed else {})
+    if sum(map(bool, ways.values())) != 1:
+        *most, last = (f"--{way}" for way in ways)
+        raise UsageError(f"give the budget as {', '.join(most)} or {last}, one of them")
+    if cfg.batch_size < 1 or min(ways.values()) < 0:
+        raise UsageError(f"--batch-size, {', '.join(f'--{way}' for way in ways)} are positive numbers")
+    if speed and cfg.hours:
+        out = Path(cfg.out)
+        if out.exists() and any(out.iterdir()):  # a run in progress keeps the budget that was measured when it began
+            return int(read_card(out).get("facts", {}).get("budget", 0)) or cfg.batch_size
+        rate = speed()
+        wanted = rate * cfg.hours * 3600
+        print(f"{rate:,.0f} images/s measured: {wanted:,.0f} samples in {cfg.hours:g} hours")
+    else:
+        wanted = cfg.samples or cfg.epochs * length
+    return max(1, round(wanted / cfg.batch_size)) * cfg.batch_size
