@@ -295,9 +295,10 @@ def test_everything_at_once_learns_to_resume(flow, tmp_path: Path, monkeypatch) 
 
 
 def test_hours_become_samples_and_stay_so(flow, tmp_path: Path, monkeypatch, capsys) -> None:
-    from catlip.training import speed
 
-    monkeypatch.setattr(speed, "SECONDS", 0.2)
+    from catlip.training import pretrain as pretraining
+
+    monkeypatch.setattr(pretraining, "SECONDS", 0.2)
     cfg = config(*flow, tmp_path / "run", samples=0, hours=2 / 3600)
     pretrain(cfg)
     assert "images/s measured" in capsys.readouterr().out

@@ -26,18 +26,44 @@ TEXT_FOLDER = "text"
 MAX_SCALE = 100.0  # CLIP, section 2.5: beyond this training became unstable
 
 
+class Projection(nn.Module):
+    """Deep InfoMax's encode-and-dot block: MLP plus a shortcut that starts as a slightly noisy copy, then a norm."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        first = nn.Linear(inputs, width, bias=False)  # the norm after it has a bias
+        self.mlp = nn.Sequential(first, nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width))
+        self.shortcut = nn.Linear(inputs, width)
+        self.norm = nn.LayerNorm(width)
+        nn.init.uniform_(self.shortcut.weight, -0.01, 0.01)
+        with torch.no_grad():
+            self.shortcut.weight.fill_diagonal_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.mlp(x) + self.shortcut(x))
+
+
 class DualEncoder(nn.Module):
     """Encoder, text tower and what makes them comparable. embed_images, embed_captions: unit vectors float32 [B, D]."""
 
     def __init__(
-        self, encoder: Encoder, tokenizer: Tokenizer, cfg: Text, *, embed: int, scale: float, bias: float | None = None
-    ) -> None:
-        """embed: length of the vectors; 0: the encoder's own, its pooled vector as it is. scale, bias: at the start."""
+        self, encoder: Encoder, tokenizer: Tokenizer, cfg: Text, *, embed: int, scale: float,
+        bias: float | None = None, mlp: int = 0,
+    ) -> None:  # fmt: skip
+        """embed: length of the vectors; 0: the encoder's own, its pooled vector as it is. scale, bias: at the start.
+
+        mlp: both vectors go through a `Projection` to this length instead (CLIP-Lite); 0: a linear one of the picture.
+        """
         super().__init__()
         self.encoder = encoder
         self.image_projection = nn.Linear(encoder.width, embed, bias=False) if embed else nn.Identity()
         if isinstance(self.image_projection, nn.Linear):
             nn.init.normal_(self.image_projection.weight, std=encoder.width**-0.5)
+        self.text_projection: nn.Module = nn.Identity()
+        if mlp:
+            self.image_projection = Projection(encoder.width, mlp)
+            self.text_projection = Projection(embed or encoder.width, mlp)
+        self._card = {"embed": embed, "mlp": mlp, "context": tokenizer.context, "text": asdict(cfg)}
         self.text = TextTower(tokenizer.size, tokenizer.context, cfg, embed or encoder.width)
         # One element, not none: FSDP shards no scalars.
         self.logit_scale = nn.Parameter(torch.tensor([math.log(scale)]))
@@ -53,7 +79,7 @@ class DualEncoder(nn.Module):
 
     def embed_captions(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [B, T], of the tokenizer that the tower was trained with."""
-        return F.normalize(self.text(tokens).float(), dim=-1)
+        return F.normalize(self.text_projection(self.text(tokens)).float(), dim=-1)
 
     def scale(self) -> Tensor:
         """The factor of all similarities, MAX_SCALE at most: a scalar."""
@@ -67,12 +93,10 @@ class DualEncoder(nn.Module):
 
     def save_text(self, folder: Path, tokenizer: Tokenizer) -> None:
         """Write everything but the encoder into `folder`/text; `load_dual` reads it."""
-        own = self.image_projection.out_features if isinstance(self.image_projection, nn.Linear) else 0
-        card = {"embed": own, "context": tokenizer.context, "text": asdict(self.text.cfg)}
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items() if not k.startswith("encoder.")}
         to = folder / TEXT_FOLDER
         to.mkdir(parents=True, exist_ok=True)
-        (to / "config.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        (to / "config.json").write_text(json.dumps(self._card, indent=2) + "\n", encoding="utf-8")
         save_file(state, to / "model.safetensors")
         tokenizer.save(to / FILE)
 
@@ -109,7 +133,8 @@ def load_dual(run: str | Path) -> tuple[DualEncoder, Tokenizer]:
         state = load_file(folder / "model.safetensors")
         bias = 0.0 if "logit_bias" in state else None
         tokenizer = Tokenizer.load(folder / FILE, card["context"])
-        dual = DualEncoder(encoder, tokenizer, Text(**card["text"]), embed=card["embed"], scale=1.0, bias=bias)
+        text, embed, mlp = Text(**card["text"]), card["embed"], card.get("mlp", 0)
+        dual = DualEncoder(encoder, tokenizer, text, embed=embed, scale=1.0, bias=bias, mlp=mlp)
         dual.load_state_dict(state | {f"encoder.{k}": v for k, v in encoder.state_dict().items()})
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UsageError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None

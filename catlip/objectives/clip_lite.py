@@ -23,6 +23,7 @@ from torch.func import functional_call
 from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
 from catlip.errors import UsageError
+from catlip.models.dual import DualEncoder, Projection
 from catlip.models.encoder import Encoder
 from catlip.models.text import Text, TextTower
 from catlip.objectives.contrastive import derangement, jensen_shannon
@@ -59,6 +60,7 @@ class ClipLiteObjective(nn.Module):
         self.text = TextTower(tokenizer.size, tokenizer.context, text, cfg.embed)
         sizes = encoder.width, cfg.embed
         self.critic = DotCritic(*sizes, cfg.critic_width) if cfg.critic == "dot" else ConcatCritic(*sizes)
+        self.tokenizer = tokenizer
         self.discriminators = nn.ModuleList() if cfg.prior == "none" else nn.ModuleList(map(_discriminator, sizes))
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,6 +79,17 @@ class ClipLiteObjective(nn.Module):
         prior = torch.stack([match(d, z) for d, z in both]).sum()
         loss = (1 - self.cfg.prior_weight) * bound + self.cfg.prior_weight * prior
         return loss, {"loss": loss.detach(), "bound": -bound.detach(), "prior": prior.detach()}
+
+    def dual(self) -> DualEncoder | None:
+        """The same weights as a dual encoder; None for the critic "concat", whose vectors have no space in common."""
+        if not isinstance(self.critic, DotCritic):
+            return None
+        dual = DualEncoder(
+            self.encoder, self.tokenizer, self.text.cfg, embed=self.cfg.embed, scale=1.0, mlp=self.cfg.critic_width
+        )
+        dual.text, dual.logit_scale = self.text, self.critic.logit_scale
+        dual.image_projection, dual.text_projection = self.critic.image, self.critic.text
+        return dual
 
 
 def released_prior(discriminator: nn.Module, features: Tensor) -> Tensor:
@@ -102,7 +115,7 @@ class DotCritic(nn.Module):
 
     def __init__(self, image: int, text: int, width: int) -> None:
         super().__init__()
-        self.image, self.text = _Projection(image, width), _Projection(text, width)
+        self.image, self.text = Projection(image, width), Projection(text, width)
         self.logit_scale = nn.Parameter(torch.tensor([1 / 0.07]).log())  # FSDP shards no scalars
 
     def forward(self, image: Tensor, text: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,23 +137,6 @@ class ConcatCritic(nn.Module):
         """Scores [B] of the right captions and of the wrong ones. wrong: int64 [B], a row of `text` each."""
         right, wrong = (self.mlp(torch.cat([image, t], 1)).squeeze(1) for t in (text, text[wrong]))
         return right, wrong
-
-
-class _Projection(nn.Module):
-    """Deep InfoMax's encode-and-dot block: MLP plus a shortcut that starts as a slightly noisy copy, then a norm."""
-
-    def __init__(self, inputs: int, width: int) -> None:
-        super().__init__()
-        first = nn.Linear(inputs, width, bias=False)  # the norm after it has a bias
-        self.mlp = nn.Sequential(first, nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width))
-        self.shortcut = nn.Linear(inputs, width)
-        self.norm = nn.LayerNorm(width)
-        nn.init.uniform_(self.shortcut.weight, -0.01, 0.01)
-        with torch.no_grad():
-            self.shortcut.weight.fill_diagonal_(1.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.mlp(x) + self.shortcut(x))
 
 
 def _discriminator(inputs: int) -> nn.Module:

@@ -7,6 +7,7 @@ from html import escape
 from catlip.report.page import Html
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 860, 260, 72, 40, 26, 16
+LEGEND = 4  # names in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,12 @@ def chart(series: list[Series], x_label: str, y_label: str, *, log_x: bool = Fal
     y_ticks = _ticks(low_y, high_y)
     low_y, high_y = min(low_y, y_ticks[0]), max(high_y, y_ticks[-1])
     low_x, high_x = min(xs), max(xs)
+    top = TOP + 16 * ((len(shown) - 1) // LEGEND)
     wide, tall = max(high_x - low_x, 1e-12), max(high_y - low_y, 1e-12)
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = ((math.log10(x) if log_x else x) - low_x) / wide
-        return LEFT + (WIDTH - LEFT - RIGHT) * across, TOP + (HEIGHT - TOP - BOTTOM) * (1 - (y - low_y) / tall)
+        return LEFT + (WIDTH - LEFT - RIGHT) * across, top + (HEIGHT - top - BOTTOM) * (1 - (y - low_y) / tall)
 
     parts = [_grid_line(place(_un(low_x, log_x), tick)[1], _number(tick)) for tick in y_ticks]
     powers = range(math.ceil(low_x - 1e-9), math.floor(high_x + 1e-9) + 1) if log_x else ()
@@ -43,12 +45,13 @@ def chart(series: list[Series], x_label: str, y_label: str, *, log_x: bool = Fal
         if low_x - 1e-9 <= (math.log10(tick) if log_x and tick > 0 else tick) <= high_x + 1e-9:
             x = place(tick, low_y)[0]
             parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 20}" text-anchor="middle">{_number(tick)}</text>')
-    colours = iter(["var(--accent)", "var(--good)", "#c2571a", "#8a4fbf"])
+    colours = iter(["var(--accent)", "var(--good)", "#c2571a", "#8a4fbf", "#b8860b", "#c23b78", "#3a9ea5", "#7a6a5a"])
     for i, s in enumerate(shown):
         colour = "var(--bad)" if s.soft else next(colours, "var(--ink)")
         parts.append(_dots(s, place, colour) if s.dots else _line(s, place, colour))
         if len(shown) > 1:
-            parts.append(f'<text x="{LEFT + 8 + 190 * i}" y="16" style="fill:{colour}">{escape(s.name)}</text>')
+            x, y = LEFT + 8 + 190 * (i % LEGEND), 16 + 16 * (i // LEGEND)
+            parts.append(f'<text x="{x}" y="{y}" style="fill:{colour}">{escape(s.name)}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>')
     parts.append(f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})">'
                  f"{escape(y_label)}</text>")  # fmt: skip

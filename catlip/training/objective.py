@@ -99,7 +99,8 @@ def save_objective(out: Path, objective: Any, vocabulary: Vocabulary, tokenizer:
     objective.encoder.save(out / ENCODER_FOLDER, synsets.head if synsets is not None else None, **card)
     parts = objective.parts.values() if isinstance(objective, HybridObjective) else [objective]
     for part in parts:
-        if isinstance(part, DualEncoder) and tokenizer is not None:
-            part.save_text(out, tokenizer)
+        dual = part.dual() if isinstance(part, ClipLiteObjective) else part
+        if isinstance(dual, DualEncoder) and tokenizer is not None:
+            dual.save_text(out, tokenizer)
     weights = {name: value for name, value in objective.state_dict().items() if not name.startswith("encoder.")}
     save_file({n: v.detach().cpu().contiguous() for n, v in weights.items()}, out / "objective.safetensors")

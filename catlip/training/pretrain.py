@@ -14,7 +14,8 @@ from catlip.data.batches import CaptionBatches
 from catlip.data.crops import Crop
 from catlip.data.loader import Loader
 from catlip.data.order import Order
-from catlip.data.sources import Source, open_source, parts
+from catlip.data.sources import Source, open_source
+from catlip.data.sources import parts as parts_of
 from catlip.data.steps import Curriculum, Steps
 from catlip.errors import UsageError
 from catlip.models.augment import RangeAugment, Ranges
@@ -40,6 +41,7 @@ from catlip.training.speed import measure
 from catlip.training.task import Task
 from catlip.training.watch import Watch, make_watch
 
+SECONDS = 30.0  # of measuring the speed, where the budget is given in hours
 WINDOW = 100_000  # samples that are shuffled together where shards are fetched one by one
 
 
@@ -80,21 +82,17 @@ def pretrain(cfg: Pretrain) -> Path:
 
     Raises UsageError for a mistake in the configuration, before anything is written.
     """
-    began = time.perf_counter()
-    for option in ("data", "vocab", "out") if reads_labels(cfg.objective) else ("data", "out"):
-        if not getattr(cfg, option):
-            raise UsageError(f"--{option} is missing")
-    out = Path(cfg.out)
-    vocabulary = Vocabulary.load(cfg.vocab) if cfg.vocab else Vocabulary(synsets=[], names=[], counts=[], samples=0)
-    source = open_source(cfg.data, cfg.image_col, cfg.text_col, cfg.cache_gb)
+    began, out = time.perf_counter(), Path(cfg.out)
+    if not cfg.out:
+        raise UsageError("--out is missing")
     world = join(cfg.device)
     try:
-        weights = _train(cfg, world, source, vocabulary, out)
+        parts = Parts.of(cfg, world)
+        weights = _train(cfg, world, parts)
         if world.main and weights is not None:
-            tokenizer = open_tokenizer(cfg.objective, cfg.tokens, source, out)
-            task = make_task(cfg, vocabulary, tokenizer)
+            task = make_task(cfg, parts.vocabulary, parts.tokenizer)  # anew: the trained one may be spread over GPUs
             task.load_state_dict(weights)
-            save_objective(out, task.eval().objective, vocabulary, tokenizer)
+            save_objective(out, task.eval().objective, parts.vocabulary, parts.tokenizer)
             took = duration(time.perf_counter() - began)
             print(f"{out}: encoder ready after {took}. Next: catlip probe {out} --train ... --test ...")
     finally:
@@ -102,52 +100,87 @@ def pretrain(cfg: Pretrain) -> Path:
     return out
 
 
-def _train(
-    cfg: Pretrain, world: World, source: Source, vocabulary: Vocabulary, out: Path
-) -> dict[str, torch.Tensor] | None:
-    """The trained weights, on the main process; None if the run was asked to stop."""
-    facts: dict[str, Any] = {"vocabulary": vocabulary.hash, "data": source.fingerprint()}
-    if cfg.init:
-        facts["init"] = fingerprint(cfg.init)
-    window = min(WINDOW, source.window or WINDOW) if source.remote else 0
-    order = Order(parts(source), cfg.seed, source.shards.tolist(), window)
-    workers = cfg.workers or default_workers(world.local_size, world.device)
-    tokenizer = open_tokenizer(cfg.objective, cfg.tokens, source, out)
-    task = make_task(cfg, vocabulary, tokenizer, say=world.main)
-    if task.objective.needs_global_batch and (cfg.batch_size % world.size or cfg.loop.micro_batch):
-        raise UsageError(
-            "this objective compares the pictures of a batch: --batch-size must be a multiple of the "
-            f"{world.size} processes, and --micro-batch 0"
-        )
+def speed_of(cfg: Pretrain, seconds: float) -> float:
+    """Images a second that a run would make, measured for so long; nothing is written."""
+    world = join(cfg.device)
+    try:
+        parts = Parts.of(cfg, world)
+        return measure(parts.task, parts.loader, world, cfg.optim, cfg.loop, seconds)
+    finally:
+        leave()
 
-    def loader(budget: int) -> Loader:
+
+@dataclass(slots=True)
+class Parts:
+    """What a run is made of, before anything is trained."""
+
+    cfg: Pretrain
+    world: World
+    source: Source
+    vocabulary: Vocabulary
+    tokenizer: Tokenizer | None
+    task: Task
+    order: Order
+    workers: int
+
+    @classmethod
+    def of(cls, cfg: Pretrain, world: World) -> "Parts":
+        """Raises UsageError for a mistake in the configuration."""
+        for option in ("data", "vocab") if reads_labels(cfg.objective) else ("data",):
+            if not getattr(cfg, option):
+                raise UsageError(f"--{option} is missing")
+        vocabulary = Vocabulary.load(cfg.vocab) if cfg.vocab else Vocabulary(synsets=[], names=[], counts=[], samples=0)
+        source = open_source(cfg.data, cfg.image_col, cfg.text_col, cfg.cache_gb)
+        window = min(WINDOW, source.window or WINDOW) if source.remote else 0
+        order = Order(parts_of(source), cfg.seed, source.shards.tolist(), window)
+        tokenizer = open_tokenizer(cfg.objective, cfg.tokens, source, Path(cfg.out))
+        task = make_task(cfg, vocabulary, tokenizer, say=world.main)
+        if task.objective.needs_global_batch and (cfg.batch_size % world.size or cfg.loop.micro_batch):
+            raise UsageError(
+                "this objective compares the pictures of a batch: --batch-size must be a multiple of the "
+                f"{world.size} processes, and --micro-batch 0"
+            )
+        workers = cfg.workers or default_workers(world.local_size, world.device)
+        return cls(cfg, world, source, vocabulary, tokenizer, task, order, workers)
+
+    def loader(self, budget: int) -> Loader:
+        cfg, world = self.cfg, self.world
         steps = Steps(
             cfg.curriculum, budget=budget, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=cfg.seed
         )
         if min(batch for batch, _ in steps.shapes()) < world.size:
             raise UsageError(f"--batch-size {cfg.batch_size} gives {world.size} processes less than a picture each")
         return Loader(CaptionBatches(
-            source, order, steps, vocabulary=vocabulary, labeler=vocabulary.labeler(), crop=cfg.crop,
-            tokenizer=tokenizer, rank=world.rank, world=world.size,
-        ), workers)  # fmt: skip
+            self.source, self.order, steps, vocabulary=self.vocabulary, labeler=self.vocabulary.labeler(),
+            crop=cfg.crop, tokenizer=self.tokenizer, rank=world.rank, world=world.size,
+        ), self.workers)  # fmt: skip
 
-    budget = budget_of(cfg, order.length, lambda: measure(task, loader, world, cfg.optim, cfg.loop))
-    facts["budget"] = budget
-    peak = device_peak(world.device) * world.size
-    flops = train_flops(cfg.backbone, cfg.image_size, len(vocabulary)) if peak else 0.0
-
-    def begin(out: Path) -> None:
-        vocabulary.save(out / "vocab.tsv")
-        if tokenizer is not None:
-            tokenizer.save(out / (TOKENIZER + ".part"))
+    def begin(self, out: Path) -> None:
+        """Write what a run folder has from the first moment on."""
+        self.vocabulary.save(out / "vocab.tsv")
+        if self.tokenizer is not None:
+            self.tokenizer.save(out / (TOKENIZER + ".part"))
             (out / (TOKENIZER + ".part")).replace(out / TOKENIZER)
 
+
+def _train(cfg: Pretrain, world: World, parts: Parts) -> dict[str, torch.Tensor] | None:
+    """The trained weights, on the main process; None if the run was asked to stop."""
+    vocabulary, source = parts.vocabulary, parts.source
+    budget = budget_of(
+        cfg, parts.order.length, lambda: measure(parts.task, parts.loader, world, cfg.optim, cfg.loop, SECONDS)
+    )
+    facts: dict[str, Any] = {"vocabulary": vocabulary.hash, "data": source.fingerprint()}
+    if cfg.init:
+        facts["init"] = fingerprint(cfg.init)
+    facts["budget"] = budget
+    peak = device_peak(world.device) * world.size
     return carry_out(
-        task, loader(budget), world, cfg, budget=budget, facts=facts, begin=begin, flops=flops, peak=peak,
-        watch=make_watch(cfg.watch, vocabulary, cfg.image_size, world.device, out, world.main),
+        parts.task, parts.loader(budget), world, cfg, budget=budget, facts=facts, begin=parts.begin, peak=peak,
+        flops=train_flops(cfg.backbone, cfg.image_size, len(vocabulary)) if peak else 0.0,
+        watch=make_watch(cfg.watch, vocabulary, cfg.image_size, world.device, Path(cfg.out), world.main),
         watch_every=cfg.watch.watch_every, track=cfg.watch.track,
         described=f"{source.described}; {len(vocabulary):,} classes; {cfg.backbone} at {cfg.image_size} px on "
-        f"{world.size} x {world.device.type}, batch {cfg.batch_size:,}, {workers} loader workers",
+        f"{world.size} x {world.device.type}, batch {cfg.batch_size:,}, {parts.workers} loader workers",
     )  # fmt: skip
 
 

@@ -13,12 +13,13 @@ from catlip.training.loop import Loop
 from catlip.training.optim import Optim
 from catlip.training.state import State
 
-SECONDS = 30.0
 WARM = 3  # steps that are not counted: compilation, caches, the loader's start
 
 
-def measure(task: nn.Module, loader: Callable[[int], Loader], world: World, optim: Optim, loop: Loop) -> float:
-    """Images a second of all processes together, waiting for data included."""
+def measure(
+    task: nn.Module, loader: Callable[[int], Loader], world: World, optim: Optim, loop: Loop, seconds: float
+) -> float:
+    """Images a second of all processes together, waiting for data included; measured for so many seconds."""
     trial = copy.deepcopy(task)
     state = State(
         trial, world, optim, ema=loop.ema, bf16=loop.precision == "bf16", shard=loop.shard, micro_batch=loop.micro_batch
@@ -31,6 +32,6 @@ def measure(task: nn.Module, loader: Callable[[int], Loader], world: World, opti
         if number == WARM:
             began, seen = time.perf_counter(), state.seen
         # All processes stop at the same step: the clock of the slowest decides.
-        if number > WARM + 1 and smallest(int(time.perf_counter() - began > SECONDS)):
+        if number > WARM + 1 and smallest(int(time.perf_counter() - began > seconds)):
             break
     return max(1, smallest(int((state.seen - seen) / (time.perf_counter() - began))))

@@ -1,0 +1,203 @@
+"""Every objective on the same encoder, data, augmentation and budget. The verb `compare`.
+
+Each objective is trained with the same recipe, several times with other seeds; then all of them are probed alike. A
+learning rate may be searched for each, among the same candidates with the same short runs. What a sample costs is
+measured in turns (A B C, A B C, ...), so that a machine whose speed drifts is unfair to nobody.
+
+Every run is a run folder of its own below --out. What is finished there is not done again, so a comparison may be
+stopped, and may grow: the page is made of all runs that are found.
+"""
+
+import json
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from catlip.errors import UsageError
+from catlip.evaluation.labelled import class_indices, features, open_labelled
+from catlip.models.encoder import load
+from catlip.recipes import load_recipe
+from catlip.report import comparison
+from catlip.report.comparison import Run
+from catlip.training.distributed import pick_device
+from catlip.training.log import table
+from catlip.training.objective import settings_of
+from catlip.training.pretrain import Pretrain, pretrain, speed_of
+from catlip.transfer.probe import Probe, linear_probe, probe
+from catlip.transfer.retrieve import Retrieve, retrieve
+
+SECONDS = 8.0  # of measuring the speed of an objective, a turn
+RESULT = "compared.json"  # in a run folder: what the run was, what it cost, what it can do
+
+
+@dataclass(kw_only=True, slots=True)
+class Compare:
+    """Settings of `catlip compare`."""
+
+    out: str  # folder of the comparison; the same command again goes on where it stopped
+    objectives: tuple[str, ...] = ("synsets", "subwords", "clip", "siglip", "clip_lite", "clip+subwords")
+    data: str  # captioned pictures, as `catlip pretrain` takes them
+    vocab: str = ""  # for objectives that name synsets
+    train: str  # labelled pictures that the linear probe learns from
+    test: str  # and those that it is tested on
+    retrieve: str = ""  # captioned pictures for retrieval, both ways
+    recipe: str = "flickr8k_cpu"  # all settings but the objective's own
+    samples: int = 0  # budget of every run; 0: the recipe's
+    equal_time: bool = False  # also: as many samples as the first objective's time allows
+    seeds: int = 3
+    lr: tuple[float, ...] = ()  # peak learning rates that are tried for every objective; empty: the recipe's for all
+    search: int = 12_000  # samples of a run that tries a learning rate
+    batch_sizes: tuple[int, ...] = ()  # also, with the first seed: runs of `search` samples with these batch sizes
+    device: str = "auto"
+
+
+def compare(cfg: Compare) -> Path:
+    """Train and probe all that is asked for and not there yet; the page's path.
+
+    Raises UsageError for a mistake in the settings, before anything is trained.
+    """
+    _check(cfg)
+    out = Path(cfg.out)
+    speeds = measure_speeds(cfg)
+    for name in cfg.objectives:
+        lr = search_lr(cfg, name)
+        base = _settings(cfg, name, lr)
+        budgets = {"runs": base.samples}
+        if cfg.equal_time and name != cfg.objectives[0]:
+            budgets["equal_time"] = _whole(base.samples * speeds[name] / speeds[cfg.objectives[0]], base.batch_size)
+        for seed in range(cfg.seeds):
+            for kind, samples in budgets.items():
+                run(cfg, name, replace(base, seed=seed, samples=samples), out / kind)
+        for size in cfg.batch_sizes:
+            some = replace(base, batch_size=size, samples=_whole(cfg.search, size))
+            run(cfg, name, some, out / "batch_sizes")
+    return finish(cfg, speeds)
+
+
+def _check(cfg: Compare) -> None:
+    if len(set(cfg.objectives)) != len(cfg.objectives) or not cfg.objectives:
+        raise UsageError(f"--objectives {' '.join(cfg.objectives)}: name each objective once")
+    if cfg.seeds < 1 or min((*cfg.lr, 1.0)) <= 0 or min((*cfg.batch_sizes, 2)) < 2 or cfg.search < 1:
+        raise UsageError("--seeds and --search are 1 or more, --lr greater than 0, --batch-sizes 2 or more")
+    recipe = load_recipe(cfg.recipe)
+    if not (cfg.samples or recipe.samples):
+        raise UsageError(f"recipe {cfg.recipe} has a budget in epochs or hours; give --samples")
+    for name in cfg.objectives:
+        settings_of(name)
+    for labelled in (cfg.train, cfg.test):
+        open_labelled(labelled)
+
+
+def _settings(cfg: Compare, name: str, lr: float | None = None) -> Pretrain:
+    """What a run of an objective is, up to seed and folder."""
+    recipe: Pretrain = load_recipe(cfg.recipe)
+    samples = _whole(cfg.samples or recipe.samples, recipe.batch_size)
+    optim = recipe.optim if lr is None else replace(recipe.optim, lr=lr)
+    return replace(
+        recipe, data=cfg.data, vocab=cfg.vocab, objective=settings_of(name), samples=samples, epochs=0.0, hours=0.0,
+        optim=optim, device=cfg.device,
+    )  # fmt: skip
+
+
+def _whole(samples: float, batch: int) -> int:
+    return max(1, round(samples / batch)) * batch
+
+
+def run(cfg: Compare, name: str, settings: Pretrain, folder: Path) -> dict[str, Any]:
+    """Train and test, unless that was done; the record that the page is made of."""
+    what = f"{name}-lr{settings.optim.lr:g}-batch{settings.batch_size}-{settings.samples}-seed{settings.seed}"
+    out = folder / what
+    if (out / RESULT).is_file():
+        return json.loads((out / RESULT).read_text(encoding="utf-8"))
+    print(f"\n{out}")
+    pretrain(replace(settings, out=str(out)))
+    if not (out / "encoder").is_dir():
+        raise UsageError(f"{out}: stopped; the same command goes on from there")
+    probed = probe(Probe(run=str(out), train=cfg.train, test=cfg.test, device=cfg.device))
+    found = {
+        "objective": name, "lr": settings.optim.lr, "batch_size": settings.batch_size, "samples": settings.samples,
+        "seed": settings.seed, "linear_probe": probed["linear_probe"], "knn": probed["knn"],
+    }  # fmt: skip
+    if cfg.retrieve and ((out / "text").is_dir() or load(out).labels):
+        told = retrieve(Retrieve(run=str(out), data=cfg.retrieve, device=cfg.device))
+        found["retrieve"] = {route: told[route] for route in ("text", "head") if route in told}
+    _write(out / RESULT, found)
+    return found
+
+
+def search_lr(cfg: Compare, name: str) -> float | None:
+    """The learning rate whose short run is best on a fifth of the probe's training pictures; the test set is not
+    looked at."""
+    if len(cfg.lr) < 2:
+        return cfg.lr[0] if cfg.lr else None
+    found = {}
+    for lr in cfg.lr:
+        settings = replace(_settings(cfg, name, lr), seed=0)
+        settings.samples = _whole(cfg.search, settings.batch_size)
+        out = Path(cfg.out) / "search" / f"{name}-lr{lr:g}"
+        if not (out / RESULT).is_file():
+            print(f"\n{out}")
+            pretrain(replace(settings, out=str(out)))
+            _write(out / RESULT, {"objective": name, "lr": lr, "accuracy": held_out_probe(out, cfg)})
+        found[lr] = json.loads((out / RESULT).read_text(encoding="utf-8"))["accuracy"]
+    best = max(found, key=lambda lr: found[lr])
+    print(f"{name}: learning rate {best:g} of " + ", ".join(f"{lr:g} ({value:.2f} %)" for lr, value in found.items()))
+    return best
+
+
+def held_out_probe(out: Path, cfg: Compare) -> float:
+    """Accuracy in percent of a linear probe on a fifth of --train that it did not learn from."""
+    train = open_labelled(cfg.train)
+    _, y, _ = class_indices(train, train)
+    x, kept = features(load(out), train, pick_device(cfg.device))
+    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(1))
+    held, used = order[: len(order) // 5], order[len(order) // 5 :]
+    y = y[kept]
+    return round(linear_probe(x[used], y[used], x[held], y[held])[0], 2)
+
+
+def measure_speeds(cfg: Compare, rounds: int = 3) -> dict[str, float]:
+    """Images a second of each objective: the median of several measurements, taken in turns."""
+    path = Path(cfg.out) / "speeds.json"
+    known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if all(name in known for name in cfg.objectives):
+        return known
+    found: dict[str, list[float]] = {name: [] for name in cfg.objectives}
+    for turn in range(rounds):
+        for name in cfg.objectives:
+            found[name].append(speed_of(_settings(cfg, name), SECONDS))
+        print(f"speed, turn {turn + 1} of {rounds}: " + ", ".join(f"{n} {s[-1]:,.0f}" for n, s in found.items()))
+    # Objectives that are measured later are put on the scale of the first measurement, by the one they share.
+    medians = {name: statistics.median(some) for name, some in found.items()}
+    shared = next((name for name in cfg.objectives if name in known), None)
+    scale = known[shared] / medians[shared] if shared else 1.0
+    known = {**{name: round(speed * scale, 1) for name, speed in medians.items()}, **known}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, known)
+    return known
+
+
+def finish(cfg: Compare, speeds: dict[str, float]) -> Path:
+    """The table and the page of all runs that are there."""
+    out = Path(cfg.out)
+    runs = [
+        Run(kind=path.parent.parent.name, **json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(out.glob(f"*/*/{RESULT}")) if path.parent.parent.name != "search"
+    ]  # fmt: skip
+    told = comparison.summarise(runs, speeds)
+    print(table({s.objective: f"{s.linear_probe:.2f} ± {s.spread:.2f} %   {s.seconds:,.0f} s" for s in told
+                 if s.kind == "runs"}, "linear probe, mean and deviation over seeds; time of a run"))  # fmt: skip
+    _write(out / "compare.json", {"speeds": speeds, "summaries": [s.card() for s in told]})
+    recipe = load_recipe(cfg.recipe)
+    page = comparison.write(out, runs, told, f"{recipe.backbone} at {recipe.image_size} px on {cfg.data}")
+    print(f"{page}: the comparison")
+    return page
+
+
+def _write(path: Path, found: Any) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
