@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
 from catlip.errors import UsageError
+from catlip.models.dual import load_dual
 from catlip.models.encoder import Encoder
 from catlip.models.text import Text
 from catlip.objectives.align import Align, AlignObjective
@@ -215,6 +217,23 @@ def test_nobody_gets_the_own_caption(n: int, seed: int) -> None:
 def test_every_other_caption_can_be_the_wrong_one() -> None:
     torch.manual_seed(0)
     assert {int(derangement(5)[0]) for _ in range(100)} == {1, 2, 3, 4}
+
+
+def test_clip_lites_critic_is_kept_as_a_dual_encoder(tmp_path: Path) -> None:
+    """What is written gives the critic's own scores; a critic of pairs has no space that could be written."""
+    captions = ["a red apple", "two dogs on a lawn", "a blue lake"]
+    tokenizer = Tokenizer.train(captions, 600, 12)
+    objective = ClipLiteObjective(make_encoder(), tokenizer, ClipLite(embed=16, critic_width=80), TEXT).eval()
+    dual, pooled = objective.dual(), torch.randn(3, objective.encoder.width)
+    assert dual is not None
+    dual.save_text(tmp_path, tokenizer)
+    objective.encoder.save(tmp_path / "encoder")
+    loaded, same = load_dual(tmp_path)
+    tokens = torch.from_numpy(same(captions))
+    right, _ = objective.critic(pooled, objective.text(tokens), torch.arange(3).roll(1))
+    ours = (loaded.embed_pooled(pooled) * loaded.embed_captions(tokens)).sum(1) * loaded.scale()
+    torch.testing.assert_close(ours, right, atol=1e-4, rtol=1e-4)
+    assert ClipLiteObjective(make_encoder(), TOKENIZER, ClipLite(critic="concat"), TEXT).dual() is None
 
 
 @pytest.mark.parametrize("critic", ["dot", "concat"])

@@ -9,6 +9,7 @@ stopped, and may grow: the page is made of all runs that are found.
 """
 
 import json
+import math
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,18 +63,20 @@ def compare(cfg: Compare) -> Path:
     _check(cfg)
     out = Path(cfg.out)
     speeds = measure_speeds(cfg)
-    for name in cfg.objectives:
-        lr = search_lr(cfg, name)
-        base = _settings(cfg, name, lr)
-        budgets = {"runs": base.samples}
-        if cfg.equal_time and name != cfg.objectives[0]:
-            budgets["equal_time"] = _whole(base.samples * speeds[name] / speeds[cfg.objectives[0]], base.batch_size)
-        for seed in range(cfg.seeds):
+    bases = {name: _settings(cfg, name, search_lr(cfg, name)) for name in cfg.objectives}
+    for seed in range(cfg.seeds):  # so that a comparison that is stopped has every objective equally often
+        for name, base in bases.items():
+            budgets = {"runs": base.samples}
+            if cfg.equal_time and name != cfg.objectives[0]:
+                budgets["equal_time"] = _whole(base.samples * speeds[name] / speeds[cfg.objectives[0]], base.batch_size)
             for kind, samples in budgets.items():
                 run(cfg, name, replace(base, seed=seed, samples=samples), out / kind)
+    for name, base in bases.items():
         for size in cfg.batch_sizes:
-            some = replace(base, batch_size=size, samples=_whole(cfg.search, size))
-            run(cfg, name, some, out / "batch_sizes")
+            # Adam's rule of thumb: the rate goes with the root of the batch (Malladi et al., arXiv 2205.10287).
+            rate = base.optim.lr * math.sqrt(size / base.batch_size)
+            some = replace(base, optim=replace(base.optim, lr=float(f"{rate:.3g}")), batch_size=size)
+            run(cfg, name, replace(some, samples=_whole(cfg.search, size)), out / "batch_sizes")
     return finish(cfg, speeds)
 
 
@@ -130,7 +133,7 @@ def run(cfg: Compare, name: str, settings: Pretrain, folder: Path) -> dict[str, 
 
 def search_lr(cfg: Compare, name: str) -> float | None:
     """The learning rate whose short run is best on a fifth of the probe's training pictures; the test set is not
-    looked at."""
+    looked at. The recipe's own rate, if that is a candidate, has to be beaten by more than one standard error."""
     if len(cfg.lr) < 2:
         return cfg.lr[0] if cfg.lr else None
     found = {}
@@ -144,6 +147,9 @@ def search_lr(cfg: Compare, name: str) -> float | None:
             _write(out / RESULT, {"objective": name, "lr": lr, "accuracy": held_out_probe(out, cfg)})
         found[lr] = json.loads((out / RESULT).read_text(encoding="utf-8"))["accuracy"]
     best = max(found, key=lambda lr: found[lr])
+    own = load_recipe(cfg.recipe).optim.lr
+    if own in found and found[best] - found[own] <= standard_error(found[best], len(open_labelled(cfg.train)) // 5):
+        best = own
     print(f"{name}: learning rate {best:g} of " + ", ".join(f"{lr:g} ({value:.2f} %)" for lr, value in found.items()))
     return best
 
@@ -157,6 +163,12 @@ def held_out_probe(out: Path, cfg: Compare) -> float:
     held, used = order[: len(order) // 5], order[len(order) // 5 :]
     y = y[kept]
     return round(linear_probe(x[used], y[used], x[held], y[held])[0], 2)
+
+
+def standard_error(accuracy: float, pictures: int) -> float:
+    """Of an accuracy in percent that was measured on so many pictures."""
+    share = accuracy / 100
+    return 100 * math.sqrt(share * (1 - share) / pictures)
 
 
 def measure_speeds(cfg: Compare, rounds: int = 3) -> dict[str, float]:
