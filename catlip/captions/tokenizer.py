@@ -23,6 +23,7 @@ from typing import Any
 import ftfy
 import numpy as np
 
+from catlip.atomic import write_text
 from catlip.captions.cleaning import MAX_CHARACTERS, as_text
 from catlip.errors import UsageError
 
@@ -86,7 +87,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json, in the format of Hugging Face's tokenizers; it expects text as `clean` returns it."""
-        self._bpe.save(str(path))
+        write_text(path, self._bpe.to_str(pretty=True))
 
     @classmethod
     def load(cls, path: Path, context: int = 77) -> "Tokenizer":

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from catlip.atomic import write_text
 from catlip.captions.labeler import Labeler
 from catlip.captions.wordnet import open_lexicon
 from catlip.errors import UsageError
@@ -171,9 +172,7 @@ class Vocabulary:
             for i, (synset, name, count) in enumerate(zip(self.synsets, self.names, self.counts, strict=True))
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text("\n".join([f"{_HEADER} {header}", *rows]) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_text(path, "\n".join([f"{_HEADER} {header}", *rows]) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "Vocabulary":

@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from catlip.atomic import write_text
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, to_rgb
 from catlip.data.records import Record, Source
 from catlip.data.remote import OpenFile
@@ -61,9 +62,7 @@ def pack(cfg: Pack) -> Path:
         index["samples"] += entry["samples"]
         number += 1
         print(f"{path}: {entry['samples']:,} samples, {entry['bytes'] / 1e6:,.1f} MB")
-    part = out / (INDEX_FILE + ".part")
-    part.write_text(json.dumps(index), encoding="utf-8")
-    part.replace(out / INDEX_FILE)
+    write_text(out / INDEX_FILE, json.dumps(index))
     if bad.reasons:
         print(f"{len(bad.reasons)} pictures left out because they cannot be read: {bad.some()}")
     return out

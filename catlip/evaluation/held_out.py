@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from catlip.atomic import write_text
 from catlip.captions.vocabulary import Vocabulary
 from catlip.data.batches import to_classes
 from catlip.data.crops import decode_center
@@ -97,27 +98,22 @@ def score(logits: Tensor, data: HeldOut) -> Scores:
     classes, positives = data.labels.unique(return_counts=True)
     positive = data.positive(classes)
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    everything = torch.zeros(logits.shape, dtype=torch.bool)
-    everything[data.rows, data.labels] = True
-    return Scores(
-        classes, average_precision(logits[:, classes], positive), positives, top1(logits, everything), best
-    )  # fmt: skip
+    everything = data.positive(torch.arange(logits.shape[1]))
+    precisions = average_precision(logits[:, classes], positive)
+    return Scores(classes, precisions, positives, top1(logits, everything), best)
 
 
 def write(path: Path, scores: Scores, data: HeldOut, vocabulary: Vocabulary) -> None:
     """Per-label results and a sheet of pictures with predictions, for the run's report."""
     names = [name.replace("_", " ") for name in vocabulary.names]
+    each = zip(scores.classes.tolist(), scores.positives.tolist(), scores.average_precision.tolist(), strict=True)
     labels = [
-        {"name": names[v], "synset": vocabulary.synsets[v], "count": vocabulary.counts[v], "positives": n, "ap":
-        round(ap, 4)} for v, n, ap in zip(
-            scores.classes.tolist(), scores.positives.tolist(), scores.average_precision.tolist(), strict=True
-        )
-    ]  # fmt: skip
+        {"name": names[v], "synset": vocabulary.synsets[v], "count": vocabulary.counts[v], "positives": n, "ap": ap}
+        for v, n, ap in ((v, n, round(ap, 4)) for v, n, ap in each)
+    ]
     sheet = [_card(row, data, scores, names) for row in range(min(SHEET, len(data)))]
     found = {"pictures": len(data), "map": scores.mean_ap, "top1": scores.top1, "labels": labels, "sheet": sheet}
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(found), encoding="utf-8")
-    part.replace(path)
+    write_text(path, json.dumps(found))
 
 
 def _card(row: int, data: HeldOut, scores: Scores, names: list[str]) -> dict[str, Any]:

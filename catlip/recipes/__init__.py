@@ -6,14 +6,13 @@ from typing import Any
 
 from catlip.errors import UsageError, near
 
-RECIPES = {
-    "flickr8k_cpu": "catlip.recipes.flickr8k_cpu",
-    "cc3m_b16": "catlip.recipes.catlip_paper",
-    "datacomp_b16": "catlip.recipes.catlip_paper",
-    "datacomp_l16": "catlip.recipes.catlip_paper",
-    "datacomp_h16": "catlip.recipes.catlip_paper",
-    "budget_b16": "catlip.recipes.budget",
+_IN = {
+    "flickr8k_cpu": "flickr8k_cpu flickr8k_softmax flickr8k_asymmetric flickr8k_subwords flickr8k_clip flickr8k_siglip "
+    "flickr8k_clip_lite flickr8k_superclip flickr8k_siglip_synsets",
+    "catlip_paper": "cc3m_b16 datacomp_b16 datacomp_l16 datacomp_h16",
+    "budget": "budget_b16",
 }
+RECIPES = {name: f"catlip.recipes.{module}" for module, names in _IN.items() for name in names.split()}
 
 
 def load_recipe(name: str) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from catlip.atomic import write_text
 from catlip.errors import UsageError
 from catlip.evaluation.labelled import class_indices, features, open_labelled
 from catlip.models.encoder import load
@@ -127,7 +128,7 @@ def run(cfg: Compare, name: str, settings: Pretrain, folder: Path) -> dict[str, 
     if cfg.retrieve and ((out / "text").is_dir() or load(out).labels):
         told = retrieve(Retrieve(run=str(out), data=cfg.retrieve, device=cfg.device))
         found["retrieve"] = {route: told[route] for route in ("text", "head") if route in told}
-    _write(out / RESULT, found)
+    write_text(out / RESULT, json.dumps(found, indent=2) + "\n")
     return found
 
 
@@ -144,7 +145,8 @@ def search_lr(cfg: Compare, name: str) -> float | None:
         if not (out / RESULT).is_file():
             print(f"\n{out}")
             pretrain(replace(settings, out=str(out)))
-            _write(out / RESULT, {"objective": name, "lr": lr, "accuracy": held_out_probe(out, cfg)})
+            found_now = {"objective": name, "lr": lr, "accuracy": held_out_probe(out, cfg)}
+            write_text(out / RESULT, json.dumps(found_now) + "\n")
         found[lr] = json.loads((out / RESULT).read_text(encoding="utf-8"))["accuracy"]
     best = max(found, key=lambda lr: found[lr])
     own = load_recipe(cfg.recipe).optim.lr
@@ -188,7 +190,7 @@ def measure_speeds(cfg: Compare, rounds: int = 3) -> dict[str, float]:
     scale = known[shared] / medians[shared] if shared else 1.0
     known = {**{name: round(speed * scale, 1) for name, speed in medians.items()}, **known}
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, known)
+    write_text(path, json.dumps(known, indent=2) + "\n")
     return known
 
 
@@ -202,14 +204,9 @@ def finish(cfg: Compare, speeds: dict[str, float]) -> Path:
     told = comparison.summarise(runs, speeds)
     print(table({s.objective: f"{s.linear_probe:.2f} ± {s.spread:.2f} %   {s.seconds:,.0f} s" for s in told
                  if s.kind == "runs"}, "linear probe, mean and deviation over seeds; time of a run"))  # fmt: skip
-    _write(out / "compare.json", {"speeds": speeds, "summaries": [s.card() for s in told]})
+    summaries = [s.card() for s in told]
+    write_text(out / "compare.json", json.dumps({"speeds": speeds, "summaries": summaries}, indent=2) + "\n")
     recipe = load_recipe(cfg.recipe)
     page = comparison.write(out, runs, told, f"{recipe.backbone} at {recipe.image_size} px on {cfg.data}")
     print(f"{page}: the comparison")
     return page
-
-
-def _write(path: Path, found: Any) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)

@@ -1,20 +1,27 @@
 """Five minutes on two CPU cores: the smallest run that learns something from real photographs.
 
-catlip vocab    'shards/train-{000000..000005}.tar' --min-count 8 --out vocab.tsv
-catlip pretrain flickr8k_cpu --data 'shards/train-{000000..000005}.tar' --vocab vocab.tsv --out runs/f8k
+catlip pack     'flickr8k/train-{000000..000005}.tar' --size 128 --out shards
+catlip vocab    'shards/*.tar' --min-count 8 --out vocab.tsv
+catlip pretrain flickr8k_cpu --data 'shards/*.tar' --vocab vocab.tsv --out runs/f8k
 catlip probe    runs/f8k --train cifar10-train.tar --test cifar10-test.tar
+
+Beside it, the same run with each of the other objectives, at the learning rate that was best of 0.001, 0.003 and 0.01
+in short runs (RESULTS.md, "Objectives"); `catlip compare` trains them side by side.
 """
+
+from dataclasses import replace
 
 from catlip.captions.tokenizer import Tokens
 from catlip.data.crops import Crop
 from catlip.models.text import Text
 from catlip.training.loop import Loop
+from catlip.training.objective import settings_of
 from catlip.training.optim import Optim
 from catlip.training.pretrain import Pretrain
 
 
 def flickr8k_cpu() -> Pretrain:
-    """ResNet-10-T at 64 px, 90,000 samples (15 epochs of Flickr8k's 6,000 training pictures)."""
+    """CatLIP: ResNet-10-T at 64 px, 90,000 samples (15 epochs of Flickr8k's 6,000 training pictures)."""
     return Pretrain(
         data="", vocab="", out="",
         backbone="resnet10t",
@@ -24,8 +31,53 @@ def flickr8k_cpu() -> Pretrain:
         workers=1,  # the model's own threads need the cores; one decodes 1,400 pictures a second
         crop=Crop(scale=(0.3, 1.0), blur=0.5),
         optim=Optim(lr=3e-3, weight_decay=0.05),
-        # For objectives that read captions: a text tower that is to this backbone what CLIP's is to a ViT-B.
+        # For objectives that read captions: a text tower that is to this backbone what CLIP's is to a ViT-B/16.
         tokens=Tokens(tokens=4096, context=32),
         text=Text(text_width=128, text_layers=3),
         loop=Loop(ema=0.998),
     )  # fmt: skip
+
+
+def _with(objective: str, lr: float) -> Pretrain:
+    recipe = flickr8k_cpu()
+    return replace(recipe, objective=settings_of(objective), optim=replace(recipe.optim, lr=lr))
+
+
+def flickr8k_softmax() -> Pretrain:
+    """CatLIP's labels with SuperClass' loss: softmax, rare labels weigh more."""
+    return _with("synsets_softmax", 3e-3)
+
+
+def flickr8k_asymmetric() -> Pretrain:
+    """CatLIP's labels with the asymmetric loss."""
+    return _with("synsets_asymmetric", 3e-3)
+
+
+def flickr8k_subwords() -> Pretrain:
+    """SuperClass."""
+    return _with("subwords", 1e-3)
+
+
+def flickr8k_clip() -> Pretrain:
+    """CLIP."""
+    return _with("clip", 3e-3)
+
+
+def flickr8k_siglip() -> Pretrain:
+    """SigLIP."""
+    return _with("siglip", 1e-3)
+
+
+def flickr8k_clip_lite() -> Pretrain:
+    """CLIP-Lite."""
+    return _with("clip_lite", 3e-3)
+
+
+def flickr8k_superclip() -> Pretrain:
+    """SuperCLIP: CLIP and sub-words."""
+    return _with("clip+subwords", 3e-3)
+
+
+def flickr8k_siglip_synsets() -> Pretrain:
+    """SigLIP and CatLIP."""
+    return _with("siglip+synsets", 3e-3)

@@ -3,7 +3,8 @@
 import base64
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
+
+from catlip.atomic import write_text as write  # noqa: F401 - pages are written whole
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5b6675;--line:#e3e7ec;--card:#fff;--back:#f6f7f9;--good:#1a7f4b;
@@ -91,10 +92,3 @@ def grid(cards: list[Html]) -> Html:
 def folded(title: str, inside: Html) -> Html:
     """A part that opens on a click."""
     return Html(f"<details><summary>{escape(title)}</summary>{inside.text}</details>")
-
-
-def write(path: Path, html: str) -> None:
-    """Write the file in one step."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(html, encoding="utf-8")
-    part.replace(path)

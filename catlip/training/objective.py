@@ -84,8 +84,11 @@ def make_objective(
 
 def synset_part(objective: Any) -> SynsetObjective | None:
     """The part that has a head of synsets, if there is one."""
-    parts = objective.parts.values() if isinstance(objective, HybridObjective) else [objective]
-    return next((part for part in parts if isinstance(part, SynsetObjective)), None)
+    return next((part for part in _parts_of(objective) if isinstance(part, SynsetObjective)), None)
+
+
+def _parts_of(objective: Any) -> list[Any]:
+    return list(objective.parts.values()) if isinstance(objective, HybridObjective) else [objective]
 
 
 def save_objective(out: Path, objective: Any, vocabulary: Vocabulary, tokenizer: Tokenizer | None) -> None:
@@ -97,8 +100,7 @@ def save_objective(out: Path, objective: Any, vocabulary: Vocabulary, tokenizer:
         lemmas = {synset: name.replace("_", " ") for synset, name in pairs}
         card = {"label_names": vocabulary.synsets, "label_descriptions": lemmas}
     objective.encoder.save(out / ENCODER_FOLDER, synsets.head if synsets is not None else None, **card)
-    parts = objective.parts.values() if isinstance(objective, HybridObjective) else [objective]
-    for part in parts:
+    for part in _parts_of(objective):
         dual = part.dual() if isinstance(part, ClipLiteObjective) else part
         if isinstance(dual, DualEncoder) and tokenizer is not None:
             dual.save_text(out, tokenizer)

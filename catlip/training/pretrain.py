@@ -159,8 +159,7 @@ class Parts:
         """Write what a run folder has from the first moment on."""
         self.vocabulary.save(out / "vocab.tsv")
         if self.tokenizer is not None:
-            self.tokenizer.save(out / (TOKENIZER + ".part"))
-            (out / (TOKENIZER + ".part")).replace(out / TOKENIZER)
+            self.tokenizer.save(out / TOKENIZER)
 
 
 def _train(cfg: Pretrain, world: World, parts: Parts) -> dict[str, torch.Tensor] | None:

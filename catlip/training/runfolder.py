@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import catlip
+from catlip.atomic import write_text
 from catlip.errors import UsageError
 from catlip.training import checkpoint
 
@@ -93,9 +94,7 @@ def write_card(out: Path, cfg: Any, facts: dict[str, Any], history: list[Any] | 
         "python": sys.version.split()[0],
     }
     card = {"config": asdict(cfg), "facts": facts, "versions": versions, "history": history or []}  # type: ignore[call-overload]
-    part = out / (CONFIG + ".part")
-    part.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    part.replace(out / CONFIG)
+    write_text(out / CONFIG, json.dumps(card, indent=2) + "\n")
 
 
 def save_unreadable(out: Path, reasons: dict[str, str]) -> None:
