@@ -1,14 +1,14 @@
 """Every objective on Flickr8k: what `catlip compare` says, from the data as it lies to the page.
 
     uv run benchmarks/objectives.py ../shared/data runs/objectives
-        resnet10t, 64 px, 90,000 samples, three seeds, every objective; then accuracy against batch size. Hours on two CPU
+        resnet10t, 64 px, 90,000 samples, three seeds, every objective. Hours on two CPU
         cores; stop it and give the command again. Two processes of one thread each, with other --objectives, are
         faster than one of two threads; the last one to finish, or one more call, writes the page.
     uv run benchmarks/objectives.py ../shared/data runs/objectives-gpu --gpu
         ViT-S/16, 112 px, 100 epochs, one seed, on one GPU.
 
-Pictures are packed at 128 px first (a crop of .3 of that is 70 px: nothing is lost at 64), so that decoding does not
-compete with the model for the cores.
+Pictures are packed at 128 px first (a crop of .3 of that is 70 px: nothing is lost at 64), so that
+decoding does not compete with the model for the cores.
 """
 
 import argparse

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from catlip.data.crops import decode_center
-from catlip.data.images import UnreadableImageError
+from catlip.data.images import UnreadableImageError, open_image, upright
 from catlip.data.pack import Pack, pack
 from catlip.data.shards import expand, split_name
 from catlip.data.sources import TarSource, open_source
@@ -170,6 +170,16 @@ def test_pictures_are_upright(orientation: int, kind: str) -> None:
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")).astype(int)
     pixels = decode_center(data, 64).permute(1, 2, 0).numpy().astype(int)
     assert np.abs(pixels[8::48, 8::48] - upright[8::48, 8::48]).max() < 30
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_is_made_upright_is_not_turned_again(orientation: int) -> None:
+    corners = Image.fromarray(np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [90, 90, 90]]], np.uint8))
+    data = encode(corners.resize((64, 48), 0), "JPEG", exif=exif(orientation), quality=100)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    once = upright(open_image(data))
+    assert np.array_equal(np.asarray(once), np.asarray(expected))
+    assert np.array_equal(np.asarray(upright(once)), np.asarray(expected))
 
 
 def test_broken_exif_does_no_harm() -> None:

@@ -73,11 +73,20 @@ def decode_upright(
             wanted = least(width, height)
             image.draft("RGB", (wanted[1], wanted[0]) if sideways else wanted)
         image.load()
-        upright = to_rgb(image if turn is None else image.transpose(turn))
-        pixels = np.array(upright)  # a copy: Pillow's own memory is read-only
+        pixels = np.array(upright(image))  # a copy: Pillow's own memory is read-only
     except Exception as error:  # Pillow's plug-ins raise what they like
         raise UnreadableImageError(f"damaged picture: {error}") from None
     return pixels, width, height
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says, in RGB. Turning is done once: the result says nothing of it any more."""
+    turn = _turn(image)
+    if turn is None:
+        return to_rgb(image)
+    turned = image.transpose(turn)
+    turned.info.pop("exif", None)
+    return to_rgb(turned)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

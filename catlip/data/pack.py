@@ -15,10 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from catlip.atomic import write_text
-from catlip.data.images import Unreadable, UnreadableImageError, open_image, to_rgb
+from catlip.data.images import Unreadable, UnreadableImageError, open_image, upright
 from catlip.data.records import Record, Source
 from catlip.data.remote import OpenFile
 from catlip.data.shards import INDEX_FILE, members, split_name
@@ -93,13 +93,13 @@ def _jpeg(data: bytes, size: int, quality: int) -> bytes:
     """Shrink to `size` pixels on the shorter side, upright and RGB; a small upright RGB JPEG passes unchanged."""
     image = open_image(data)
     try:
-        upright = image.getexif().get(0x0112, 1) == 1
-        if min(image.size) <= size and image.format == "JPEG" and image.mode == "RGB" and upright:
+        straight = image.getexif().get(0x0112, 1) == 1
+        if min(image.size) <= size and image.format == "JPEG" and image.mode == "RGB" and straight:
             image.load()
             return data
         scale = min(1.0, size / min(image.size))
         image.draft("RGB", (round(image.width * scale), round(image.height * scale)))
-        image = to_rgb(ImageOps.exif_transpose(image))
+        image = upright(image)
         scale = min(1.0, size / min(image.size))
         if scale < 1:
             target = max(1, round(image.width * scale)), max(1, round(image.height * scale))

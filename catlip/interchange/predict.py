@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from catlip.data.images import UnreadableImageError, open_image, to_rgb
+from catlip.data.images import UnreadableImageError, open_image, upright
 from catlip.errors import UsageError
 from catlip.models.encoder import Encoder, load
 from catlip.models.folders import model_folder, read_json
@@ -45,7 +45,7 @@ def predict(cfg: Predict) -> list[Prediction]:
     if not photo.is_file():
         raise UsageError(f"no such picture: {photo}")
     try:
-        picture = to_rgb(open_image(photo.read_bytes()))
+        picture = upright(open_image(photo.read_bytes()))
     except (UnreadableImageError, OSError) as error:
         raise UsageError(f"{photo}: {error}") from None
     found = best_labels(encoder, picture, cfg.top, exclusive=_exclusive(cfg.run))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 import catlip.models.corenet_vit  # noqa: F401 - tells timm the architecture of the official models
-from catlip.data.images import to_rgb
+from catlip.data.images import upright
 from catlip.errors import UsageError
 from catlip.models.folders import ENCODER_FOLDER as ENCODER_FOLDER
 from catlip.models.folders import misfit, model_folder, read_json, read_tensors
@@ -144,12 +144,12 @@ class Encoder(nn.Module):
 
     @property
     def transform(self) -> v2.Compose:
-        """PIL picture -> float [3, H, W] in the encoder's input space: resized and cropped to the centre."""
+        """PIL picture -> float [3, H, W] in the encoder's input space: upright, resized, cropped to the centre."""
         cfg = self.backbone.pretrained_cfg
         size, crop = self.image_size, cfg.get("crop_pct") or 1.0
         how = Image.Resampling[(cfg.get("interpolation") or "bilinear").upper()]
         return v2.Compose([
-            v2.Lambda(to_rgb),
+            v2.Lambda(upright),
             v2.Resize(round(size / crop), interpolation=how),
             v2.CenterCrop(size),
             v2.PILToTensor(),

@@ -12,7 +12,7 @@ import numpy as np
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
 from catlip.data.captionfiles import Columns, read_rows
-from catlip.data.images import UnreadableImageError, open_image, to_rgb
+from catlip.data.images import UnreadableImageError, open_image, upright
 from catlip.data.shards import expand
 from catlip.data.sources import Source, open_source
 from catlip.errors import UsageError
@@ -213,7 +213,7 @@ def _sheets(cfg: Report, vocabulary: Vocabulary, labeler: Labeler) -> list[page.
 def _card(source: Source, number: int, vocabulary: Vocabulary, labeler: Labeler) -> tuple[page.Html | None, list[str]]:
     record = source.read(number)
     try:
-        picture = to_rgb(open_image(record.image))
+        picture = upright(open_image(record.image))
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
     except (UnreadableImageError, OSError, ValueError, SyntaxError):
         return None, []
