@@ -134,7 +134,7 @@ def run(cfg: Compare, name: str, settings: Pretrain, folder: Path) -> dict[str, 
 
 def search_lr(cfg: Compare, name: str) -> float | None:
     """The learning rate whose short run is best on a fifth of the probe's training pictures; the test set is not
-    looked at. The recipe's own rate, if that is a candidate, has to be beaten by more than one standard error."""
+    looked at."""
     if len(cfg.lr) < 2:
         return cfg.lr[0] if cfg.lr else None
     found = {}
@@ -149,9 +149,6 @@ def search_lr(cfg: Compare, name: str) -> float | None:
             write_text(out / RESULT, json.dumps(found_now) + "\n")
         found[lr] = json.loads((out / RESULT).read_text(encoding="utf-8"))["accuracy"]
     best = max(found, key=lambda lr: found[lr])
-    own = load_recipe(cfg.recipe).optim.lr
-    if own in found and found[best] - found[own] <= standard_error(found[best], len(open_labelled(cfg.train)) // 5):
-        best = own
     print(f"{name}: learning rate {best:g} of " + ", ".join(f"{lr:g} ({value:.2f} %)" for lr, value in found.items()))
     return best
 
@@ -165,12 +162,6 @@ def held_out_probe(out: Path, cfg: Compare) -> float:
     held, used = order[: len(order) // 5], order[len(order) // 5 :]
     y = y[kept]
     return round(linear_probe(x[used], y[used], x[held], y[held])[0], 2)
-
-
-def standard_error(accuracy: float, pictures: int) -> float:
-    """Of an accuracy in percent that was measured on so many pictures."""
-    share = accuracy / 100
-    return 100 * math.sqrt(share * (1 - share) / pictures)
 
 
 def measure_speeds(cfg: Compare, rounds: int = 3) -> dict[str, float]:
