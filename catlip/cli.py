@@ -41,6 +41,9 @@ VERBS = {
     "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "Slurm", "slurm", ("command",)),
     "pretrain": Verb("shards + vocabulary -> encoder", "catlip.training.pretrain", "Pretrain", "pretrain", ("recipe",)),
     "probe": Verb("linear probe and kNN on frozen features", "catlip.transfer.probe", "Probe", "probe", ("run",)),
+    "finetune": Verb(
+        "encoder + labelled pictures -> classifier", "catlip.transfer.finetune", "Finetune", "finetune", ("run",)
+    ),
     "align": Verb("text tower onto a frozen encoder", "catlip.transfer.align", "Align", "align", ("run",)),
     "zeroshot": Verb(
         "classify by class names alone", "catlip.transfer.zero_shot", "ZeroShot", "zero_shot", ("run", "data")
