@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from unittest import mock
 
@@ -28,6 +29,7 @@ from catlip.models.encoder import Encoder
 from catlip.models.initial import open_weights
 from catlip.objectives.classes import Classes, ClassObjective, asymmetric, dense, mix
 from catlip.objectives.linear import linear_asymmetric, linear_bce
+from catlip.recipes import FINETUNING, load_recipe
 from catlip.training import checkpoint
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim, layer_scales
@@ -245,7 +247,7 @@ def test_several_classes_a_picture(start: str, form: str, loss: str, tmp_path: P
             (tmp_path / name / "list.csv").write_text("\n".join(["image,labels", *rows]))
             data.append(str(tmp_path / name / "list.csv"))
     objective = Classes(multi_loss=loss)  # type: ignore[arg-type]
-    result = finetune(config(start, *data, tmp_path / "out", samples=720, objective=objective))
+    result = finetune(config(start, data[0], data[1], tmp_path / "out", samples=720, objective=objective))
     assert result is not None
     assert result["mAP"] > 95
     assert result["F1_micro"] > 85
@@ -451,3 +453,30 @@ def test_the_command_line(start: str, sets: tuple[str, str], tmp_path: Path) -> 
     card = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (card["config"]["objective"]["mixup"], card["config"]["optim"]["layer_decay"]) == (0.2, 0.8)
     assert card["config"]["crop"]["scale"] == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("name", FINETUNING)
+def test_recipes_are_documented_runs(name: str) -> None:
+    recipe = load_recipe(name, FINETUNING)
+    module = import_module(FINETUNING[name])
+    assert "Expected" in getattr(module, name).__doc__
+    assert name in str(module.__doc__)
+    assert name in str(Finetune.__doc__)
+    assert recipe.image_size in recipe.curriculum.scales
+    assert recipe.optim.lr_end == pytest.approx(0.1)
+    assert (recipe.labels == "multi") == ("coco" in name)
+
+
+def test_a_recipe_gives_way_to_what_is_asked_for(start: str, sets: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no recipe 'imagenet', did you mean 'imagenet_"):
+        cli.run(["finetune", start, "--recipe", "imagenet"])
+    with pytest.raises(UsageError, match="--train is missing"):
+        cli.run(["finetune", start, "--recipe", "imagenet_224", "--out", str(tmp_path / "out")])
+    result = cli.run([
+        "finetune", start, "--recipe", "imagenet_224", "--train", sets[0], "--test", sets[1], "--out",
+        str(tmp_path / "out"), "--image-size", "32", "--scales", "24", "32", "--samples", "48", "--batch-size", "24",
+        "--device", "cpu",
+    ])  # fmt: skip
+    assert result["image_size"] == 32
+    card = json.loads((tmp_path / "out" / "config.json").read_text())["config"]
+    assert (card["samples"], card["epochs"], card["optim"]["lr"]) == (48, 0.0, 3e-5)

@@ -14,10 +14,20 @@ RECIPES = {
     "datacomp_h16": "catlip.recipes.catlip_paper",
     "budget_b16": "catlip.recipes.budget",
 }
+FINETUNING = {
+    "imagenet_224": "catlip.recipes.transfer",
+    "imagenet_512": "catlip.recipes.transfer",
+    "places365_224": "catlip.recipes.transfer",
+    "places365_512": "catlip.recipes.transfer",
+    "coco_multilabel": "catlip.recipes.transfer",
+}
 
 
-def load_recipe(name: str) -> Any:
-    """Settings of a recipe: a name, or path/to/file.py:function. Raises UsageError for one that does not exist."""
+def load_recipe(name: str, among: dict[str, str] = RECIPES) -> Any:
+    """Settings of a recipe: a name, or path/to/file.py:function. Raises UsageError for one that does not exist.
+
+    among: of pre-training (RECIPES) or of FINETUNING.
+    """
     file, _, function = name.rpartition(":")
     if file.endswith(".py"):
         if not Path(file).is_file():
@@ -28,6 +38,6 @@ def load_recipe(name: str) -> Any:
         if found is None:
             raise UsageError(f"{file} has no function {function!r}")
         return found()
-    if name not in RECIPES:
-        raise UsageError(f"there is no recipe {name!r}{near(name, RECIPES)}; there are {', '.join(RECIPES)}")
-    return getattr(import_module(RECIPES[name]), name)()
+    if name not in among:
+        raise UsageError(f"there is no recipe {name!r}{near(name, among)}; there are {', '.join(among)}")
+    return getattr(import_module(among[name]), name)()

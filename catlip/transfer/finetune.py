@@ -50,7 +50,8 @@ class Look:
 
 @dataclass(kw_only=True, slots=True)
 class Finetune:
-    """Settings of `catlip finetune`. The defaults suit a few thousand pictures; recipes are for larger sets."""
+    """Settings of `catlip finetune`. The defaults suit a few thousand pictures; for ImageNet, Places365 and COCO there
+    are recipes: --recipe imagenet_224, imagenet_512, places365_224, places365_512, coco_multilabel."""
 
     run: str  # where the encoder comes from: run folder, model folder, timm:NAME, hf-hub:ORG/NAME
     train: str  # tars (KEY.jpg, KEY.cls), a folder a class, a CSV (image,labels; `;` between labels), a COCO .json
