@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import Any
 
 from catlip.errors import UsageError, near
-from catlip.recipes import RECIPES, load_recipe
+from catlip.recipes import FINETUNING, RECIPES, load_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,9 @@ VERBS = {
     "pretrain": Verb("shards + vocabulary -> encoder", "catlip.training.pretrain", "Pretrain", "pretrain", ("recipe",)),
     "probe": Verb("linear probe and kNN on frozen features", "catlip.transfer.probe", "Probe", "probe", ("run",)),
     "compare": Verb("objectives side by side: HTML", "catlip.recipes.compare", "Compare", "compare", ("out",)),
+    "finetune": Verb(
+        "encoder + labelled pictures -> classifier", "catlip.transfer.finetune", "Finetune", "finetune", ("run",)
+    ),
     "align": Verb("text tower onto a frozen encoder", "catlip.transfer.align", "Align", "align", ("run",)),
     "zeroshot": Verb(
         "classify by class names alone", "catlip.transfer.zero_shot", "ZeroShot", "zero_shot", ("run", "data")
@@ -104,8 +107,8 @@ def run(args: list[str]) -> Any:
     import tyro
 
     start: dict[str, Any] = {}
-    if name == "pretrain":
-        start["default"], rest = _recipe(rest)
+    if name == "pretrain" or (name == "finetune" and "--recipe" in rest):
+        start["default"], rest = _recipe(rest, RECIPES if name == "pretrain" else FINETUNING)
     module = import_module(verb.module)
     settings = tyro.cli(
         getattr(module, verb.settings),
@@ -120,21 +123,23 @@ def run(args: list[str]) -> Any:
     return result
 
 
-def _recipe(args: list[str]) -> tuple[Any, list[str]]:
+def _recipe(args: list[str], among: dict[str, str]) -> tuple[Any, list[str]]:
     """(settings that a recipe starts from, the other arguments). A recipe: a name, or path/to/file.py:function."""
     if "--recipe" not in args:
         if "--help" in args or "-h" in args:
-            return load_recipe(next(iter(RECIPES))), args
-        raise UsageError(f"name a recipe: catlip pretrain RECIPE ...; there are {', '.join(RECIPES)}")
+            return load_recipe(next(iter(among))), args
+        raise UsageError(f"name a recipe: catlip pretrain RECIPE ...; there are {', '.join(among)}")
     at = args.index("--recipe")
     name = args[at + 1] if at + 1 < len(args) else ""
-    recipe, rest = load_recipe(name), args[:at] + args[at + 2 :]
-    if "--objective" in rest:
+    recipe, rest = load_recipe(name, among), args[:at] + args[at + 2 :]
+    if "--objective" in rest and among is RECIPES:
         at = rest.index("--objective")
         recipe.objective = import_module("catlip.training.objective").settings_of("".join(rest[at + 1 : at + 2]))
         rest = rest[:at] + rest[at + 2 :]
     if any(argument.split("=")[0] in ("--samples", "--epochs", "--hours") for argument in rest):
-        recipe.samples, recipe.epochs, recipe.hours = 0, 0.0, 0.0  # the budget that is given takes the recipe's place
+        recipe.samples, recipe.epochs = 0, 0.0  # the budget that is given takes the recipe's place
+        if hasattr(recipe, "hours"):
+            recipe.hours = 0.0
     return recipe, rest
 
 

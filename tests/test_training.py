@@ -143,9 +143,9 @@ def test_the_whole_way_learns(flow, coloured_shards, tmp_path: Path) -> None:
     pictures = open_labelled(test)
     nouns = ["apple", "lake", "lawn", "lemon"]
     right = 0
-    for image, label in zip(pictures.images, pictures.labels, strict=True):
-        x = encoder.normalize(decode_center(image, 32)[None])
-        right += encoder.names[encoder.logits(x).argmax().item()] == nouns[int(label)]
+    for record in map(pictures.read, range(len(pictures))):
+        x = encoder.normalize(decode_center(record.image, 32)[None])
+        right += encoder.names[encoder.logits(x).argmax().item()] == nouns[int(record.label or "")]
     assert right / len(pictures) > 0.8
 
 

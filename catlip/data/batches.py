@@ -16,6 +16,7 @@ from catlip.captions.tokenizer import Tokenizer
 from catlip.captions.vocabulary import Vocabulary
 from catlip.data.crops import DRAWS, Crop, decode_crop
 from catlip.data.images import UnreadableImageError
+from catlip.data.labelled import LabelledRecord
 from catlip.data.order import Order, uniforms
 from catlip.data.sources import Record, Source
 from catlip.data.steps import Step, Steps
@@ -186,6 +187,29 @@ class CaptionBatches(Batches):
         tokens = self.tokenizer(some)
         # No step pays for padding that none of its captions needs.
         return torch.from_numpy(tokens[:, : max(1, int((tokens != 0).sum(1).max()))])
+
+
+class ClassBatches(Batches):
+    """Random crops of labelled pictures (a `LabelledSource`), with their classes."""
+
+    def __init__(
+        self, source: Source, order: Order, steps: Steps, *, crop: Crop, rank: int = 0, world: int = 1
+    ) -> None:
+        super().__init__(source, order, steps, rank=rank, world=world)
+        self.crop = crop
+
+    def picture(self, record: Record, draws: list[float], out: Tensor) -> tuple[int, ...]:
+        assert isinstance(record, LabelledRecord)
+        decode_crop(record.image, self.crop, draws, out)
+        return record.classes
+
+    def batch(self, image: Tensor, flip: Tensor, records: list[Record], beside: list[Any], draws: np.ndarray) -> Batch:
+        labels = np.array([label for classes in beside for label in classes], np.int64)
+        offsets = np.cumsum([0, *map(len, beside)], dtype=np.int64)
+        return Batch(
+            image, flip, torch.from_numpy(labels), torch.from_numpy(offsets), captions=[[]] * len(records),
+            keys=[record.key for record in records],
+        )  # fmt: skip
 
 
 def to_classes(

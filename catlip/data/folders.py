@@ -28,7 +28,7 @@ class FolderSource(PathSource):
         self._folders = Folders([str(folder)])
         troubles: dict[str, str] = {}
         names, sidecars = [], []
-        for name, sidecar in _listed(str(folder), troubles):
+        for name, sidecar in listed(str(folder), troubles):
             names.append(os.fsencode(name).decode("utf-8", "replace"))
             sidecars.append(sidecar)
         if not any(sidecars):
@@ -53,7 +53,7 @@ class FolderSource(PathSource):
         return lines(self._folders.read(0, stem + sidecar).decode("utf-8-sig", "replace"))
 
 
-def _listed(folder: str, troubles: dict[str, str]) -> Iterator[tuple[str, str]]:
+def listed(folder: str, troubles: dict[str, str]) -> Iterator[tuple[str, str]]:
     """(path from `folder`, suffix of its sidecar or "") of all pictures, in the order of their names."""
     todo = [""]
     while todo:
@@ -123,7 +123,7 @@ def coco_source(path: Path) -> PathSource:
     found = coco_captions(path)
     if not found:
         raise UsageError(f"{path} names no pictures with captions")
-    pictures, where = _pictures_of(path, next(iter(found)))
+    pictures, where = pictures_of(path, next(iter(found)))
     table = pa.table({
         "image": pa.array(list(found), pa.large_string()),
         "folder": pa.array(np.zeros(len(found), np.uint32)),
@@ -135,7 +135,7 @@ def coco_source(path: Path) -> PathSource:
     return PathSource(str(path), f" of {where} with COCO captions", table, pictures, [len(found)], {}, facts)
 
 
-def _pictures_of(path: Path, first: str) -> tuple[Pictures, str]:
+def pictures_of(path: Path, first: str) -> tuple[Pictures, str]:
     """The folder or tar that holds the first picture."""
     split = path.stem.rpartition("_")[2]  # captions_train2017.json -> train2017
     near, above = path.absolute().parent, path.absolute().parent.parent

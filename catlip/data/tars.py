@@ -17,6 +17,7 @@ from catlip.data.shards import BLOCK, INDEX_FILE, SCHEMA, index_from_json, index
 from catlip.errors import UsageError
 
 FACTS = b"catlip"  # metadata of a kept index: samples of each shard, troubles
+MAX_LABEL = 1 << 16  # bytes of a KEY.cls
 CAPTION_FIELDS = ("captions", "caption", "texts", "text")  # of KEY.json
 
 
@@ -159,6 +160,20 @@ class TarSource:
             file = self.files.open(shard)
             for number in range(self._starts[shard], self._starts[shard + 1]):
                 yield self._captions(file, number)
+
+    def labels(self) -> Iterator[str | None]:
+        """KEY.cls of all samples in order, without reading the pictures; None where there is none.
+
+        Raises UsageError for one that is too long to be a label.
+        """
+        for shard in range(len(self.shards)):
+            file = self.files.open(shard)
+            for number in range(self._starts[shard], self._starts[shard + 1]):
+                if (size := int(self._at["cls_size"][number])) > MAX_LABEL:
+                    key = self._keys[number].as_py()
+                    raise UsageError(f"{self.name}: {key}.cls has {size:,} bytes; a label is a name or a number")
+                label = self._bytes(file, "cls", number)
+                yield None if label is None else label.decode("utf-8", "replace").strip()
 
     def fingerprint(self) -> list[Any]:
         return [[_base(name), size] for name, size, *_ in self._identities] + [len(self)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
 from catlip.captions.wordnet import Lexicon
-from catlip.errors import UsageError
+from catlip.errors import UsageError, near
 
 WNID = re.compile(r"n\d{8}")
 # entity, physical entity, object, whole: a picture of anything is a picture of these, so nothing backs off to them.
@@ -75,6 +75,25 @@ def read_names(path: str | Path) -> list[ClassName]:
     if twice := {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set():
         raise UsageError(f"--classes {path} names {sorted(twice)[0]!r} twice")
     return found
+
+
+def rows_of(labels: Sequence[str], names: Sequence[ClassName], file: str | None, data: str) -> list[int]:
+    """Place of each label in `names`. Labels are names (or wnids that a name stands for), or numbers from 0.
+
+    file, data: what the names and the labels come from. Raises UsageError for a label that is not among the names.
+    """
+    index = {plain(entry.name): i for i, entry in enumerate(names)}
+    index |= {synset: i for i, entry in enumerate(names) for synset in entry.synsets if len(entry.synsets) == 1}
+    unknown = sorted(label for label in labels if plain(label) not in index)
+    if unknown and all(label.isdecimal() for label in labels):
+        highest = max(map(int, labels))
+        if highest >= len(names):
+            raise UsageError(f"--classes {file} names {len(names)} classes; {data} has the label {highest}")
+        return [int(label) for label in labels]
+    if unknown:
+        more = near(plain(unknown[0]), index)
+        raise UsageError(f"--classes {file}: {len(unknown)} labels of {data} are not in it, e.g. {unknown[0]!r}{more}")
+    return [index[plain(label)] for label in labels]
 
 
 def plain(name: str) -> str:

@@ -50,13 +50,16 @@ class Encoder(nn.Module):
         any_size: bool = False,
         drop_patches: bool = False,
         drop_path: float = 0.0,
+        arguments: dict[str, Any] | None = None,
     ) -> "Encoder":
         """A timm backbone without classifier. any_size: takes pictures of several sizes; drop_patches: see
-        keep_patches.
+        keep_patches; drop_path: share of the residual branches that training skips at the last layer, less below;
+        arguments: what timm shall be told beside these (positions, pooling ...), which travels with the model folder.
 
         Raises UsageError for a name that timm does not have, and for a backbone that cannot do what is asked.
         """
         check_name(name)
+        own = {key: value for key, value in (arguments or {}).items() if key not in ("img_size", "num_classes")}
         options: dict[str, Any] = {"img_size": image_size} if _has_fixed_size(name) else {}
         if any_size and options:
             options["dynamic_img_size"] = True
@@ -65,11 +68,14 @@ class Encoder(nn.Module):
         if drop_path:
             options["drop_path_rate"] = drop_path
         try:
-            backbone: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+            backbone: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **{**own, **options})
         except TypeError:
             wish = (
-                "dropped patches (--patch-keep)" if drop_patches else "pictures of several sizes (--scales, --low-res)"
-            )
+                "dropped patches (--patch-keep)" if drop_patches
+                else "pictures of several sizes (--scales, --low-res)" if any_size
+                else "stochastic depth (--drop-path)" if drop_path
+                else f"the arguments {', '.join(own)}"
+            )  # fmt: skip
             raise UsageError(
                 f"--backbone {name}: timm's {name.split('_')[0]} cannot work with {wish}; a ViT can"
             ) from None
@@ -81,6 +87,7 @@ class Encoder(nn.Module):
                 "interpolation": "bilinear",
                 "crop_pct": 1.0,
             }
+        backbone.build_args = {**getattr(backbone, "build_args", {}), **own}
         return cls(backbone)
 
     @property

@@ -30,6 +30,8 @@ class Weights:
     std: tuple[float, ...]
     interpolation: str = "bilinear"
     architecture: str = ""  # if it is known
+    arguments: dict[str, Any] = field(default_factory=dict)  # what else its making wants
+    image_size: int = 224  # pixels
     labels: list[str] = field(default_factory=list)
     weight: Tensor | None = None  # [len(labels), D]
     bias: Tensor | None = None  # [len(labels)]
@@ -72,7 +74,7 @@ def open_weights(source: str) -> Weights:
     folder = model_folder(source)
     card, state = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
     cfg = {**(card.get("pretrained_cfg") or {}), "architecture": card.get("architecture")}
-    weights = Weights(source=source, state=state, **_space(cfg))
+    weights = Weights(source=source, state=state, **_space(cfg), arguments=dict(card.get("model_args") or {}))
     name = cfg.get("classifier")
     if isinstance(name, str) and f"{name}.weight" in state:
         weights.weight, weights.bias = state.pop(f"{name}.weight"), state.pop(f"{name}.bias", None)
@@ -143,6 +145,7 @@ def _space(cfg: dict[str, Any]) -> dict[str, Any]:
         "architecture": cfg.get("architecture") or "",
         "mean": tuple(cfg.get("mean") or (0.5,) * 3), "std": tuple(cfg.get("std") or (0.5,) * 3),
         "interpolation": cfg.get("interpolation") or "bilinear",
+        "image_size": (cfg.get("input_size") or (3, 224, 224))[-1],
     }  # fmt: skip
 
 

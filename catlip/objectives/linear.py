@@ -97,15 +97,16 @@ def linear_asymmetric(
             z_label = z[own.rows, at]
             positive = u * F.softplus(-z_label) * torch.sigmoid(-z_label) ** gamma_pos
             # Everything as a negative, then the labels taken out again.
-            total = _as_negative(z, gamma_neg, clip).sum()
-            total = total + (here * (positive - _as_negative(z_label, gamma_neg, clip))).sum()
+            total = as_negative(z, gamma_neg, clip).sum()
+            total = total + (here * (positive - as_negative(z_label, gamma_neg, clip))).sum()
             (grad,) = torch.autograd.grad(total, z)
         return total.detach(), grad
 
     return _chunked(loss, x, weight, bias)
 
 
-def _as_negative(z: Tensor, gamma: float, clip: float) -> Tensor:
+def as_negative(z: Tensor, gamma: float, clip: float) -> Tensor:
+    """The asymmetric loss of logits whose classes are not there; the same shape as z."""
     if clip == 0:
         return F.softplus(z) * torch.sigmoid(z) ** gamma
     q = (torch.sigmoid(z) - clip).clamp_min(0)

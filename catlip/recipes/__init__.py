@@ -13,10 +13,16 @@ _IN = {
     "budget": "budget_b16",
 }
 RECIPES = {name: f"catlip.recipes.{module}" for module, names in _IN.items() for name in names.split()}
+FINETUNING = dict.fromkeys(
+    ("imagenet_224", "imagenet_512", "places365_224", "places365_512", "coco_multilabel"), "catlip.recipes.transfer"
+)
 
 
-def load_recipe(name: str) -> Any:
-    """Settings of a recipe: a name, or path/to/file.py:function. Raises UsageError for one that does not exist."""
+def load_recipe(name: str, among: dict[str, str] = RECIPES) -> Any:
+    """Settings of a recipe: a name, or path/to/file.py:function. Raises UsageError for one that does not exist.
+
+    among: of pre-training (RECIPES) or of FINETUNING.
+    """
     file, _, function = name.rpartition(":")
     if file.endswith(".py"):
         if not Path(file).is_file():
@@ -27,6 +33,6 @@ def load_recipe(name: str) -> Any:
         if found is None:
             raise UsageError(f"{file} has no function {function!r}")
         return found()
-    if name not in RECIPES:
-        raise UsageError(f"there is no recipe {name!r}{near(name, RECIPES)}; there are {', '.join(RECIPES)}")
-    return getattr(import_module(RECIPES[name]), name)()
+    if name not in among:
+        raise UsageError(f"there is no recipe {name!r}{near(name, among)}; there are {', '.join(among)}")
+    return getattr(import_module(among[name]), name)()

@@ -15,9 +15,11 @@ from catlip.errors import UsageError
 from catlip.training import checkpoint
 
 CONFIG = "config.json"
-# What may change between a run and its resumption: where things lie and how the machine is used, not what is computed.
+# What may change between a run and its resumption: where things lie, how the machine is used, what follows the
+# training; not what is computed.
 MACHINE = {
-    "out", "data", "vocab", "init", "workers", "device", "cache_gb", "accept_changes", "watch",
+    "out", "data", "vocab", "init", "run", "train", "test", "classes", "wise", "center",
+    "workers", "device", "cache_gb", "accept_changes", "watch",
     "loop.save_every", "loop.micro_batch", "loop.checkpointing", "loop.compile", "loop.shard",
 }  # fmt: skip
 
@@ -37,7 +39,9 @@ def claim(out: Path, cfg: Any, facts: dict[str, Any], *, accept: bool) -> bool:
         flag = "--accept-changes goes on with them; " if checkpoint.exists(out) else ""
         some = "; ".join(different[:4]) + ("; ..." if len(different) > 4 else "")
         raise UsageError(f"--out {out} already holds another run ({some}); {flag}another --out begins anew")
-    fatal = [d for d in different if d.startswith(("backbone:", "image_size:", "objective", "vocabulary:"))]
+    fatal = [
+        d for d in different if d.startswith(("backbone:", "image_size:", "objective", "vocabulary:", "class_list:"))
+    ]
     if fatal:
         raise UsageError(
             f"--out {out}: this run cannot go on with {fatal[0]}; begin another one with --init {out}; it keeps what "

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from catlip.captions.tokenizer import Tokenizer
 from catlip.captions.wordnet import open_lexicon
-from catlip.errors import UsageError, near
-from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike, plain, read_names, run_labeler
+from catlip.data.labelled import LabelledSource
+from catlip.errors import UsageError
+from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike, read_names, rows_of, run_labeler
 from catlip.evaluation.classified import accuracies, combine, ranks, standard
-from catlip.evaluation.labelled import Labelled, features, open_labelled
+from catlip.evaluation.labelled import features, open_labelled
 from catlip.models.dual import TEXT_FOLDER, DualEncoder, load_dual
 from catlip.models.encoder import Encoder, load
 from catlip.training.distributed import pick_device
@@ -55,7 +56,8 @@ def zero_shot(cfg: ZeroShot) -> dict[str, Any]:
     templates = read_templates(cfg.templates)
     data = open_labelled(cfg.data)
     names = read_names(cfg.classes) if cfg.classes else _own_names(data)
-    wanted = class_numbers(data, names, cfg.classes)
+    rows = rows_of(data.classes, names, cfg.classes, data.name)
+    wanted = torch.tensor(rows)[torch.from_numpy(data.labels)]
     encoder, dual, tokenizer = open_routes(cfg.run, cfg.route)
     if cfg.image_size:
         encoder.image_size = cfg.image_size
@@ -119,33 +121,11 @@ def _matches(run: str, encoder: Encoder, names: list[ClassName]) -> list[Match]:
     return matches
 
 
-def _own_names(data: Labelled) -> list[ClassName]:
+def _own_names(data: LabelledSource) -> list[ClassName]:
     """The labels themselves, where they are names. Raises UsageError for numbers."""
-    labels = sorted(set(data.labels))
-    if all(label.isdigit() for label in labels):
+    if all(label.isdecimal() for label in data.classes):
         raise UsageError(f"--data {data.name}: its labels are numbers; --classes names.txt says what they mean")
-    return [ClassName(label) for label in labels]
-
-
-def class_numbers(data: Labelled, names: list[ClassName], file: str | None) -> Tensor:
-    """int64 [N]: place of each picture's class in `names`. Labels are numbers, from 0, or names.
-
-    Raises UsageError for a label that is not among the names.
-    """
-    index = {plain(entry.name): i for i, entry in enumerate(names)}
-    index |= {synset: i for i, entry in enumerate(names) for synset in entry.synsets if len(entry.synsets) == 1}
-    if not all(plain(label) in index for label in set(data.labels)) and all(x.isdigit() for x in set(data.labels)):
-        highest = max(map(int, data.labels))
-        if highest >= len(names):
-            raise UsageError(f"--classes {file} names {len(names)} classes; {data.name} has the label {highest}")
-        return torch.tensor([int(label) for label in data.labels])
-    unknown = sorted({label for label in data.labels if plain(label) not in index})
-    if unknown:
-        more = near(plain(unknown[0]), index)
-        raise UsageError(
-            f"--classes {file}: {len(unknown)} labels of {data.name} are not in it, e.g. {unknown[0]!r}{more}"
-        )
-    return torch.tensor([index[plain(label)] for label in data.labels])
+    return [ClassName(label) for label in data.classes]
 
 
 def read_templates(path: str | None) -> tuple[str, ...]:

@@ -1,0 +1,277 @@
+"""Labelled pictures: a source that knows the classes of every sample, be it one class a picture or several.
+
+One rule for every text that holds labels, a cell of a table or KEY.cls: a `;` stands between the labels of a picture.
+A set is multi-label if one of its pictures has two labels, or if it is a COCO file. Classes are kept as numbers, some
+ten bytes a picture; the pictures stay where they are until they are read. Nothing in this file needs torch.
+"""
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from catlip.data.folders import listed, pictures_of
+from catlip.data.order import uniforms
+from catlip.data.paths import TEXTS, Folders, PathSource, Pictures, table_source
+from catlip.data.records import Record, Source
+from catlip.data.shards import expand
+from catlip.data.tables import IMAGE_COLUMNS, column_names, find_column, first_rows, kind_of
+from catlip.data.tars import TarSource
+from catlip.errors import UsageError
+
+LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "categories", "cls", "target", "tags", "wnid")
+Kind = Literal["auto", "single", "multi"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRecord(Record):
+    """A sample with its classes."""
+
+    classes: tuple[int, ...] = ()  # ascending
+
+
+class LabelledSource:
+    """Samples of a source with the classes of each. Satisfies `Source`."""
+
+    remote, window = False, 0
+
+    def __init__(
+        self, source: Source, classes: list[str], labels: np.ndarray, offsets: np.ndarray, *, multi: bool,
+        numbers: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """labels [sum L], offsets [N + 1], int64: sample n has the classes labels[offsets[n]:offsets[n + 1]].
+
+        Classes of a sample ascend. numbers: where the samples stand in the source, ascending; None: all of them.
+        """
+        self.source, self.classes, self.labels, self.offsets, self.multi = source, classes, labels, offsets, multi
+        self.numbers = np.arange(len(source)) if numbers is None else numbers
+        self.name, self.troubles = source.name, source.troubles
+        self.shards = np.array([len(self)], np.int64)
+        each = f", {len(labels) / max(len(self), 1):.1f} a picture" if multi else ""
+        self.described = f"{len(self):,} pictures of {len(classes):,} classes{each}"
+        if self.troubles:
+            first, why = next(iter(self.troubles.items()))
+            self.described += f" ({len(self.troubles):,} troubles, e.g. {first}: {why})"
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def read(self, number: int) -> LabelledRecord:
+        found = self.source.read(int(self.numbers[number]))
+        classes = tuple(self.labels[self.offsets[number] : self.offsets[number + 1]].tolist())
+        return LabelledRecord(found.key, found.image, found.captions, found.label, found.metadata, classes)
+
+    def captions(self) -> Iterator[list[str]]:
+        kept = np.zeros(len(self.source), bool)
+        kept[self.numbers] = True
+        return compress(self.source.captions(), kept)
+
+    def fingerprint(self) -> list[Any]:
+        found = hashlib.sha256("\n".join(self.classes).encode())
+        for part in (self.labels, self.offsets, self.numbers):
+            found.update(part.astype("<i8").tobytes())
+        return [*self.source.fingerprint(), found.hexdigest()[:12]]
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        pass
+
+    def counts(self) -> np.ndarray:
+        """Samples of each class: int64 [classes]."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+    def renumbered(self, rows: Sequence[int], classes: list[str]) -> "LabelledSource":
+        """The same samples in another list of classes: class c becomes rows[c]; no two become one."""
+        assert len(set(rows)) == len(rows) == len(self.classes)
+        of = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        labels = np.asarray(rows, np.int64)[self.labels]
+        labels = labels[np.lexsort((labels, of))]
+        return LabelledSource(self.source, classes, labels, self.offsets, multi=self.multi, numbers=self.numbers)
+
+    def within(self, classes: list[str], option: str) -> "LabelledSource":
+        """The same samples in the classes of another set. Raises UsageError for a class that is not among them."""
+        row = {name: number for number, name in enumerate(classes)}
+        unseen = [self.classes[number] for number in np.unique(self.labels).tolist() if self.classes[number] not in row]
+        if unseen:
+            raise UsageError(f"{option} {self.name}: {len(unseen)} of its classes are not in --train, e.g. "
+                             f"{unseen[0]!r}")  # fmt: skip
+        known = [row.get(name, -1 - number) for number, name in enumerate(self.classes)]  # unused ones: anywhere
+        return self.renumbered(known, classes)
+
+    def taken(self, chosen: np.ndarray) -> "LabelledSource":
+        """Some of the samples, named by their numbers: int64, ascending."""
+        inside = np.zeros(len(self), bool)
+        inside[chosen] = True
+        counts = np.diff(self.offsets)
+        labels, offsets = self.labels[np.repeat(inside, counts)], np.concatenate([[0], np.cumsum(counts[inside])])
+        return LabelledSource(
+            self.source, self.classes, labels, offsets, multi=self.multi, numbers=self.numbers[inside]
+        )  # fmt: skip
+
+    def share(self, fraction: float, seed: int) -> "LabelledSource":
+        """A random share of every class, one sample at least; a larger share holds the smaller one of the same seed.
+
+        Multi-label: a share of the samples, and the first of each class that would have none.
+        """
+        drawn = np.argsort(uniforms(np.arange(len(self)), 1, seed ^ 0x5EED)[:, 0], kind="stable")
+        if self.multi:
+            chosen, met, wanted = set[int](), set[int](), max(1, round(fraction * len(self)))
+            for number in drawn.tolist():
+                own = self.labels[self.offsets[number] : self.offsets[number + 1]].tolist()
+                if len(chosen) < wanted or not met.issuperset(own):
+                    chosen.add(number)
+                    met.update(own)
+        else:
+            of = self.labels[drawn]
+            by_class = drawn[np.argsort(of, kind="stable")]
+            parts = np.split(by_class, np.cumsum(self.counts())[:-1])
+            chosen = {n for part in parts for n in part[: max(1, round(fraction * len(part)))].tolist()}
+        return self.taken(np.array(sorted(chosen), np.int64))
+
+
+def open_labelled_source(
+    data: str, image_col: str | None = None, label_col: str | None = None, kind: Kind = "auto"
+) -> LabelledSource:
+    """Labelled pictures: tars with KEY.cls, a folder with a sub-folder a class, a CSV or TSV with a column of labels,
+    or a COCO file of boxes or polygons (each picture has the categories that occur in it).
+
+    kind: what the set has to be; "auto": the data decide. Raises UsageError for anything else, and for a sample
+    without a label in a single-label set.
+    """
+    paths = expand(data)
+    if len(paths) == 1 and paths[0].is_dir():
+        tars = sorted(paths[0].glob("*.tar"))
+        found = _of_tars(tars, data) if tars else _of_folders(paths[0])
+    elif all(path.suffix == ".tar" for path in paths):
+        found = _of_tars(paths, data)
+    elif all(kind_of(path) == "table" for path in paths):
+        found = _of_table(paths, data, image_col, label_col)
+    elif len(paths) == 1 and kind_of(paths[0]) == "coco":
+        found = _of_coco(paths[0])
+    else:
+        raise UsageError(
+            f"{data!r}: expected .tar files with KEY.jpg and KEY.cls, a folder with one folder per class, a .csv or "
+            ".tsv with a column of labels, or one COCO .json"
+        )
+    counts = np.diff(found.offsets)
+    if kind == "single" and counts.max() > 1:
+        key = found.read(int(counts.argmax())).key
+        raise UsageError(f"{data!r}: {key} has {counts.max()} labels, where each picture should have one")
+    found.multi = kind == "multi" or (kind == "auto" and found.multi)
+    if not found.multi and counts.min() == 0:
+        key = found.read(int(counts.argmin())).key
+        raise UsageError(
+            f"{data!r}: {(counts == 0).sum():,} of {len(found):,} samples have no label, e.g. {key}; if pictures may "
+            "have none or several, say so with --labels multi"
+        )
+    return found
+
+
+def _made(source: Source, labels: Iterable[list[str]], classes: list[str] | None = None) -> LabelledSource:
+    """labels: of every sample, in order. classes: all there are; None: those that occur, sorted, numbers by value."""
+    number = {name: i for i, name in enumerate(classes or [])}
+    flat, ends = array("q"), array("q", [0])
+    for names in labels:
+        flat.extend(number.setdefault(name, len(number)) for name in dict.fromkeys(names))
+        ends.append(len(flat))
+    names, offsets = list(number), np.array(ends, np.int64)
+    found = LabelledSource(source, names, np.array(flat, np.int64), offsets, multi=bool((np.diff(offsets) > 1).any()))
+    if not len(found):
+        raise UsageError(f"{source.name} holds no labelled pictures")
+    by_value = sorted(names, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
+    in_order = classes or by_value
+    row = {name: i for i, name in enumerate(in_order)}
+    return found.renumbered([row[name] for name in names], in_order)
+
+
+def names_in(text: str) -> list[str]:
+    """The labels of a text."""
+    return [name for part in text.split(";") if (name := part.strip())]
+
+
+def _of_tars(paths: list[Path], data: str) -> LabelledSource:
+    source = TarSource(paths, data)
+    without: list[int] = []
+
+    def labels() -> Iterator[list[str]]:
+        for number, text in enumerate(source.labels()):
+            if text is None:
+                without.append(number)
+            yield names_in(text or "")
+
+    found = _made(source, labels())
+    if without:
+        key = source.read(without[0]).key
+        raise UsageError(f"{data!r}: {len(without):,} of {len(source):,} samples have no .cls, e.g. {key}")
+    return found
+
+
+def _of_folders(folder: Path) -> LabelledSource:
+    """Each folder in it is a class, whatever lies how deep in it; a class may be a link to a folder."""
+    names, labels, troubles = [], [], {}
+    classes = sorted(sub.name for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith("."))
+    for name in classes:
+        for path, _ in listed(str(folder / name), troubles):
+            names.append(os.fsencode(f"{name}/{path}").decode("utf-8", "replace"))
+            labels.append([os.fsencode(name).decode("utf-8", "replace")])
+    if not names:
+        raise UsageError(f"{folder} holds no pictures in sub-folders, one sub-folder per class")
+    if empty := sorted(set(classes) - {label[0] for label in labels}):
+        troubles[empty[0]] = f"no pictures in this folder{f', nor in {len(empty) - 1} others' if empty[1:] else ''}"
+    return _made(_pictures(str(folder), names, Folders([str(folder)]), troubles, [folder.name]), labels)
+
+
+def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: str | None) -> LabelledSource:
+    columns = column_names(paths[0], "table")
+
+    def first() -> Any:
+        return first_rows(paths[0])
+
+    image = find_column(paths[0], columns, image_col, IMAGE_COLUMNS, "picture", "--image-col", first)
+    others = [column for column in columns if column != image]
+    label = find_column(paths[0], others, label_col, LABEL_COLUMNS, "label", "--label-col", first)
+    source = table_source(paths, data, image, label)
+    # A picture that stands in several rows has the labels of all of them.
+    return _made(source, ([name for cell in cells for name in names_in(cell)] for cells in source.captions()))
+
+
+def _of_coco(path: Path) -> LabelledSource:
+    """Crowds count, as a crowd of persons shows persons; pictures without annotations are there, without labels."""
+    try:
+        content = json.loads(path.read_bytes())
+        names = {entry["id"]: str(entry["name"]) for entry in sorted(content["categories"], key=lambda c: c["id"])}
+        files = {entry["id"]: str(entry["file_name"]) for entry in content["images"]}
+        labels: dict[Any, list[str]] = {image: [] for image in files}
+        for entry in content["annotations"]:
+            labels[entry["image_id"]].append(names.get(entry["category_id"], ""))
+            if not labels[entry["image_id"]][-1]:
+                raise UsageError(f"{path}: an annotation has category {entry['category_id']}, which is not in its list")
+    except UsageError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{path} is no COCO file with images, categories and annotations ({what})") from None
+    if not files:
+        raise UsageError(f"{path} names no pictures")
+    if len(set(names.values())) < len(names):
+        raise UsageError(f"{path}: two of its categories have the same name")
+    pictures, _ = pictures_of(path, next(iter(files.values())))
+    facts = [path.name, path.stat().st_size]
+    found = _made(_pictures(str(path), list(files.values()), pictures, {}, facts), labels.values(), [*names.values()])
+    found.multi = True
+    return found
+
+
+def _pictures(name: str, files: list[str], pictures: Pictures, troubles: dict[str, str], facts: list[Any]) -> Source:
+    table = pa.table({
+        "image": pa.array(files, pa.large_string()), "folder": pa.array(np.zeros(len(files), np.uint32)),
+        "captions": pa.array([[]] * len(files), TEXTS), "rest": pa.nulls(len(files), pa.large_string()),
+    })  # fmt: skip
+    return PathSource(name, "", table, pictures, [len(files)], troubles, facts)

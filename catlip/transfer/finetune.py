@@ -1,0 +1,295 @@
+"""Full fine-tuning of an encoder for classification, with one class a picture or several. The verb `finetune`."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+from catlip.data.batches import ClassBatches
+from catlip.data.crops import Crop
+from catlip.data.labelled import Kind, LabelledSource, open_labelled_source
+from catlip.data.loader import Loader
+from catlip.data.order import Order, samples_at
+from catlip.data.steps import Curriculum, Steps
+from catlip.errors import UsageError
+from catlip.evaluation.class_names import ClassName, read_names, rows_of
+from catlip.evaluation.labelled import evaluate
+from catlip.models.augment import RangeAugment, Ranges
+from catlip.models.encoder import ENCODER_FOLDER, MEAN, STD, Encoder, check_name
+from catlip.models.initial import Weights, fingerprint, load_backbone, open_weights
+from catlip.objectives.classes import Classes, ClassObjective
+from catlip.objectives.synsets import log_odds
+from catlip.training.distributed import World, join, leave
+from catlip.training.hardware import default_workers, device_peak, train_flops
+from catlip.training.log import append_json, table
+from catlip.training.loop import Loop
+from catlip.training.optim import Optim
+from catlip.training.run import budget_of, carry_out
+from catlip.training.task import Task
+
+EPOCHS = 10.0  # where no budget is given
+TOLD = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "mAP": "mean average precision",
+        "F1_micro": "F1 over all decisions", "F1_macro": "F1 a class"}  # fmt: skip
+
+
+@dataclass(kw_only=True, slots=True)
+class Look:
+    """What is measured during the run. It decides nothing about the training."""
+
+    watch_limit: int = 2000  # pictures of --test, drawn at random; 0: none
+    watch_every: int = 0  # samples between looks; 0: ten looks a run
+    track: tuple[str, ...] = ()  # beside TensorBoard: wandb, trackio
+
+
+@dataclass(kw_only=True, slots=True)
+class Finetune:
+    """Settings of `catlip finetune`. The defaults suit a few thousand pictures; for ImageNet, Places365 and COCO there
+    are recipes: --recipe imagenet_224, imagenet_512, places365_224, places365_512, coco_multilabel."""
+
+    run: str  # where the encoder comes from: run folder, model folder, timm:NAME, hf-hub:ORG/NAME
+    train: str  # tars (KEY.jpg, KEY.cls), a folder a class, a CSV (image,labels; `;` between labels), a COCO .json
+    test: str
+    out: str  # run folder; the same command again goes on where it stopped
+    untrained: bool = False  # random weights of the same architecture, for a baseline
+    classes: str | None = None  # class names, one a line in the order of the labels' numbers; default: those of --train
+    labels: Kind = "auto"  # classes of a picture: single, multi; auto: multi if one of --train has two
+    image_col: str | None = None  # tables: column with the paths of the pictures
+    label_col: str | None = None  # tables: column with the labels
+    init: Literal["random", "transfer"] = "random"  # of the classifier
+    image_size: int = 0  # pixels; 0: the encoder's own
+    fraction: float = 1.0  # share of the training pictures of every class
+    samples: int = 0  # budget: pictures seen, repetitions counted; or --epochs
+    epochs: float = 0.0  # budget: times the training set is seen; neither: 10
+    batch_size: int = 64  # of all processes together
+    drop_path: float = 0.0  # share of the residual branches that are skipped at the last layer, less below it
+    wise: float = 1.0  # weights used: 0 those of the start, 1 the fine-tuned ones, between them a mixture (2109.01903)
+    center: float = 1.0  # share of the shorter side that the crop for testing takes
+    seed: int = 0
+    workers: int = 0  # decoding processes of each training process; 0: what the cores allow
+    device: str = "auto"  # auto, cpu, cuda, mps
+    accept_changes: bool = False  # go on with a run although its data or settings changed
+    crop: Crop = field(default_factory=lambda: Crop(scale=(0.3, 1.0)))
+    curriculum: Curriculum = field(default_factory=Curriculum)
+    ranges: Ranges = field(default_factory=Ranges)
+    objective: Classes = field(default_factory=Classes)
+    optim: Optim = field(default_factory=lambda: Optim(lr=5e-4, betas=(0.9, 0.999), warmup=0.1, layer_decay=0.75))
+    loop: Loop = field(default_factory=Loop)
+    watch: Look = field(default_factory=Look)
+
+
+@dataclass(slots=True)
+class Sets:
+    """What is learned and what is tested, both in the same classes."""
+
+    train: LabelledSource
+    test: LabelledSource
+    names: list[ClassName]
+
+    @property
+    def multi(self) -> bool:
+        return self.train.multi
+
+
+def finetune(cfg: Finetune) -> dict[str, Any] | None:
+    """Measures on the test set, in percent, and what led to them: a line of OUT/results.jsonl. None if stopped early.
+
+    OUT/encoder has the classifier. Raises UsageError for a mistake in the configuration, before anything is written.
+    """
+    began = time.perf_counter()
+    for option in ("run", "train", "test", "out"):
+        if not getattr(cfg, option):
+            raise UsageError(f"--{option} is missing")
+    for option in ("fraction", "wise", "center"):
+        if not 0 <= getattr(cfg, option) <= 1 or (option != "wise" and not getattr(cfg, option)):
+            raise UsageError(f"--{option} is a share between 0 and 1, not {getattr(cfg, option)}")
+    sets, weights = open_sets(cfg), open_start(cfg)
+    world = join(cfg.device)
+    try:
+        trained = _train(cfg, world, sets, weights)
+        if not world.main or trained is None:
+            return None
+        task = make_task(cfg, sets, weights)
+        task.load_state_dict(between(task.state_dict(), trained, cfg.wise))
+        result = _finish(cfg, sets, task, world.device, weights)
+    finally:
+        leave()
+    result["seconds"] = round(time.perf_counter() - began, 1)
+    append_json(Path(cfg.out) / "results.jsonl", result)
+    return result
+
+
+def open_sets(cfg: Finetune) -> Sets:
+    """Both sets, opened and checked; prints which classes have no pictures. Raises UsageError."""
+    train = open_labelled_source(cfg.train, cfg.image_col, cfg.label_col, cfg.labels)
+    test = open_labelled_source(cfg.test, cfg.image_col, cfg.label_col, "multi" if train.multi else "single")
+    if cfg.classes:
+        names = read_names(cfg.classes)
+        train, test = (_named(data, names, cfg.classes, option) for data, option in (
+            (train, "--train"), (test, "--test")))  # fmt: skip
+    else:
+        test = test.within(train.classes, "--test")
+        names = [ClassName(name) for name in train.classes]
+    if cfg.fraction < 1:
+        train = train.share(cfg.fraction, cfg.seed)
+    learned, tested = train.counts() > 0, test.counts() > 0
+    if not train.multi and learned.sum() < 2:
+        only = names[int(learned.argmax())].name
+        raise UsageError(f"--train {cfg.train} has a single class, {only!r}; two or more are needed")
+    if len(train) < 2 or not tested.any():
+        which, what = ("train", "a single picture") if len(train) < 2 else ("test", "not one label")
+        raise UsageError(f"--{which} {getattr(cfg, which)} has {what}; that is too little")
+    hopeless = [name.name for name, here, there in zip(names, learned, tested, strict=True) if there and not here]
+    if hopeless and not train.multi:
+        raise UsageError(
+            f"--train {cfg.train} has no picture of {len(hopeless)} classes that --test has, e.g. {hopeless[0]!r}"
+        )
+    for option, some in (("--train", learned), ("--test", tested)):
+        if missing := [name.name for name, here in zip(names, some, strict=True) if not here]:
+            what = "they cannot be learned" if option == "--train" else "nothing is measured of them"
+            print(f"{option} has no picture of {len(missing)} of {len(names)} classes, e.g. {missing[0]!r}: {what}")
+    return Sets(train, test, names)
+
+
+def _named(data: LabelledSource, names: list[ClassName], file: str, option: str) -> LabelledSource:
+    """Numbered as the list of names is. Raises UsageError for labels that are not in it, or mean the same."""
+    rows = rows_of(data.classes, names, file, f"{option} {data.name}")
+    for place, row in enumerate(rows):
+        if row in rows[:place]:
+            same = data.classes[rows.index(row)]
+            raise UsageError(f"{option} {data.name}: {same!r} and {data.classes[place]!r} are both {names[row].name!r}")
+    return data.renumbered(rows, [name.name for name in names])
+
+
+def open_start(cfg: Finetune) -> Weights:
+    """The weights to begin with; of an untrained baseline only what they are for. Raises UsageError."""
+    if cfg.untrained and cfg.run.startswith("timm:"):  # nothing has to be downloaded for it
+        name = cfg.run.removeprefix("timm:")
+        check_name(name)
+        size: Any = timm.get_pretrained_cfg_value(name, "input_size") or (3, 224, 224)
+        return Weights(source=cfg.run, state={}, mean=MEAN, std=STD, architecture=name, image_size=size[-1])
+    weights = open_weights(cfg.run)
+    if not weights.architecture:
+        raise UsageError(f"{cfg.run} does not say which architecture it is; name a run, a model folder or timm:NAME")
+    return weights
+
+
+def make_task(cfg: Finetune, sets: Sets, weights: Weights) -> Task:
+    """Encoder, head and augmentation with their initial weights: a function of settings and data alone."""
+    torch.manual_seed(cfg.seed)
+    encoder = Encoder.create(
+        weights.architecture, image_size=cfg.image_size or weights.image_size,
+        any_size=bool(cfg.curriculum.scales or cfg.curriculum.low_res), drop_patches=cfg.curriculum.patch_keep < 1,
+        drop_path=cfg.drop_path, arguments=weights.arguments,
+    )  # fmt: skip
+    if not cfg.untrained:
+        load_backbone(encoder, weights)
+    encoder.backbone.pretrained_cfg["crop_pct"] = cfg.center
+    objective = ClassObjective(encoder, make_head(cfg, encoder, sets, weights), cfg.objective, multi=sets.multi)
+    if cfg.loop.compile:
+        encoder.compile()
+    if cfg.loop.checkpointing:
+        encoder.backbone.set_grad_checkpointing(True)
+    return Task(objective, RangeAugment(cfg.ranges.psnr) if cfg.ranges.range_augment else None)
+
+
+def make_head(cfg: Finetune, encoder: Encoder, sets: Sets, weights: Weights) -> nn.Linear:
+    """The classifier before training. weights: with the rows of the classifier that the encoder came with."""
+    if cfg.init == "transfer":
+        raise UsageError("--init transfer: there is only --init random yet")
+    head = nn.Linear(encoder.width, len(sets.names))
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    if sets.multi:  # start at each class's frequency, instead of at "every picture shows half of everything"
+        head.bias.data = log_odds(sets.train.counts().tolist(), len(sets.train))
+    return head
+
+
+def _train(cfg: Finetune, world: World, sets: Sets, weights: Weights) -> dict[str, Tensor] | None:
+    """The trained weights, on the main process; None if the run was asked to stop."""
+    task = make_task(cfg, sets, weights)
+    if world.main and cfg.untrained:
+        print(f"{weights.architecture} with random weights")
+    encoder, train = task.encoder, sets.train
+    given = cfg if cfg.samples or cfg.epochs else replace(cfg, epochs=EPOCHS)
+    budget = budget_of(given, len(train))
+    steps = Steps(
+        cfg.curriculum, budget=budget, batch_size=cfg.batch_size, image_size=encoder.image_size, seed=cfg.seed
+    )
+    if min(batch for batch, _ in steps.shapes()) < world.size:
+        raise UsageError(f"--batch-size {cfg.batch_size} gives {world.size} processes less than a picture each")
+    order = Order([(len(train), 1.0)], cfg.seed)
+    workers = cfg.workers or default_workers(world.local_size, world.device)
+    batches = ClassBatches(train, order, steps, crop=cfg.crop, rank=world.rank, world=world.size)
+    peak = device_peak(world.device) * world.size
+    return carry_out(
+        task, Loader(batches, workers), world, cfg, budget=budget, facts=_facts(cfg, sets, weights, budget),
+        begin=lambda out: None, watch=make_watch(cfg, sets.test, world.device), watch_every=cfg.watch.watch_every,
+        track=cfg.watch.track, peak=peak,
+        flops=train_flops(encoder.architecture, encoder.image_size, len(sets.names)) if peak else 0.0,
+        described=f"{train.described} to learn, {len(sets.test):,} to test; {encoder.architecture} at "
+        f"{encoder.image_size} px on {world.size} x {world.device.type}, batch {cfg.batch_size:,}, {workers} loader "
+        "workers",
+    )  # fmt: skip
+
+
+def _facts(cfg: Finetune, sets: Sets, weights: Weights, budget: int) -> dict[str, Any]:
+    """What must be the same for a run that goes on."""
+    return {
+        "init": f"untrained {weights.architecture}" if cfg.untrained else fingerprint(cfg.run),
+        "backbone": weights.architecture, "data": sets.train.fingerprint(), "budget": budget,
+        "class_list": hashlib.sha256("\n".join(name.name for name in sets.names).encode()).hexdigest()[:12],
+    }  # fmt: skip
+
+
+def make_watch(
+    cfg: Finetune, test: LabelledSource, device: torch.device
+) -> Callable[[nn.Module, int], dict[str, float]] | None:
+    """A function of (task, samples seen) that measures on some of the test pictures, the same ones every time."""
+    count = min(cfg.watch.watch_limit, len(test))
+    if not count:
+        return None
+    some = test.taken(np.sort(samples_at(np.arange(count), len(test), seed=0)))
+    if not len(some.labels):  # multi-label, and by chance not one picture has a label
+        some = test
+
+    def watch(task: nn.Module, seen: int) -> dict[str, float]:
+        return evaluate(task.get_submodule("objective"), some, device, cfg.center)
+
+    return watch
+
+
+def between(start: dict[str, Tensor], end: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """WiSE-FT (arXiv 2109.01903): weights on the way from `start` (0) to `end` (1); whole numbers are the end's."""
+    return {
+        name: torch.lerp(start[name].float().cpu(), value.float(), share).to(value.dtype)
+        if value.is_floating_point() else value
+        for name, value in end.items()
+    }  # fmt: skip
+
+
+def _finish(cfg: Finetune, sets: Sets, task: Task, device: torch.device, weights: Weights) -> dict[str, Any]:
+    """Save the encoder with its classifier, and measure it."""
+    objective, out = task.eval().objective, Path(cfg.out)
+    names = [name.name for name in sets.names]
+    objective.encoder.save(out / ENCODER_FOLDER, objective.head, label_names=names, multi_label=sets.multi)
+    found = {name: round(value, 2) for name, value in evaluate(task.to(device).objective, sets.test, device,
+                                                               cfg.center).items()}  # fmt: skip
+    result = {
+        "task": "finetune", **found, "classes": len(names), "train": len(sets.train), "test": len(sets.test),
+        "fraction": cfg.fraction, "head": cfg.init, "wise": cfg.wise, "image_size": objective.encoder.image_size,
+        "data": [cfg.train, cfg.test], "encoder": f"{cfg.run}{' untrained' if cfg.untrained else ''}",
+        "backbone": weights.architecture,
+    }  # fmt: skip
+    rows = {TOLD[name]: f"{value:.2f} %" for name, value in found.items()}
+    if not sets.multi:
+        often = sets.train.counts().argmax()
+        rows["the commonest class of --train"] = f"{100 * (sets.test.labels == often).mean():.2f} %"
+    print(table(rows, f"{out}: {len(names)} classes, {len(sets.train):,} to learn, {len(sets.test):,} to test"))
+    return result
