@@ -75,6 +75,8 @@ def decode_upright(
         image.load()
         upright = to_rgb(image if turn is None else image.transpose(turn))
         pixels = np.array(upright)  # a copy: Pillow's own memory is read-only
+    except UnreadableImageError:
+        raise  # of `least`
     except Exception as error:  # Pillow's plug-ins raise what they like
         raise UnreadableImageError(f"damaged picture: {error}") from None
     return pixels, width, height
