@@ -137,5 +137,9 @@ def _resize(image: Tensor, out: Tensor) -> None:
     """
     if image.shape == out.shape:
         out.copy_(image)
+    elif not out[None].is_contiguous(memory_format=torch.channels_last):  # part of a canvas: it would miss its rows
+        dense = torch.empty((*out.shape[1:], 3), dtype=torch.uint8).permute(2, 0, 1)
+        _resize(image, dense)
+        out.copy_(dense)
     else:
         torch.ops.aten._upsample_bilinear2d_aa.out(image[None], list(out.shape[1:]), False, None, None, out=out[None])
