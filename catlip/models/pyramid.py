@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers.norm import LayerNorm2d
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
@@ -91,6 +92,15 @@ class Pyramid(nn.Module):
         return found
 
 
+def freeze_lowest(encoder: Encoder, layers: int) -> None:
+    """The lowest layers (timm's: the stem is one, then stages or blocks) do not train, which is where time goes."""
+    backbone = encoder.backbone
+    layer_of: Any = group_parameters(backbone, backbone.group_matcher(coarse=True), reverse=True)
+    for name, parameter in backbone.named_parameters():
+        if layer_of[name] < layers:
+            parameter.requires_grad_(False)
+
+
 def freeze_unused(pyramid: Pyramid) -> None:
     """Parameters that no map depends on (a norm after the last stage, a pooling head) do not train: several
     processes wait for the gradient of each parameter that does. Found on the meta device, so nothing is computed."""
@@ -98,6 +108,7 @@ def freeze_unused(pyramid: Pyramid) -> None:
     size = pyramid.encoder.image_size
     maps = shadow(torch.empty(1, 3, size, size, device="meta"))
     total = torch.stack([value.sum() for value in maps.values()]).sum()
-    grads = torch.autograd.grad(total, list(shadow.parameters()), allow_unused=True)
-    for parameter, grad in zip(pyramid.parameters(), grads, strict=True):
-        parameter.requires_grad_(grad is not None)
+    named = {name: parameter for name, parameter in shadow.named_parameters() if parameter.requires_grad}
+    grads = dict(zip(named, torch.autograd.grad(total, list(named.values()), allow_unused=True), strict=True))
+    for name, parameter in pyramid.named_parameters():
+        parameter.requires_grad_(grads.get(name) is not None)

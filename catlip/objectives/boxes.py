@@ -19,7 +19,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from catlip.data.boxes import BoxBatch, unpacked
 from catlip.errors import UsageError
 from catlip.models.encoder import Encoder
-from catlip.models.pyramid import Pyramid, freeze_unused
+from catlip.models.pyramid import Pyramid, freeze_lowest, freeze_unused
 
 RATIOS = (0.5, 1.0, 2.0)
 
@@ -35,6 +35,7 @@ class Boxes:
     anchors: tuple[int, ...] = (32, 64, 128, 256, 512)  # pixels of a side, one for each level, the finest first
     proposals: int = 1000  # regions of a picture that are looked at; twice as many in training
     regions: int = 512  # of them that a training step learns from
+    freeze: int = 0  # layers of the encoder that do not learn: the stem is one, then stages or blocks from below
     freeze_norm: bool = True  # BatchNorm of the encoder keeps its statistics; False for encoders without training
     min_score: float = 0.05  # of a detection
     detections: int = 100  # of a picture, at most
@@ -60,6 +61,7 @@ class BoxObjective(nn.Module):
         super().__init__()
         self.cfg = cfg
         pyramid = Pyramid(encoder, cfg.channels)
+        freeze_lowest(encoder, cfg.freeze)
         freeze_unused(pyramid)
         if len(cfg.anchors) != pyramid.n_levels + 1:
             raise UsageError(

@@ -141,7 +141,7 @@ def _open(cfg: Detect) -> tuple[Instances, Instances]:
         if cfg.objective.masks and without:
             raise UsageError(
                 f"{option} {found.path}: {len(without):,} of {len(ordinary):,} boxes have no mask, e.g. in "
-                f"{without[0]}; --masks False learns boxes alone"
+                f"{without[0]}; --no-masks learns boxes alone"
             )
         print(f"{found.path}: {found.described}")
     unknown = sorted(set(test.names) - set(train.names))
