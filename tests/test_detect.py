@@ -22,6 +22,7 @@ from catlip.evaluation.detection import NAMES
 from catlip.models.encoder import Encoder, load
 from catlip.models.pyramid import Pyramid, SimplePyramid, freeze_unused
 from catlip.objectives.boxes import Boxes, BoxObjective, targets
+from catlip.recipes.detect import mask_rcnn_b16, mask_rcnn_h16, mask_rcnn_l16
 from catlip.report.detections import Detect, detect
 from catlip.training import checkpoint
 from catlip.training.loop import Loop
@@ -242,3 +243,13 @@ def test_the_verb_without_masks(squares, tmp_path: Path) -> None:
         "--device", "cpu",
     ])  # fmt: skip
     assert "mask" not in json.loads((out / "results.jsonl").read_text())
+
+
+def test_recipes() -> None:
+    made = [recipe("runs/x", "coco", "out") for recipe in (mask_rcnn_b16, mask_rcnn_l16, mask_rcnn_h16)]
+    assert [(cfg.optim.layer_decay, cfg.drop_path, cfg.epochs) for cfg in made] == [
+        (0.7, 0.1, 100), (0.8, 0.4, 100), (0.9, 0.5, 80),
+    ]  # fmt: skip
+    assert {(cfg.optim.lr, cfg.batch_size, cfg.image_size, cfg.scale) for cfg in made} == {
+        (3e-4, 128, 1024, (0.5, 1.25))
+    }
