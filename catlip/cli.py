@@ -52,6 +52,7 @@ VERBS = {
     "retrieve": Verb("captions find pictures, and back", "catlip.transfer.retrieve", "Retrieve", "retrieve", ("run",)),
     "ground": Verb("where in the picture is it? HTML", "catlip.report.grounding", "Ground", "ground", ("run",)),
     "bias": Verb("a concept's direction, and without it", "catlip.transfer.bias", "Bias", "bias", ("run",)),
+    "detect": Verb("boxes and masks: Mask R-CNN. HTML", "catlip.report.detections", "Detect", "detect", ("run",)),
     "convert": Verb(
         "official checkpoint -> run folder", "catlip.interchange.corenet", "Convert", "convert", ("checkpoint",)
     ),

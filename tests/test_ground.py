@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from catlip import cli
-from catlip.data.boxes import read_boxes
+from catlip.data.coco import read_boxes
 from catlip.errors import UsageError
 from catlip.evaluation.relevance import Pointed, area, inside, peak, place_vectors, pointing_game
 from catlip.models.encoder import Encoder, load

@@ -39,28 +39,24 @@ def decode_crop(data: bytes, crop: Crop, draws: Sequence[float], out: Tensor) ->
     draws: DRAWS numbers in [0, 1). Raises UnreadableImageError.
     """
 
-    def choose(width: int, height: int) -> Box:
-        return random_box(width, height, crop, draws[3:])
-
-    size = out.shape[-1]
-    if draws[1] < crop.blur:
-        part = empty(round(size * (0.5 + 0.5 * draws[2])))
-        _decode(data, choose, part)
+    blurred = draws[1] < crop.blur
+    part = empty(round(out.shape[-1] * (0.5 + 0.5 * draws[2]))) if blurred else out
+    decode_part(data, lambda width, height: (random_box(width, height, crop, draws[3:]), part))
+    if blurred:
         _resize(part, out)
-    else:
-        _decode(data, choose, out)
 
 
 def decode_center(data: bytes, size: int, share: float = 1.0) -> Tensor:
     """Decode and cut the central square of `share` of the shorter side out -> uint8 [3, size, size]."""
 
-    def choose(width: int, height: int) -> Box:
+    out = empty(size)
+
+    def choose(width: int, height: int) -> tuple[Box, Tensor]:
         side = min(width, height) * share
         left, top = (width - side) / 2, (height - side) / 2
-        return left, top, left + side, top + side
+        return (left, top, left + side, top + side), out
 
-    out = empty(size)
-    _decode(data, choose, out)
+    decode_part(data, choose)
     return out
 
 
@@ -85,31 +81,38 @@ def random_box(width: int, height: int, crop: Crop, draws: Sequence[float]) -> B
     return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
 
 
-def _decode(data: bytes, choose: Callable[[int, int], Box], out: Tensor) -> None:
-    """Resize the box that `choose(width, height)` names into `out`."""
-    size = out.shape[-1]
+def decode_part(data: bytes, choose: Callable[[int, int], tuple[Box, Tensor]]) -> None:
+    """Decode; choose(width, height) of the upright picture says which box is resized into which uint8 [3, h, w].
+
+    Raises UnreadableImageError.
+    """
     if data[:3] == b"\xff\xd8\xff" and b"Exif\0\0" not in data[:4096]:
         try:
             header: Any = simplejpeg.decode_jpeg_header(data, strict=False)
             height, width = header[:2]
             if width * height > MAX_PIXELS:
                 raise UnreadableImageError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
-            box = choose(width, height)
+            box, out = choose(width, height)
             # libjpeg scales by eighths while it decodes; it pays from a half on, and never below the pixels needed.
-            room = min(box[2] - box[0], box[3] - box[1]) / size
+            room = _room(box, out)
             least = (math.ceil(height / room), math.ceil(width / room)) if room >= 2 else (0, 0)
             pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=least[0], min_width=least[1])
             return _cut(pixels, box, width, height, out)
         except (ValueError, KeyError):
             pass  # CMYK, 12 bit, damaged: Pillow decides
-    pixels, width, height = decode_upright(data, lambda w, h: _least(choose(w, h), w, h, size))
-    return _cut(pixels, choose(width, height), width, height, out)
+
+    def least_of(width: int, height: int) -> tuple[int, int]:
+        room = max(1.0, _room(*choose(width, height)))
+        return math.ceil(width / room), math.ceil(height / room)
+
+    pixels, width, height = decode_upright(data, least_of)
+    box, out = choose(width, height)
+    return _cut(pixels, box, width, height, out)
 
 
-def _least(box: Box, width: int, height: int, size: int) -> tuple[int, int]:
-    """(width, height) that the decoded picture needs for the box to have `size` pixels."""
-    room = max(1.0, min(box[2] - box[0], box[3] - box[1]) / size)
-    return math.ceil(width / room), math.ceil(height / room)
+def _room(box: Box, out: Tensor) -> float:
+    """Pixels of the picture for one of the result, where they are fewest."""
+    return min((box[2] - box[0]) / out.shape[-1], (box[3] - box[1]) / out.shape[-2])
 
 
 def _cut(pixels: np.ndarray, box: Box, width: int, height: int, out: Tensor) -> None:
@@ -127,12 +130,16 @@ def _span(low: float, high: float, length: int) -> tuple[int, int]:
 
 
 def _resize(image: Tensor, out: Tensor) -> None:
-    """uint8 [3, h, w] -> out [3, size, size], bilinear, with a wider filter where the picture shrinks.
+    """uint8 [3, h, w] -> out [3, height, width], bilinear, with a wider filter where the picture shrinks.
 
     The out= form of F.interpolate(antialias=True): it leaves the result channels last, in its place in the batch; the
     functional form takes three times as long, most of it in two copies.
     """
     if image.shape == out.shape:
         out.copy_(image)
+    elif not out[None].is_contiguous(memory_format=torch.channels_last):  # part of a canvas: it would miss its rows
+        dense = torch.empty((*out.shape[1:], 3), dtype=torch.uint8).permute(2, 0, 1)
+        _resize(image, dense)
+        out.copy_(dense)
     else:
         torch.ops.aten._upsample_bilinear2d_aa.out(image[None], list(out.shape[1:]), False, None, None, out=out[None])

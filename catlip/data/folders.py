@@ -88,6 +88,9 @@ class TarPictures:
         self.tars = tars
         self.numbers = {key.rpartition("/")[2]: number for number, key in enumerate(tars.keys())}
 
+    def __contains__(self, name: str) -> bool:
+        return _key(name) in self.numbers
+
     def read(self, folder: int, name: str) -> bytes:
         number = self.numbers.get(_key(name))
         return b"" if number is None else self.tars.read(number).image

@@ -74,6 +74,8 @@ def decode_upright(
             image.draft("RGB", (wanted[1], wanted[0]) if sideways else wanted)
         image.load()
         pixels = np.array(upright(image))  # a copy: Pillow's own memory is read-only
+    except UnreadableImageError:
+        raise  # of `least`
     except Exception as error:  # Pillow's plug-ins raise what they like
         raise UnreadableImageError(f"damaged picture: {error}") from None
     return pixels, width, height

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from catlip.data.boxes import Box
+from catlip.data.coco import Box
 from catlip.models.encoder import Encoder
 
 

@@ -18,8 +18,8 @@ CONFIG = "config.json"
 # What may change between a run and its resumption: where things lie, how the machine is used, what follows the
 # training; not what is computed.
 MACHINE = {
-    "out", "data", "vocab", "init", "run", "train", "test", "classes", "wise", "center",
-    "workers", "device", "cache_gb", "accept_changes", "watch",
+    "out", "data", "vocab", "init", "run", "encoder", "train", "test", "classes", "wise", "center", "images", "boxes",
+    "test_images", "test_boxes", "show", "workers", "device", "cache_gb", "accept_changes", "watch",
     "loop.save_every", "loop.micro_batch", "loop.checkpointing", "loop.compile", "loop.shard",
 }  # fmt: skip
 

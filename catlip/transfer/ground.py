@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from catlip.captions.tokenizer import Tokenizer
-from catlip.data.boxes import Box, read_boxes
+from catlip.data.coco import Box, read_boxes
 from catlip.data.images import Unreadable, UnreadableImageError, decode_upright
 from catlip.data.pictures import open_pictures
 from catlip.errors import UsageError

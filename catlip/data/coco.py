@@ -1,0 +1,255 @@
+"""COCO files: which categories are where in which picture, as boxes and masks. Nothing in this file needs torch."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from catlip.data.folders import TarPictures
+from catlip.data.paths import TEXTS, Folders, PathSource
+from catlip.data.shards import expand
+from catlip.data.tars import TarSource
+from catlip.errors import UsageError
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture, in [0, 1]
+Polygons = list[np.ndarray]  # float64 [2 K] each: x, y, x, y, ... in pixels
+
+
+@dataclass(frozen=True, slots=True)
+class RunLengths:
+    """A mask as COCO's run lengths: pixels off, on, off, ... down the columns."""
+
+    counts: str | np.ndarray  # compressed, or int64
+    height: int
+    width: int
+
+
+Mask = Polygons | RunLengths
+
+
+@dataclass(slots=True)
+class Objects:
+    """What one picture shows: N objects, in pixels of the upright picture."""
+
+    id: Any  # of the picture, as the file has it
+    name: str  # of the picture's file
+    width: int
+    height: int
+    boxes: np.ndarray  # float32 [N, 4]: left, top, right, bottom, inside the picture
+    classes: np.ndarray  # int64 [N]
+    crowd: np.ndarray  # bool [N]: around many of them
+    areas: np.ndarray  # float64 [N]: square pixels, of the mask where there is one
+    masks: list[Mask | None]  # N
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+@dataclass(slots=True)
+class Instances:
+    """A COCO file of boxes or masks."""
+
+    path: Path
+    names: list[str]  # of the classes; classes are numbered in the order of the file, whatever its ids are
+    ids: list[Any]  # of the categories, as the file has them
+    pictures: dict[str, Objects]  # file name without folder and ending -> what it shows; also those that show nothing
+    dropped: int = 0  # boxes without an area inside their picture
+
+    @property
+    def described(self) -> str:
+        boxes = [objects.classes[~objects.crowd] for objects in self.pictures.values()]
+        found = f"{sum(map(len, boxes)):,} boxes of {len(self.names):,} classes in {len(boxes):,} pictures"
+        empty = sum(not len(box) for box in boxes)
+        without = len(self.names) - len({int(label) for box in boxes for label in box})
+        crowds = sum(int(objects.crowd.sum()) for objects in self.pictures.values())
+        notes = [f"{empty:,} pictures without boxes"] * bool(empty) + [f"{crowds:,} crowds"] * bool(crowds)
+        notes += [f"{without:,} classes without a box"] * bool(without)
+        notes += [f"{self.dropped:,} boxes without an area left out"] * bool(self.dropped)
+        return found + (f" ({', '.join(notes)})" if notes else "")
+
+
+def read_instances(path: str | Path, option: str = "--boxes") -> Instances:
+    """Raises UsageError for anything but COCO's {"images", "annotations", "categories"} with boxes.
+
+    Boxes are clipped to their picture; what has no area there is left out and counted.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{option}: no such file: {path}")
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        names = {entry["id"]: str(entry["name"]) for entry in table["categories"]}
+        images = {entry["id"]: entry for entry in table["images"]}
+        for what, known in (("image_id", images), ("category_id", names)):
+            unknown = Counter(entry[what] for entry in table["annotations"] if entry[what] not in known)
+            if unknown:
+                raise UsageError(
+                    f"{option} {path}: {unknown.total():,} of {len(table['annotations']):,} annotations have a {what} "
+                    f"that the file does not list, e.g. {next(iter(unknown))!r}"
+                )
+        _refuse_twice(list(names.values()), f"{option} {path}: two categories are called")
+        _refuse_twice([Path(e["file_name"]).stem for e in images.values()], f"{option} {path}: two pictures are called")
+        by_image: dict[Any, list[Any]] = {entry: [] for entry in images}
+        for entry in table.pop("annotations"):
+            by_image[entry["image_id"]].append(entry)
+        class_of = {category: number for number, category in enumerate(names)}
+        found = Instances(path, list(names.values()), list(names), {})
+        for entry in images.values():
+            objects = _objects(entry, by_image.pop(entry["id"]), class_of, found, option)
+            found.pictures[Path(objects.name).stem] = objects
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{option} {path} is no COCO file with images, categories and boxes ({what})") from None
+    return found
+
+
+def _refuse_twice(names: Sequence[str], says: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UsageError(f"{says} {twice[0]!r}")
+
+
+def _objects(image: Any, entries: list[Any], class_of: dict[Any, int], found: Instances, option: str) -> Objects:
+    width, height = int(image["width"]), int(image["height"])
+    if width < 1 or height < 1:
+        raise ValueError(f"a picture of {width} x {height} pixels")
+    boxes, kept, masks = [], [], []
+    for entry in entries:
+        x, y, w, h = map(float, entry["bbox"])
+        if not all(map(math.isfinite, (x, y, w, h))):
+            raise ValueError(f"a box {entry['bbox']}")
+        box = (max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height))
+        if box[2] <= box[0] or box[3] <= box[1]:
+            found.dropped += 1
+            continue
+        boxes.append(box)
+        kept.append(entry)
+        masks.append(_mask(entry.get("segmentation"), width, height, f"{option} {found.path}: {image['file_name']}"))
+    return Objects(
+        image["id"], str(image["file_name"]), width, height, np.array(boxes, np.float32).reshape(-1, 4),
+        np.array([class_of[entry["category_id"]] for entry in kept], np.int64),
+        np.array([bool(entry.get("iscrowd")) for entry in kept], bool),
+        np.array([float(entry.get("area") or entry["bbox"][2] * entry["bbox"][3]) for entry in kept]), masks,
+    )  # fmt: skip
+
+
+def _mask(found: Any, width: int, height: int, where: str) -> Mask | None:
+    """A segmentation as the file has it, checked; None if there is none."""
+    if not found:
+        return None
+    if isinstance(found, dict):
+        size = [int(side) for side in found["size"]]
+        if size != [height, width]:
+            raise UsageError(f"{where} has a mask of {size} pixels (height, width), the picture {[height, width]}")
+        counts = found["counts"]
+        return RunLengths(counts if isinstance(counts, str) else np.array(counts, np.int64), height, width)
+    polygons = [np.asarray(points, np.float64) for points in found]
+    if any(points.ndim != 1 or len(points) % 2 or not np.isfinite(points).all() for points in polygons):
+        raise UsageError(f"{where}: a polygon is a flat list of numbers, x and y in turn")
+    # Three corners at least; nothing far outside, or its outline would fill the memory.
+    limits = np.array([width, height])
+    clipped = [np.clip(points.reshape(-1, 2), 0, limits).ravel() for points in polygons if len(points) >= 6]
+    return clipped or None
+
+
+def mask_tools() -> Any:
+    """The module with COCO's masks. Raises UsageError if it is not installed."""
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError:
+        raise UsageError("masks and COCO's AP need faster-coco-eval: pip install 'catlip[detect]'") from None
+    return mask
+
+
+def bitmap(mask: Mask, width: int, height: int) -> np.ndarray:
+    """uint8 [height, width], 0 or 1. Raises ValueError for run lengths that are not the picture's."""
+    if isinstance(mask, RunLengths):
+        return _painted(mask)
+    tools = mask_tools()
+    return tools.decode(tools.merge(tools.frPyObjects([points.tolist() for points in mask], height, width)))
+
+
+def encoded(pixels: np.ndarray) -> dict[str, Any]:
+    """uint8 [height, width] -> COCO's compressed run lengths, fit for JSON."""
+    found = mask_tools().encode(np.asfortranarray(pixels))
+    counts = found["counts"]
+    return {"size": list(map(int, found["size"])), "counts": counts if isinstance(counts, str) else counts.decode()}
+
+
+def _painted(mask: RunLengths) -> np.ndarray:
+    counts = _run_lengths(mask.counts) if isinstance(mask.counts, str) else mask.counts
+    if (counts < 0).any() or counts.sum() != mask.height * mask.width:
+        raise ValueError(f"run lengths of {counts.sum():,} pixels for {mask.width} x {mask.height}")
+    values = np.arange(len(counts), dtype=np.uint8) % 2
+    return np.repeat(values, counts).reshape(mask.width, mask.height).T
+
+
+def _run_lengths(text: str) -> np.ndarray:
+    """COCO's compression undone: five bits a character, the lowest first, a sixth that says more follow; from the
+    fourth number on, differences to the number two before. Read here, as the library does not check bounds."""
+    found: list[int] = []
+    value, shift = 0, 0
+    for character in text.encode("ascii"):
+        bits = character - 48
+        if not 0 <= bits < 64 or shift > 40:
+            raise ValueError("damaged run lengths")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        found.append(value + (found[-2] if len(found) > 2 else 0))
+        value, shift = 0, 0
+    return np.array(found, np.int64)
+
+
+def picture_source(instances: Instances, images: str, option: str = "--images") -> PathSource:
+    """The pictures of a COCO file, in its order, from a folder or from tars (KEY.jpg). Satisfies `Source`.
+
+    Raises UsageError if some of them are not there.
+    """
+    names = [objects.name for objects in instances.pictures.values()]
+    if not names:
+        raise UsageError(f"{instances.path} lists no pictures")
+    if Path(images).is_dir():
+        folder = Path(images)
+        names = [name if (folder / name).is_file() else Path(name).name for name in names]
+        pictures, missing = Folders([images]), [name for name in names if not (folder / name).is_file()]
+    else:
+        paths = expand(images)
+        if any(path.suffix != ".tar" for path in paths):
+            raise UsageError(f"{option} {images}: a folder with the pictures, or tars with KEY.jpg, are needed")
+        pictures = TarPictures(TarSource(paths, images))
+        missing = [name for name in names if name not in pictures]
+    if missing:
+        raise UsageError(
+            f"{option} {images}: {len(missing):,} of the {len(names):,} pictures that {instances.path} lists are not "
+            f"there, e.g. {missing[0]}"
+        )
+    table = pa.table({
+        "image": pa.array(names, pa.large_string()), "folder": pa.array(np.zeros(len(names), np.uint32)),
+        "captions": pa.array([[]] * len(names), TEXTS), "rest": pa.nulls(len(names), pa.large_string()),
+    })  # fmt: skip
+    facts = [instances.path.name, instances.path.stat().st_size]
+    return PathSource(images, f" of {images}", table, pictures, [len(names)], {}, facts)
+
+
+def read_boxes(path: str | Path) -> dict[str, dict[str, list[Box]]]:
+    """{file name without folder and ending: {category: boxes}}, of all pictures of the file; crowds are left out, as
+    most of their box is none of them. Raises UsageError as `read_instances` does."""
+    instances = read_instances(path)
+    found: dict[str, dict[str, list[Box]]] = {}
+    for key, objects in instances.pictures.items():
+        shares = objects.boxes.astype(np.float64) / [objects.width, objects.height, objects.width, objects.height]
+        here = found[key] = {}
+        for box, label, crowd in zip(shares.tolist(), objects.classes, objects.crowd, strict=True):
+            if not crowd:
+                here.setdefault(instances.names[label], []).append(tuple(box))
+    return found
