@@ -18,6 +18,7 @@ from catlip.captions.tokenizer import Tokenizer
 from catlip.captions.wordnet import open_lexicon
 from catlip.errors import UsageError, near
 from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike, plain, read_names, run_labeler
+from catlip.evaluation.class_rows import head_of as head_of
 from catlip.evaluation.classified import accuracies, combine, ranks, standard
 from catlip.evaluation.labelled import Labelled, features, open_labelled
 from catlip.models.dual import TEXT_FOLDER, DualEncoder, load_dual
@@ -177,15 +178,6 @@ def head_scores(encoder: Encoder, pooled: Tensor, matches: list[Match], calibrat
     place = {row: i for i, row in enumerate(rows)}
     logits = pooled @ weight[rows].T + (bias[rows] if calibrate == "none" else 0)
     return combine(logits, [[place[row] for row in match.rows] for match in matches], calibrate == "pictures")
-
-
-def head_of(encoder: Encoder) -> tuple[Tensor, Tensor]:
-    """(weight [V, D], bias [V]) of the classifier, on the CPU. Raises UsageError if it is not one linear layer."""
-    head = encoder.backbone.get_classifier() if encoder.labels else None
-    if not isinstance(head, torch.nn.Linear):
-        raise UsageError("the rows of its classifier are needed, and this encoder has no linear classifier")
-    weight = head.weight.detach().float().cpu()
-    return weight, head.bias.detach().float().cpu() if head.bias is not None else weight.new_zeros(len(weight))
 
 
 @torch.no_grad()
