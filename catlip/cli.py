@@ -40,7 +40,7 @@ VERBS = {
     "plan": Verb("memory, hours and cost of a recipe, before", "catlip.recipes.plan", "Plan", "plan", ("recipe",)),
     "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "Slurm", "slurm", ("command",)),
     "pretrain": Verb("shards + vocabulary -> encoder", "catlip.training.pretrain", "Pretrain", "pretrain", ("recipe",)),
-    "probe": Verb("linear probe and kNN on frozen features", "catlip.transfer.probe", "Probe", "probe", ("run",)),
+    "probe": Verb("linear probe and kNN on frozen features", "catlip.report.efficiency", "Probe", "probe", ("run",)),
     "align": Verb("text tower onto a frozen encoder", "catlip.transfer.align", "Align", "align", ("run",)),
     "zeroshot": Verb(
         "classify by class names alone", "catlip.transfer.zero_shot", "ZeroShot", "zero_shot", ("run", "data")

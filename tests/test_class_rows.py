@@ -10,7 +10,7 @@ from catlip.captions.labeler import Labeler
 from catlip.captions.wordnet import Lexicon, open_lexicon
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher
-from catlip.evaluation.class_rows import scaled, transfer_rows
+from catlip.evaluation.class_rows import scale_rows, transfer_rows
 from catlip.models.encoder import Encoder
 
 DOG, CAT, ANIMAL, POODLE, SHEEP, DEER, CAR, HOUSE = (
@@ -44,7 +44,7 @@ def test_a_compound_is_the_mean_of_its_parts(labeler: Labeler) -> None:
     assert (none.how, none.rows) == ("missing", ())
     weight = torch.tensor([[1.0, 0.0], [5.0, 5.0], [0.0, 1.0]])
     pooled = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
-    one = scaled([parts], weight, pooled).weight[0]  # a single known row is not centred
+    one = scale_rows([parts], weight, pooled).weight[0]  # a single known row is not centred
     assert torch.allclose(one / one.norm(), torch.tensor([0.5, 0.5]) / 0.5**0.5)
 
 
@@ -82,11 +82,11 @@ def test_classes_start_level_and_with_the_same_deviation() -> None:
         Match("a", (), (0, 1), "exact"), Match("b", (), (2,), "exact"), Match("c", (), (3,), "similar"),
         Match("d", (), (), "missing"),
     ]  # fmt: skip
-    found = scaled(matches, weight, pooled, deviation=2.0, seed=5)
+    found = scale_rows(matches, weight, pooled, deviation=2.0, seed=5)
     logits = pooled @ found.weight.T + found.bias
     assert torch.allclose(logits.mean(0), torch.zeros(4), atol=1e-4)
     assert torch.allclose(logits.std(0, correction=0), torch.tensor([2.0, 2.0, 2.0, 0.2]), atol=1e-4)
-    again, other = (scaled(matches, weight, pooled, deviation=2.0, seed=seed) for seed in (5, 6))
+    again, other = (scale_rows(matches, weight, pooled, deviation=2.0, seed=seed) for seed in (5, 6))
     assert torch.equal(found.weight, again.weight)
     assert torch.equal(found.weight[:3], other.weight[:3])
     assert not torch.equal(found.weight[3], other.weight[3])
@@ -97,11 +97,11 @@ def test_classes_start_level_and_with_the_same_deviation() -> None:
 
 def test_classes_that_share_their_rows_do_not_break_the_scale() -> None:
     weight, pooled = torch.randn(3, 4), torch.randn(20, 4)
-    same = scaled([Match("a", (), (1,), "exact"), Match("b", (), (1,), "similar")], weight, pooled)
+    same = scale_rows([Match("a", (), (1,), "exact"), Match("b", (), (1,), "similar")], weight, pooled)
     assert same.weight.eq(0).all()
     assert same.bias.eq(0).all()
     with pytest.raises(UsageError, match="20 training pictures do not differ"):
-        scaled([Match("a", (), (1,), "exact"), Match("b", (), (2,), "exact")], weight, pooled[:1].expand(20, 4))
+        scale_rows([Match("a", (), (1,), "exact"), Match("b", (), (2,), "exact")], weight, pooled[:1].expand(20, 4))
 
 
 def make_encoder(labels: list[str]) -> Encoder:

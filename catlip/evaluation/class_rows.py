@@ -55,7 +55,7 @@ def transfer_rows(
     """
     matches = match_rows(encoder, run, classes, alpha)
     weight, _ = head_of(encoder)
-    return scaled(matches, weight, pooled, deviation=deviation, seed=seed)
+    return scale_rows(matches, weight, pooled, deviation=deviation, seed=seed)
 
 
 def match_rows(encoder: Encoder, run: str | Path, classes: Sequence[ClassName], alpha: float = ALPHA) -> list[Match]:
@@ -81,7 +81,7 @@ def match_rows(encoder: Encoder, run: str | Path, classes: Sequence[ClassName], 
     return matches
 
 
-def scaled(
+def scale_rows(
     matches: Sequence[Match], weight: Tensor, pooled: Tensor, *, deviation: float = 1.0, seed: int = 0
 ) -> TransferRows:
     """The new classifier from matched rows of a weight [V, D]; see `transfer_rows`."""

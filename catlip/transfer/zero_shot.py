@@ -55,7 +55,7 @@ def zero_shot(cfg: ZeroShot) -> dict[str, Any]:
     began = time.perf_counter()
     templates = read_templates(cfg.templates)
     data = open_labelled(cfg.data)
-    names = read_names(cfg.classes) if cfg.classes else _own_names(data)
+    names = read_names(cfg.classes) if cfg.classes else own_names(data)
     wanted = class_numbers(data, names, cfg.classes)
     encoder, dual, tokenizer = open_routes(cfg.run, cfg.route)
     if cfg.image_size:
@@ -120,7 +120,7 @@ def _matches(run: str, encoder: Encoder, names: list[ClassName]) -> list[Match]:
     return matches
 
 
-def _own_names(data: Labelled) -> list[ClassName]:
+def own_names(data: Labelled) -> list[ClassName]:
     """The labels themselves, where they are names. Raises UsageError for numbers."""
     labels = sorted(set(data.labels))
     if all(label.isdigit() for label in labels):
