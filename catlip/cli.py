@@ -40,7 +40,7 @@ VERBS = {
     "plan": Verb("memory, hours and cost of a recipe, before", "catlip.recipes.plan", "Plan", "plan", ("recipe",)),
     "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "Slurm", "slurm", ("command",)),
     "pretrain": Verb("shards + vocabulary -> encoder", "catlip.training.pretrain", "Pretrain", "pretrain", ("recipe",)),
-    "probe": Verb("linear probe and kNN on frozen features", "catlip.transfer.probe", "Probe", "probe", ("run",)),
+    "probe": Verb("linear probe and kNN on frozen features", "catlip.report.efficiency", "Probe", "probe", ("run",)),
     "compare": Verb("objectives side by side: HTML", "catlip.recipes.compare", "Compare", "compare", ("out",)),
     "finetune": Verb(
         "encoder + labelled pictures -> classifier", "catlip.transfer.finetune", "Finetune", "finetune", ("run",)

@@ -139,6 +139,15 @@ class Lexicon:
             found |= frontier
         return found
 
+    def above(self, wnid: str) -> dict[str, int]:
+        """A synset and all its hypernyms -> steps of the shortest way up to each; the synset itself: 0."""
+        found, frontier, steps = {wnid: 0}, [wnid], 0
+        while frontier:
+            steps += 1
+            frontier = [p for p in {q for s in frontier for q in self.synset(s).parents} if p not in found]
+            found |= dict.fromkeys(frontier, steps)
+        return found
+
     @cached_property
     def synonyms(self) -> dict[str, list[str]]:
         """Synset -> its lemmas, lower case. Built from all lemmas at first use (0.3 s)."""

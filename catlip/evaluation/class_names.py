@@ -1,4 +1,5 @@
-"""Class names -> rows of a classifier of synsets: exact, by what lies below in WordNet, or by what lies above.
+"""Class names -> rows of a classifier of synsets: exact, by what lies below in WordNet, or by what lies above; or, for
+Transfer Init, by path similarity.
 
 A name is read as a caption is, by the labeler that made the classifier's labels, so that "tv", "dining tables" and
 "mouse" (both of them) find the rows that such words were trained with.
@@ -7,6 +8,7 @@ A name is read as a caption is, by the labeler that made the classifier's labels
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from catlip.captions.labeler import Labeler
@@ -34,12 +36,16 @@ class Match:
     name: str
     synsets: tuple[str, ...]  # what the name means; empty: no synset is known for it
     rows: tuple[int, ...]  # of the classifier; empty: missing
-    how: str  # "exact", "below", "above", "missing"
+    how: str  # "exact", "below", "above", "similar", "parts", "missing"
     levels: int = 0  # "above": how many levels
     through: tuple[str, ...] = ()  # synsets of the rows
+    similarity: float = 1.0  # "similar": of the rows' synsets; "parts": of the least similar part
+    parts: "tuple[Match, ...]" = ()  # "parts": those of the name's nouns that have rows
 
     def told(self, name_of: dict[str, str]) -> str:
         """For people. name_of: synset -> name."""
+        if self.parts:
+            return "mean of parts: " + "; ".join(f"{part.name!r} {part.told(name_of)}" for part in self.parts)
         names = [name_of.get(synset, synset) for synset in self.through]
         some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         if self.how == "exact":
@@ -48,6 +54,8 @@ class Match:
             return f"by {len(names)} below it: {some}"
         if self.how == "above":
             return f"backed off by {self.levels} level{'s' if self.levels > 1 else ''} to {some}"
+        if self.how == "similar":
+            return f"similar ({self.similarity:.2g}): {some}"
         return "missing: " + ("nothing near it in the vocabulary" if self.synsets else "no noun that WordNet knows")
 
 
@@ -131,6 +139,63 @@ class Matcher:
         meanings = [entry.synsets or self.synsets_of(entry.name) for entry in classes]
         own = {synset for found in meanings for synset in found}
         return [self._match(entry.name, found, own) for entry, found in zip(classes, meanings, strict=True)]
+
+    def similar(self, classes: Sequence[ClassName], alpha: float) -> list[Match]:
+        """One match a class by CatLIP's Transfer Init (arXiv 2404.15653, section 4.2): rows of the class' own synsets,
+        else those of the most path-similar synsets, if their similarity is alpha or more.
+
+        A name of several nouns that is no entry of its own is matched noun by noun. Unlike in `__call__`, a sibling
+        can stand in, and what lies further below a class than something lies beside it does not count.
+        """
+        return [self._similar(entry, alpha) for entry in classes]
+
+    def _similar(self, entry: ClassName, alpha: float) -> Match:
+        nouns = [] if entry.synsets or WNID.fullmatch(entry.name) else self._nouns(plain(entry.name))
+        if len(nouns) < 2:
+            return self._closest(entry.name, entry.synsets or self.synsets_of(entry.name), alpha)
+        found = [self._closest(text, synsets, alpha) for text, synsets in nouns]
+        good = tuple(part for part in found if part.rows)
+        meant = tuple(s for part in found for s in part.synsets)
+        if not good:
+            return Match(entry.name, meant, (), "missing")
+        return Match(
+            entry.name, meant, tuple(row for part in good for row in part.rows), "parts",
+            through=tuple(s for part in good for s in part.through),
+            similarity=min(part.similarity for part in good), parts=good,
+        )  # fmt: skip
+
+    def _closest(self, name: str, synsets: tuple[str, ...], alpha: float) -> Match:
+        if found := [synset for synset in synsets if synset in self.row]:
+            return Match(name, synsets, tuple(self.row[s] for s in found), "exact", 0, tuple(found))
+        ways = [
+            (up + down, label)
+            for synset in synsets
+            if self.wordnet.has_synset(synset)
+            for ancestor, up in self.wordnet.above(synset).items()
+            for down, labels in [self._reach.get(ancestor, (0, ()))]
+            for label in labels
+        ]
+        steps = min((steps for steps, _ in ways), default=0)
+        # Path similarity is 1 / (steps + 1), steps of the shortest way in the is-a graph by a common hypernym.
+        if not ways or 1 / (steps + 1) < alpha - 1e-9:
+            return Match(name, synsets, (), "missing")
+        found = sorted({label for far, label in ways if far == steps}, key=self.row.__getitem__)
+        return Match(name, synsets, tuple(self.row[s] for s in found), "similar", 0, tuple(found), 1 / (steps + 1))
+
+    @cached_property
+    def _reach(self) -> dict[str, tuple[int, list[str]]]:
+        """Synset -> (steps down to the labels that are nearest below it or at it, those labels)."""
+        found: dict[str, tuple[int, list[str]]] = {}
+        for label in filter(self.wordnet.has_synset, self.row):
+            for ancestor, steps in self.wordnet.above(label).items():
+                least, labels = found.get(ancestor, (steps, []))
+                if steps <= least:
+                    found[ancestor] = (steps, [*labels, label] if steps == least else [label])
+        return found
+
+    def _nouns(self, text: str) -> list[tuple[str, tuple[str, ...]]]:
+        """Nouns that the labeler reads in a name: (as it stands there, synsets)."""
+        return [(word.text, tuple(sorted(word.labels))) for word in self.labeler.explain(text) if word.labels]
 
     def synsets_of(self, name: str) -> tuple[str, ...]:
         """What a name means: a wnid itself; else its head noun as the labeler reads it; else WordNet's first sense."""

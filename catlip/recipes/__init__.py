@@ -13,7 +13,7 @@ _IN = {
     "budget": "budget_b16",
 }
 RECIPES = {name: f"catlip.recipes.{module}" for module, names in _IN.items() for name in names.split()}
-FINETUNING = dict.fromkeys(
+FINETUNING: dict[str, str] = dict.fromkeys(
     ("imagenet_224", "imagenet_512", "places365_224", "places365_512", "coco_multilabel"), "catlip.recipes.transfer"
 )
 

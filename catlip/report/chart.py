@@ -19,6 +19,7 @@ class Series:
     dots: bool = False
     soft: bool = False  # in the background
     titles: tuple[str, ...] = ()  # of dots, shown when the mouse rests on them
+    spread: tuple[float, ...] = ()  # of each point: how far a bar reaches above and below it
 
 
 def chart(series: list[Series], x_label: str, y_label: str, *, log_x: bool = False, zero: bool = False) -> Html:
@@ -27,7 +28,7 @@ def chart(series: list[Series], x_label: str, y_label: str, *, log_x: bool = Fal
     if not shown:
         return Html("")
     xs = [math.log10(x) if log_x else x for s in shown for x, _ in s.points]
-    ys = [y for s in shown for _, y in s.points]
+    ys = [edge for s in shown for i, (_, y) in enumerate(s.points) for edge in (y - _reach(s, i), y + _reach(s, i))]
     low_y, high_y = (0.0 if zero else min(ys)), max(ys)
     y_ticks = _ticks(low_y, high_y)
     low_y, high_y = min(low_y, y_ticks[0]), max(high_y, y_ticks[-1])
@@ -76,7 +77,20 @@ def _grid_line(y: float, text: str) -> str:
 def _line(s: Series, place, colour: str) -> str:
     points = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in s.points)
     width = 1 if s.soft else 2
-    return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+    line = f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+    return line + _bars(s, place, colour)
+
+
+def _reach(s: Series, i: int) -> float:
+    return s.spread[i] if s.spread else 0.0
+
+
+def _bars(s: Series, place, colour: str) -> str:
+    found = []
+    for i, (x, y) in enumerate(s.points):
+        (at, low), (_, high) = place(x, y - _reach(s, i)), place(x, y + _reach(s, i))
+        found.append(f'<path d="M{at:.1f} {low:.1f}V{high:.1f}" stroke="{colour}" stroke-opacity=".5"/>')
+    return "".join(found) if s.spread else ""
 
 
 def _dots(s: Series, place, colour: str) -> str:

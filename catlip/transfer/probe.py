@@ -1,23 +1,33 @@
-"""How good are frozen features? A linear probe and a nearest-neighbour vote on a classification set."""
+"""How good are frozen features? A linear probe and a nearest-neighbour vote, with all labels or with few of them."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import mean, stdev
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from catlip.data.labelled import LabelledSource
 from catlip.errors import UsageError
-from catlip.evaluation.labelled import class_indices, features, open_labelled
+from catlip.evaluation.class_names import ClassName, read_names, rows_of
+from catlip.evaluation.class_rows import ALPHA, TransferRows, head_of, match_rows, scale_rows
+from catlip.evaluation.kept_features import kept_features
+from catlip.evaluation.labelled import class_indices, open_labelled
+from catlip.evaluation.logistic import fit_logistic as fit_logistic
+from catlip.evaluation.logistic import linear_probe as linear_probe
 from catlip.evaluation.neighbours import knn
+from catlip.evaluation.subsets import share_of_each, shots_of_each
 from catlip.models.encoder import Encoder, load
 from catlip.training.distributed import pick_device
 from catlip.training.log import append_json, table
+from catlip.transfer.zero_shot import own_names
 
-# Strengths of the ridge on the probe's weights: a grid wide enough that its ends never win.
-PENALTIES = tuple(10.0**e for e in (-5, -4, -3, -2.5, -2, -1.5, -1, 0))
+FEW = 1000  # pictures; below, a fifth of them is too few to choose the penalty by
+FOLDS = 5
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,43 +40,191 @@ class Probe:
     image_size: int | None = None  # pixels; default: the encoder's own
     train: str  # tars (KEY.jpg and KEY.cls) or a folder with one folder per class
     test: str
+    init: Literal["random", "transfer"] = "random"  # transfer: pull towards rows of the classifier; beside it, random
+    classes: str | None = None  # names for --init transfer, one a line in the order of the labels' numbers
+    alpha: float = ALPHA  # of --init transfer: least WordNet path similarity of a synset that stands in
+    fraction: float = 1.0  # share of each class' training pictures to learn from, at least one of each
+    fractions: str = ""  # several of them, as 0.01,0.1,1: a curve, drawn
+    shots: str = ""  # instead: so many training pictures of each class, as 1,2,4,8,16
+    seeds: int = 5  # random parts of the training set to measure, where a part is taken
+    out: str | None = None  # the curve's page; default: RUN/efficiency.html
     neighbours: int = 20  # of the nearest-neighbour vote
-    seed: int = 0  # of the held-out split that chooses the penalty, and of untrained weights
+    seed: int = 0  # of parts, of the held-out split that chooses the penalty, and of untrained weights
+    cache: bool = True  # keep features for the next time, and take those that were kept
     device: str = "auto"
 
 
+@dataclass(kw_only=True, slots=True)
+class Amount:
+    """Accuracies, in percent, with some of the training set; a number per random part of it."""
+
+    told: str  # "1 %", "4 a class"
+    share: float  # of the training set
+    pictures: int
+    probes: dict[str, list[float]] = field(default_factory=dict)  # init -> accuracies of the linear probe
+    knn: list[float] = field(default_factory=list)
+    penalties: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def gain(self) -> list[float]:
+        """Of Transfer Init over a random start, part by part."""
+        pairs = zip(self.probes.get("transfer", []), self.probes["random"], strict=False)
+        return [transfer - random for transfer, random in pairs]
+
+
 def probe(cfg: Probe) -> dict[str, Any]:
-    """Accuracy of a linear probe and of a kNN vote, in percent; one line is added to the run's results.jsonl."""
+    """Accuracy of a linear probe and of a kNN vote, in percent; one line is added to the run's results.jsonl.
+
+    Raises UsageError for a mistake in the settings, before pictures are embedded wherever it can be told by then.
+    """
     began = time.perf_counter()
+    shares, shots = wanted_amounts(cfg)
     train, test = open_labelled(cfg.train), open_labelled(cfg.test)
     classes, y_train, y_test = class_indices(train, test)
+    for number in shots:
+        shots_of_each(y_train, number, cfg.seed, classes)
     encoder = open_encoder(cfg)
+    rows = None
+    if cfg.init == "transfer":
+        names = names_of(train, classes, cfg.classes)
+        matches = match_rows(encoder, cfg.run or cfg.encoder or "", names, cfg.alpha)
+        rows = partial(scale_rows, matches, head_of(encoder)[0])
     device = pick_device(cfg.device)
-    x_train, kept = features(encoder, train, device)
+    x_train, kept = kept_features(encoder, train, device, keep=cfg.cache)
     y_train = y_train[kept]
-    x_test, kept = features(encoder, test, device)
-    y_test = y_test[kept]
-    accuracy, penalty = linear_probe(x_train, y_train, x_test, y_test, seed=cfg.seed)
-    neighbours = knn(x_train, y_train, x_test, y_test, k=cfg.neighbours)
-    result = {
-        "task": "probe", "linear_probe": round(accuracy, 2), "knn": round(neighbours, 2), "penalty": penalty,
-        "classes": len(classes), "train": len(y_train), "test": len(y_test), "image_size": encoder.image_size,
-        "data": [cfg.train, cfg.test], "encoder": cfg.run or f"{cfg.encoder}{' untrained' if cfg.untrained else ''}",
-        "seconds": round(time.perf_counter() - began, 1),
-    }  # fmt: skip
-    rows = {
-        "linear probe": f"{accuracy:.2f} %   (penalty {penalty:g})",
-        f"{cfg.neighbours} nearest": f"{neighbours:.2f} %",
-        "chance": f"{100 / len(classes):.2f} %",
-    }
-    print(
-        table(
-            rows, f"{result['encoder']}: {len(classes)} classes, {len(y_train):,} to train on, {len(y_test):,} to test"
-        )
-    )
+    x_test, kept = kept_features(encoder, test, device, keep=cfg.cache)
+    data = (x_train, y_train, x_test, y_test[kept])
+    amounts = [
+        measure(cfg, data, f"{100 * share:g} %", partial(share_of_each, y_train, share), rows, whole=share == 1)
+        for share in shares
+    ] + [
+        measure(cfg, data, f"{n} a class", partial(shots_of_each, y_train, n, classes=classes), rows) for n in shots
+    ]  # fmt: skip
+    result = _result(cfg, amounts, len(classes), data, encoder)
+    if rows is not None:
+        result |= {"init": "transfer", "alpha": cfg.alpha, "names": rows(x_train).told(encoder)}
+    result["seconds"] = round(time.perf_counter() - began, 1)
+    _say(cfg, result, amounts)
     if cfg.run:
         append_json(Path(cfg.run) / "results.jsonl", result)
     return result
+
+
+def wanted_amounts(cfg: Probe) -> tuple[list[float], list[int]]:
+    """(shares of the training set, pictures of each class), one of them empty. Raises UsageError."""
+    named = [f"--{way}" for way in ("fractions", "shots") if getattr(cfg, way)]
+    if (named and cfg.fraction != 1) or len(named) > 1:
+        raise UsageError(f"--fraction, --fractions and --shots are three ways; found {', '.join(named)}")
+    shares = _numbers(cfg.fractions, "--fractions", float) if cfg.fractions else [cfg.fraction]
+    shots = _numbers(cfg.shots, "--shots", int) if cfg.shots else []
+    for share in [] if shots else shares:
+        if not 0 < share <= 1:
+            raise UsageError(f"--fraction {share:g}: a share of the training set is above 0 and at most 1")
+    if min(shots, default=1) < 1:
+        raise UsageError(f"--shots {cfg.shots}: a class needs a picture")
+    if cfg.seeds < 1:
+        raise UsageError(f"--seeds {cfg.seeds}: at least one random part has to be measured")
+    return ([], shots) if shots else (shares, [])
+
+
+def _numbers(text: str, option: str, kind: type) -> list[Any]:
+    try:
+        return sorted({kind(part) for part in text.replace(" ", ",").split(",") if part})
+    except ValueError:
+        raise UsageError(f"{option} {text!r}: expected numbers with commas between them") from None
+
+
+def names_of(train: LabelledSource, classes: Sequence[str], file: str | None) -> list[ClassName]:
+    """What each class is called: by a file, or by its label. Raises UsageError for numbers without a file, and for a
+    file that does not fit the labels."""
+    if not file and all(label.isdigit() for label in classes):
+        raise UsageError(
+            f"--train {train.name}: its labels are numbers; --init transfer needs --classes names.txt, one name or "
+            "wnid a line in their order"
+        )
+    names = read_names(file) if file else own_names(train)
+    places = rows_of(classes, names, file, f"--train {train.name}")
+    by_number = all(label.isdigit() and place == int(label) for label, place in zip(classes, places, strict=True))
+    if by_number and len(names) != (highest := max(map(int, classes))) + 1:
+        raise UsageError(f"--classes {file} has {len(names)} names for labels from 0 to {highest}")
+    return [names[place] for place in places]
+
+
+def measure(
+    cfg: Probe, data: tuple[Tensor, Tensor, Tensor, Tensor], told: str, part: Any, rows: Any, whole: bool = False
+) -> Amount:
+    """Probe and vote on random parts of the training set, or once on the whole.
+
+    data: x and y to train on, x and y to test. part(seed=...): numbers of a part's pictures. rows(pooled): the
+    transferred classifier, if that is to be measured beside the random one.
+    """
+    x, y, *test = data
+    amount = Amount(told=told, share=1.0, pictures=len(y))
+    for seed in range(cfg.seed, cfg.seed + (1 if whole else cfg.seeds)):
+        some = torch.arange(len(y)) if whole else part(seed=seed)
+        mine = x[some], y[some]
+        folds = FOLDS if len(some) < FEW and not whole else 1
+        priors: dict[str, Any] = {"random": None}
+        if rows is not None:
+            found: TransferRows = rows(mine[0], seed=seed)
+            priors["transfer"] = (found.weight, found.bias)
+        for init, prior in priors.items():
+            accuracy, penalty = linear_probe(*mine, *test, seed=seed, prior=prior, folds=folds)
+            amount.probes.setdefault(init, []).append(accuracy)
+            amount.penalties.setdefault(init, []).append(penalty)
+        amount.knn.append(knn(*mine, *test, k=cfg.neighbours))
+        amount.share, amount.pictures = len(some) / len(y), len(some)
+    return amount
+
+
+def _result(cfg: Probe, amounts: list[Amount], classes: int, data: Any, encoder: Encoder) -> dict[str, Any]:
+    """What is written down: the figures of the largest part, and of all if there are several."""
+    last = amounts[-1]
+    init = "transfer" if "transfer" in last.probes else "random"
+    result: dict[str, Any] = {
+        "task": "probe", "linear_probe": round(mean(last.probes[init]), 2), "knn": round(mean(last.knn), 2),
+        "penalty": last.penalties[init][0], "classes": classes, "train": last.pictures, "test": len(data[3]),
+        "image_size": encoder.image_size, "data": [cfg.train, cfg.test],
+        "encoder": cfg.run or f"{cfg.encoder}{' untrained' if cfg.untrained else ''}",
+    }  # fmt: skip
+    if len(amounts) > 1 or init == "transfer" or len(last.knn) > 1:
+        result["curve"] = [
+            {
+                "told": a.told, "share": a.share, "pictures": a.pictures,
+                **{name: [round(value, 2) for value in found] for name, found in (*a.probes.items(), ("knn", a.knn))},
+            }
+            for a in amounts
+        ]  # fmt: skip
+    return result
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and, of several, their deviation."""
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "") + " %"
+
+
+def _say(cfg: Probe, result: dict[str, Any], amounts: list[Amount]) -> None:
+    last, chance = amounts[-1], f"{100 / result['classes']:.2f} %"
+    title = f"{result['encoder']}: {result['classes']} classes, {{}} to train on, {result['test']:,} to test"
+    if "names" in result:
+        print(table(result["names"], f"{result['encoder']}: class -> rows of its classifier"))
+    if "curve" not in result:
+        rows = {
+            "linear probe": f"{spread(last.probes['random'])}   (penalty {result['penalty']:g})",
+            f"{cfg.neighbours} nearest": spread(last.knn),
+            "chance": chance,
+        }
+        print(table(rows, title.format(f"{last.pictures:,}")))
+        return
+    lines = {}
+    for a in amounts:
+        told = [f"linear probe {spread(a.probes['random'])}"]
+        if "transfer" in a.probes:
+            gain = spread(a.gain).replace(" %", "")
+            told += [f"Transfer Init {spread(a.probes['transfer'])} ({'' if gain[0] == '-' else '+'}{gain})"]
+        lines[f"{a.told}, {a.pictures:,}"] = "   ".join([*told, f"{cfg.neighbours} nearest {spread(a.knn)}"])
+    times = f"{cfg.seeds} random parts" if max(len(a.knn) for a in amounts) > 1 else "all"
+    print(table({**lines, "chance": chance}, title.format(times)))
 
 
 def open_encoder(cfg: Probe) -> Encoder:
@@ -81,42 +239,3 @@ def open_encoder(cfg: Probe) -> Encoder:
         raise UsageError("--untrained goes with --encoder timm:NAME")
     torch.manual_seed(cfg.seed)
     return Encoder.create((cfg.encoder or "").removeprefix("timm:"), image_size=cfg.image_size or 224)
-
-
-def linear_probe(
-    x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor, *, seed: int = 0
-) -> tuple[float, float]:
-    """(accuracy in percent, penalty): logistic regression, penalty chosen on a fifth of the training set."""
-    mean, std = x_train.mean(0), x_train.std(0).clamp_min(1e-6)
-    x_train, x_test = (x_train - mean) / std, (x_test - mean) / std
-    order = torch.randperm(len(x_train), generator=torch.Generator().manual_seed(seed))
-    held, used = order[: len(order) // 5], order[len(order) // 5 :]
-    weights, best, best_accuracy = None, PENALTIES[0], -1.0
-    for penalty in sorted(PENALTIES, reverse=True):
-        weights = fit_logistic(x_train[used], y_train[used], penalty, start=weights)
-        accuracy = _accuracy(x_train[held], y_train[held], weights)
-        if accuracy > best_accuracy:
-            best, best_accuracy = penalty, accuracy
-    weights = fit_logistic(x_train, y_train, best)
-    return _accuracy(x_test, y_test, weights), best
-
-
-def fit_logistic(x: Tensor, y: Tensor, penalty: float, start: Tensor | None = None) -> Tensor:
-    """Minimise mean cross-entropy + penalty / 2 * |W|^2 by L-BFGS. x [N, D] -> [D + 1, C], the last row the bias."""
-    n_classes = int(y.max()) + 1
-    weights = torch.zeros(x.shape[1] + 1, n_classes) if start is None else start.clone()
-    weights.requires_grad_()
-    optimizer = torch.optim.LBFGS([weights], max_iter=100, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(x @ weights[:-1] + weights[-1], y) + penalty / 2 * weights[:-1].square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    return weights.detach()
-
-
-def _accuracy(x: Tensor, y: Tensor, weights: Tensor) -> float:
-    return 100 * (x @ weights[:-1] + weights[-1]).argmax(1).eq(y).float().mean().item()

@@ -19,6 +19,7 @@ from catlip.captions.wordnet import open_lexicon
 from catlip.data.labelled import LabelledSource
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike, read_names, rows_of, run_labeler
+from catlip.evaluation.class_rows import head_of as head_of
 from catlip.evaluation.classified import accuracies, combine, ranks, standard
 from catlip.evaluation.labelled import features, open_labelled
 from catlip.models.dual import TEXT_FOLDER, DualEncoder, load_dual
@@ -55,7 +56,7 @@ def zero_shot(cfg: ZeroShot) -> dict[str, Any]:
     began = time.perf_counter()
     templates = read_templates(cfg.templates)
     data = open_labelled(cfg.data)
-    names = read_names(cfg.classes) if cfg.classes else _own_names(data)
+    names = read_names(cfg.classes) if cfg.classes else own_names(data)
     rows = rows_of(data.classes, names, cfg.classes, data.name)
     wanted = torch.tensor(rows)[torch.from_numpy(data.labels)]
     encoder, dual, tokenizer = open_routes(cfg.run, cfg.route)
@@ -121,7 +122,7 @@ def _matches(run: str, encoder: Encoder, names: list[ClassName]) -> list[Match]:
     return matches
 
 
-def _own_names(data: LabelledSource) -> list[ClassName]:
+def own_names(data: LabelledSource) -> list[ClassName]:
     """The labels themselves, where they are names. Raises UsageError for numbers."""
     if all(label.isdecimal() for label in data.classes):
         raise UsageError(f"--data {data.name}: its labels are numbers; --classes names.txt says what they mean")
@@ -157,15 +158,6 @@ def head_scores(encoder: Encoder, pooled: Tensor, matches: list[Match], calibrat
     place = {row: i for i, row in enumerate(rows)}
     logits = pooled @ weight[rows].T + (bias[rows] if calibrate == "none" else 0)
     return combine(logits, [[place[row] for row in match.rows] for match in matches], calibrate == "pictures")
-
-
-def head_of(encoder: Encoder) -> tuple[Tensor, Tensor]:
-    """(weight [V, D], bias [V]) of the classifier, on the CPU. Raises UsageError if it is not one linear layer."""
-    head = encoder.backbone.get_classifier() if encoder.labels else None
-    if not isinstance(head, torch.nn.Linear):
-        raise UsageError("the rows of its classifier are needed, and this encoder has no linear classifier")
-    weight = head.weight.detach().float().cpu()
-    return weight, head.bias.detach().float().cpu() if head.bias is not None else weight.new_zeros(len(weight))
 
 
 @torch.no_grad()

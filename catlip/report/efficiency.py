@@ -1,0 +1,101 @@
+"""Accuracy against the number of labels, as a page. The verb `probe`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from catlip.report import page
+from catlip.report.chart import Series, chart
+from catlip.transfer.probe import Probe as Probe
+from catlip.transfer.probe import probe as measure
+
+# What a list of accuracies in a point of a curve is called, for each task whose results have curves.
+NAMES = {
+    "random": "random start",
+    "transfer": "Transfer Init",
+    "knn": "nearest neighbours",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Accuracies, in percent, after learning from so many pictures; one a random part of the training set."""
+
+    told: str
+    pictures: int
+    values: tuple[float, ...]
+
+    @property
+    def spread(self) -> float:
+        return stdev(self.values) if len(self.values) > 1 else 0.0
+
+
+def probe(cfg: Probe) -> dict[str, Any]:
+    """Measure; with several amounts of labels, also write the page. Raises UsageError as `measure` does."""
+    result = measure(cfg)
+    if len(result.get("curve", [])) > 1:
+        folder = Path(cfg.run) if cfg.run and Path(cfg.run).is_dir() else Path()
+        out = Path(cfg.out) if cfg.out else folder / "efficiency.html"
+        write_page(out, [result])
+        print(f"{out}: the curve")
+    return result
+
+
+def curves(results: Sequence[dict[str, Any]]) -> dict[str, list[Point]]:
+    """Series by name, from results with a "curve": [{"told", "pictures", SERIES: [accuracies], ...}, ...].
+
+    Of several tasks ("probe", "finetune"), each series says which it is of.
+    """
+    found: dict[str, list[Point]] = {}
+    tasks = {result["task"] for result in results}
+    for result in results:
+        for entry in result["curve"]:
+            for key, values in entry.items():
+                if isinstance(values, list):
+                    series = NAMES[key] if key in NAMES else str(key)
+                    name = f"{result['task']}, {series}" if len(tasks) > 1 else series
+                    found.setdefault(name, []).append(Point(entry["told"], entry["pictures"], tuple(values)))
+    return {name: sorted(points, key=lambda point: point.pictures) for name, points in found.items()}
+
+
+def write_page(out: Path, results: Sequence[dict[str, Any]]) -> None:
+    """One figure and its table, of results on the same data."""
+    first, found = results[0], curves(results)
+    series = [
+        Series(
+            name,
+            [(point.pictures, mean(point.values)) for point in points],
+            spread=tuple(point.spread for point in points),
+        )
+        for name, points in found.items()
+    ]
+    amounts = {point.pictures: point.told for points in found.values() for point in points}
+    at = {name: {point.pictures: point for point in points} for name, points in found.items()}
+    rows = [
+        [f"{told} ({pictures:,})", *(_cell(at[name].get(pictures)) for name in found)]
+        for pictures, told in sorted(amounts.items())
+    ]
+    times = max(len(point.values) for points in found.values() for point in points)
+    note = f"Chance is {100 / first['classes']:.1f} %. " + (
+        f"Mean and deviation of {times} random parts of the training set; a larger part contains the smaller ones, and "
+        "all series have the same parts." if times > 1 else ""
+    )  # fmt: skip
+    parts = [
+        page.paragraph(f"{first['encoder']}, {first['image_size']} px, {first['classes']} classes", soft=True),
+        chart(series, "labelled pictures", "accuracy, %", log_x=True),
+        page.table(["labels", *found], rows),
+        page.paragraph(note, soft=True),
+    ]
+    if "names" in first:
+        parts.append(page.folded("Which rows the classes start from", page.table(["class", "row"],
+                     [[name, told] for name, told in first["names"].items()])))  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page.write(out, page.page("Accuracy against labels", *parts))
+
+
+def _cell(point: Point | None) -> str:
+    if point is None:
+        return "-"
+    return f"{mean(point.values):.1f}" + (f" ± {point.spread:.1f}" if len(point.values) > 1 else "")
