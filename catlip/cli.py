@@ -43,7 +43,7 @@ VERBS = {
     "probe": Verb("linear probe and kNN on frozen features", "catlip.report.efficiency", "Probe", "probe", ("run",)),
     "compare": Verb("objectives side by side: HTML", "catlip.recipes.compare", "Compare", "compare", ("out",)),
     "finetune": Verb(
-        "encoder + labelled pictures -> classifier", "catlip.transfer.finetune", "Finetune", "finetune", ("run",)
+        "encoder + labelled pictures -> classifier", "catlip.report.efficiency", "Finetune", "finetune", ("run",)
     ),
     "align": Verb("text tower onto a frozen encoder", "catlip.transfer.align", "Align", "align", ("run",)),
     "zeroshot": Verb(

@@ -25,11 +25,12 @@ from catlip.data.steps import Curriculum
 from catlip.errors import UsageError
 from catlip.evaluation.classified import several
 from catlip.interchange.predict import Predict, predict
-from catlip.models.encoder import Encoder
+from catlip.models.encoder import Encoder, load
 from catlip.models.initial import open_weights
 from catlip.objectives.classes import Classes, ClassObjective, asymmetric, dense, mix
 from catlip.objectives.linear import linear_asymmetric, linear_bce
 from catlip.recipes import FINETUNING, load_recipe
+from catlip.report import efficiency
 from catlip.training import checkpoint
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim, layer_scales
@@ -37,6 +38,7 @@ from catlip.training.task import Task
 from catlip.transfer.finetune import Finetune, Look, between, finetune, make_task, open_sets, open_start
 from tests.conftest import COLOURS, jpeg
 from tests.test_labelled import write_folders, write_table
+from tests.test_zero_shot import FRUITS
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +385,6 @@ def test_mistakes_in_settings(start: str, sets: tuple[str, str], tmp_path: Path)
         ({"wise": 1.5}, "--wise is a share"),
         ({"epochs": 1.0}, "give the budget as --samples or --epochs"),
         ({"objective": Classes(smoothing=1.0)}, "--smoothing"),
-        ({"init": "transfer"}, "--init transfer"),
         ({"run": "timm:resnt10t", "untrained": True}, "did you mean"),
         ({"run": str(tmp_path)}, "is no run and no model folder"),
         ({"curriculum": Curriculum(scales=(32,), low_res=16)}, "two ways to vary the size"),
@@ -480,3 +481,69 @@ def test_a_recipe_gives_way_to_what_is_asked_for(start: str, sets: tuple[str, st
     assert result["image_size"] == 32
     card = json.loads((tmp_path / "out" / "config.json").read_text())["config"]
     assert (card["samples"], card["epochs"], card["optim"]["lr"]) == (48, 0.0, 3e-5)
+
+
+# Transfer Init
+
+
+@pytest.fixture
+def fruits(tmp_path: Path) -> tuple[str, str]:
+    """(a run whose classifier has rows of the four fruits and lawns that are drawn, their names)."""
+    torch.manual_seed(0)
+    encoder = Encoder.create("test_resnet", image_size=32)
+    encoder.save(tmp_path / "fruits" / "encoder", torch.nn.Linear(encoder.width, 4), label_names=list(FRUITS.values()))
+    (tmp_path / "names.txt").write_text("\n".join(COLOURS) + "\n")
+    return str(tmp_path / "fruits"), str(tmp_path / "names.txt")
+
+
+def test_the_classifier_starts_from_rows_of_the_runs_own(
+    fruits: tuple[str, str], sets: tuple[str, str], tmp_path: Path
+) -> None:
+    """Before the first step, logits are the old ones' up to a level and a scale of each class."""
+    cfg = config(fruits[0], *sets, tmp_path / "out", classes=fruits[1], init="transfer")
+    opened = open_sets(cfg)
+    task = make_task(cfg, opened, open_start(cfg)).eval()
+    pictures = torch.rand(64, 3, 32, 32)
+    old, new = load(fruits[0]), task.objective
+    rows = [old.labels.index(FRUITS[name.name]) for name in opened.names]
+    with torch.no_grad():
+        theirs = old.backbone.get_classifier()(old.pooled(pictures))[:, rows]
+        ours = new.head(new.encoder.pooled(pictures))
+    centred = theirs - theirs.mean(1, keepdim=True)  # the mean row is taken off
+    both = torch.stack([ours.T, centred.T], dim=1)
+    assert min(torch.corrcoef(pair)[0, 1].item() for pair in both) > 0.99
+    again = make_task(cfg, opened, open_start(cfg))
+    assert torch.equal(again.objective.head.weight, new.head.weight)
+    result = finetune(cfg)
+    assert result is not None
+    assert set(result["names"]) == set(COLOURS)
+
+
+def test_a_curve_of_fine_tuned_parts_is_not_made_twice(
+    fruits: tuple[str, str], sets: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config(
+        fruits[0], *sets, tmp_path / "out", classes=fruits[1], init="transfer", fractions="0.1,1", seeds=2, samples=48
+    )
+    result = efficiency.finetune(cfg)
+    assert result is not None
+    assert [entry["pictures"] for entry in result["curve"]] == [8, 80]
+    assert all(len(entry[init]) == 2 for entry in result["curve"] for init in ("random", "transfer"))
+    assert "<svg" in (tmp_path / "out" / "efficiency.html").read_text()
+    monkeypatch.setattr(efficiency, "fine_tune", lambda cfg: pytest.fail("trained again"))
+    again = efficiency.finetune(cfg)
+    assert again is not None
+    assert again["curve"] == result["curve"]
+
+
+def test_mistakes_of_transfer(fruits: tuple[str, str], sets: tuple[str, str], start: str, tmp_path: Path) -> None:
+    for run, changes, message in (
+        (fruits[0], {}, "labels are numbers; --init transfer needs --classes"),
+        (fruits[0], {"classes": fruits[1], "untrained": True}, "--untrained has none"),
+        (fruits[0], {"classes": fruits[1], "alpha": 0.0}, "--alpha 0"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            finetune(config(run, *sets, tmp_path / "out", init="transfer", **changes))
+    with pytest.raises(UsageError, match="--fractions"):
+        efficiency.finetune(config(start, *sets, tmp_path / "out", fractions="a"))
+    assert not (tmp_path / "out").exists()

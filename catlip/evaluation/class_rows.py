@@ -35,10 +35,11 @@ class TransferRows:
     bias: Tensor  # float32 [C]
     matches: list[Match]
 
-    def told(self, encoder: Encoder) -> dict[str, str]:
-        """Class name -> what its row was made of, for people."""
-        name_of = dict(zip(encoder.labels, encoder.names, strict=True))
-        return {m.name: m.told(name_of) if m.rows else f"random ({m.told(name_of)})" for m in self.matches}
+
+def told(matches: Sequence[Match], encoder: Encoder) -> dict[str, str]:
+    """Class name -> what its row was made of, for people."""
+    name_of = dict(zip(encoder.labels, encoder.names, strict=True))
+    return {m.name: m.told(name_of) if m.rows else f"random ({m.told(name_of)})" for m in matches}
 
 
 def transfer_rows(

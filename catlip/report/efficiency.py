@@ -1,14 +1,20 @@
-"""Accuracy against the number of labels, as a page. The verb `probe`."""
+"""Accuracy against the number of labels, as a page. The verbs `probe` and `finetune`."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from catlip.errors import UsageError
 from catlip.report import page
 from catlip.report.chart import Series, chart
+from catlip.training.log import append_json, table
+from catlip.transfer.finetune import Finetune as Finetune
+from catlip.transfer.finetune import finetune as fine_tune
 from catlip.transfer.probe import Probe as Probe
+from catlip.transfer.probe import numbers_in, spread
 from catlip.transfer.probe import probe as measure
 
 # What a list of accuracies in a point of a curve is called, for each task whose results have curves.
@@ -41,6 +47,56 @@ def probe(cfg: Probe) -> dict[str, Any]:
         write_page(out, [result])
         print(f"{out}: the curve")
     return result
+
+
+def finetune(cfg: Finetune) -> dict[str, Any] | None:
+    """Fine-tune; with --fractions or --seeds many times, below --out, and draw the curve beside the probe's, if the run
+    has one on the same data. What is finished is not done again. Raises UsageError as `fine_tune` does."""
+    if not cfg.fractions and cfg.seeds == 1:
+        return fine_tune(cfg)
+    if cfg.seeds < 1:
+        raise UsageError(f"--seeds {cfg.seeds}: one or more")
+    shares = numbers_in(cfg.fractions, "--fractions", float) if cfg.fractions else [cfg.fraction]
+    curve, last = [], {}
+    for share in shares:
+        entry: dict[str, Any] = {"told": f"{100 * share:g} %", "share": share}
+        for init in ("random", "transfer") if cfg.init == "transfer" else ("random",):
+            for seed in range(cfg.seed, cfg.seed + cfg.seeds):
+                one = replace(cfg, fraction=share, fractions="", seeds=1, seed=seed, init=init)
+                found = _once(replace(one, out=f"{cfg.out}/{init}-{share:g}-seed{seed}"))
+                if found is None:
+                    return None
+                entry.setdefault(init, []).append(found["top1" if "top1" in found else "mAP"])
+                entry["pictures"], last = found["train"], found
+        curve.append(entry)
+    result = {**{k: last[k] for k in ("task", "classes", "test", "image_size", "data", "encoder")}, "curve": curve}
+    append_json(Path(cfg.out) / "results.jsonl", result)
+    out = Path(cfg.out) / "efficiency.html"
+    write_page(out, [*_probed(cfg), result])
+    rows = {
+        f"{e['told']}, {e['pictures']:,}": "   ".join(
+            f"{told} {spread(e[init])}" for init, told in NAMES.items() if init in e
+        )
+        for e in curve
+    }
+    print(table(rows, f"{cfg.out}: fine-tuned"))
+    print(f"{out}: the curve")
+    return result
+
+
+def _once(cfg: Finetune) -> dict[str, Any] | None:
+    """A run's result; of one that is finished, what it wrote."""
+    done = Path(cfg.out) / "results.jsonl"
+    return json.loads(done.read_text(encoding="utf-8").splitlines()[-1]) if done.is_file() else fine_tune(cfg)
+
+
+def _probed(cfg: Finetune) -> list[dict[str, Any]]:
+    """The newest curve of `catlip probe` on the same data."""
+    file = Path(cfg.run) / "results.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    found = [json.loads(line) for line in lines]
+    same = [f for f in found if f["task"] == "probe" and f.get("curve") and f["data"] == [cfg.train, cfg.test]]
+    return same[-1:]
 
 
 def curves(results: Sequence[dict[str, Any]]) -> dict[str, list[Point]]:

@@ -20,9 +20,10 @@ from catlip.data.order import Order, samples_at
 from catlip.data.steps import Curriculum, Steps
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, read_names, rows_of
-from catlip.evaluation.labelled import evaluate
+from catlip.evaluation.class_rows import ALPHA, TransferRows, match_rows, told, transfer_rows
+from catlip.evaluation.labelled import evaluate, features
 from catlip.models.augment import RangeAugment, Ranges
-from catlip.models.encoder import ENCODER_FOLDER, MEAN, STD, Encoder, check_name
+from catlip.models.encoder import ENCODER_FOLDER, MEAN, STD, Encoder, check_name, load
 from catlip.models.initial import Weights, fingerprint, load_backbone, open_weights
 from catlip.objectives.classes import Classes, ClassObjective
 from catlip.objectives.synsets import log_odds
@@ -35,6 +36,7 @@ from catlip.training.run import budget_of, carry_out
 from catlip.training.task import Task
 
 EPOCHS = 10.0  # where no budget is given
+LEVELLED = 256  # pictures over which transferred rows are put on one level
 TOLD = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "mAP": "mean average precision",
         "F1_micro": "F1 over all decisions", "F1_macro": "F1 a class"}  # fmt: skip
 
@@ -62,9 +64,12 @@ class Finetune:
     labels: Kind = "auto"  # classes of a picture: single, multi; auto: multi if one of --train has two
     image_col: str | None = None  # tables: column with the paths of the pictures
     label_col: str | None = None  # tables: column with the labels
-    init: Literal["random", "transfer"] = "random"  # of the classifier
+    init: Literal["random", "transfer"] = "random"  # of the classifier; transfer: rows of the run's own classifier
+    alpha: float = ALPHA  # of --init transfer: least WordNet path similarity of a synset that stands in
     image_size: int = 0  # pixels; 0: the encoder's own
     fraction: float = 1.0  # share of the training pictures of every class
+    fractions: str = ""  # several of them, as 0.01,0.1,1, each with --seeds random parts: a curve, drawn
+    seeds: int = 1  # with other seeds as often as this; with --init transfer, random beside it
     samples: int = 0  # budget: pictures seen, repetitions counted; or --epochs
     epochs: float = 0.0  # budget: times the training set is seen; neither: 10
     batch_size: int = 64  # of all processes together
@@ -110,6 +115,7 @@ def finetune(cfg: Finetune) -> dict[str, Any] | None:
         if not 0 <= getattr(cfg, option) <= 1 or (option != "wise" and not getattr(cfg, option)):
             raise UsageError(f"--{option} is a share between 0 and 1, not {getattr(cfg, option)}")
     sets, weights = open_sets(cfg), open_start(cfg)
+    names = matched(cfg, sets)
     world = join(cfg.device)
     try:
         trained = _train(cfg, world, sets, weights)
@@ -120,6 +126,7 @@ def finetune(cfg: Finetune) -> dict[str, Any] | None:
         result = _finish(cfg, sets, task, world.device, weights)
     finally:
         leave()
+    result |= {"names": names} if names else {}
     result["seconds"] = round(time.perf_counter() - began, 1)
     append_json(Path(cfg.out) / "results.jsonl", result)
     return result
@@ -201,14 +208,41 @@ def make_task(cfg: Finetune, sets: Sets, weights: Weights) -> Task:
 
 def make_head(cfg: Finetune, encoder: Encoder, sets: Sets, weights: Weights) -> nn.Linear:
     """The classifier before training. weights: with the rows of the classifier that the encoder came with."""
-    if cfg.init == "transfer":
-        raise UsageError("--init transfer: there is only --init random yet")
     head = nn.Linear(encoder.width, len(sets.names))
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
     if sets.multi:  # start at each class's frequency, instead of at "every picture shows half of everything"
         head.bias.data = log_odds(sets.train.counts().tolist(), len(sets.train))
+    if cfg.init == "transfer":
+        rows = transferred(cfg, encoder, sets)
+        head.weight.data = rows.weight
+        head.bias.data += rows.bias
     return head
+
+
+def matched(cfg: Finetune, sets: Sets) -> dict[str, str]:
+    """Which rows each class starts from, for people; nothing for a random classifier. Raises UsageError."""
+    if cfg.init == "random":
+        return {}
+    if cfg.untrained:
+        raise UsageError("--init transfer takes rows of a classifier that was trained; --untrained has none")
+    if all(entry.name.isdecimal() for entry in sets.names):
+        raise UsageError(
+            f"--train {cfg.train}: its labels are numbers; --init transfer needs --classes names.txt, one name or wnid "
+            "a line in their order"
+        )
+    encoder = load(cfg.run)
+    names = told(match_rows(encoder, cfg.run, sets.names, cfg.alpha), encoder)
+    print(table(names, f"{cfg.run}: class -> rows of its classifier"))
+    return names
+
+
+def transferred(cfg: Finetune, encoder: Encoder, sets: Sets) -> TransferRows:
+    """Rows of the classifier that the encoder came with, levelled over some of the training pictures."""
+    count = min(LEVELLED, len(sets.train))
+    some = sets.train.taken(np.sort(samples_at(np.arange(count), len(sets.train), cfg.seed)))
+    pooled, _ = features(encoder, some, torch.device("cpu"))
+    return transfer_rows(load(cfg.run), cfg.run, sets.names, pooled, alpha=cfg.alpha, seed=cfg.seed)
 
 
 def _train(cfg: Finetune, world: World, sets: Sets, weights: Weights) -> dict[str, Tensor] | None:

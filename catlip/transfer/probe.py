@@ -14,7 +14,7 @@ from torch import Tensor
 from catlip.data.labelled import LabelledSource
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, read_names, rows_of
-from catlip.evaluation.class_rows import ALPHA, TransferRows, head_of, match_rows, scale_rows
+from catlip.evaluation.class_rows import ALPHA, TransferRows, head_of, match_rows, scale_rows, told
 from catlip.evaluation.kept_features import kept_features
 from catlip.evaluation.labelled import class_indices, open_labelled
 from catlip.evaluation.logistic import fit_logistic as fit_logistic
@@ -84,7 +84,7 @@ def probe(cfg: Probe) -> dict[str, Any]:
     for number in shots:
         shots_of_each(y_train, number, cfg.seed, classes)
     encoder = open_encoder(cfg)
-    rows = None
+    rows, matches = None, []
     if cfg.init == "transfer":
         names = names_of(train, classes, cfg.classes)
         matches = match_rows(encoder, cfg.run or cfg.encoder or "", names, cfg.alpha)
@@ -102,7 +102,7 @@ def probe(cfg: Probe) -> dict[str, Any]:
     ]  # fmt: skip
     result = _result(cfg, amounts, len(classes), data, encoder)
     if rows is not None:
-        result |= {"init": "transfer", "alpha": cfg.alpha, "names": rows(x_train).told(encoder)}
+        result |= {"init": "transfer", "alpha": cfg.alpha, "names": told(matches, encoder)}
     result["seconds"] = round(time.perf_counter() - began, 1)
     _say(cfg, result, amounts)
     if cfg.run:
@@ -115,8 +115,8 @@ def wanted_amounts(cfg: Probe) -> tuple[list[float], list[int]]:
     named = [f"--{way}" for way in ("fractions", "shots") if getattr(cfg, way)]
     if (named and cfg.fraction != 1) or len(named) > 1:
         raise UsageError(f"--fraction, --fractions and --shots are three ways; found {', '.join(named)}")
-    shares = _numbers(cfg.fractions, "--fractions", float) if cfg.fractions else [cfg.fraction]
-    shots = _numbers(cfg.shots, "--shots", int) if cfg.shots else []
+    shares = numbers_in(cfg.fractions, "--fractions", float) if cfg.fractions else [cfg.fraction]
+    shots = numbers_in(cfg.shots, "--shots", int) if cfg.shots else []
     for share in [] if shots else shares:
         if not 0 < share <= 1:
             raise UsageError(f"--fraction {share:g}: a share of the training set is above 0 and at most 1")
@@ -127,7 +127,8 @@ def wanted_amounts(cfg: Probe) -> tuple[list[float], list[int]]:
     return ([], shots) if shots else (shares, [])
 
 
-def _numbers(text: str, option: str, kind: type) -> list[Any]:
+def numbers_in(text: str, option: str, kind: type) -> list[Any]:
+    """1,2,4 -> [1, 2, 4], ascending. Raises UsageError."""
     try:
         return sorted({kind(part) for part in text.replace(" ", ",").split(",") if part})
     except ValueError:
