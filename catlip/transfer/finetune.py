@@ -96,6 +96,7 @@ class Sets:
     train: LabelledSource
     test: LabelledSource
     names: list[ClassName]
+    notes: list[str]  # what should be said of them
 
     @property
     def multi(self) -> bool:
@@ -133,7 +134,7 @@ def finetune(cfg: Finetune) -> dict[str, Any] | None:
 
 
 def open_sets(cfg: Finetune) -> Sets:
-    """Both sets, opened and checked; prints which classes have no pictures. Raises UsageError."""
+    """Both sets, opened and checked. Raises UsageError."""
     train = open_labelled_source(cfg.train, cfg.image_col, cfg.label_col, cfg.labels)
     test = open_labelled_source(cfg.test, cfg.image_col, cfg.label_col, "multi" if train.multi else "single")
     if cfg.classes:
@@ -157,20 +158,23 @@ def open_sets(cfg: Finetune) -> Sets:
         raise UsageError(
             f"--train {cfg.train} has no picture of {len(hopeless)} classes that --test has, e.g. {hopeless[0]!r}"
         )
+    notes = []
     for option, some in (("--train", learned), ("--test", tested)):
         if missing := [name.name for name, here in zip(names, some, strict=True) if not here]:
             what = "they cannot be learned" if option == "--train" else "nothing is measured of them"
-            print(f"{option} has no picture of {len(missing)} of {len(names)} classes, e.g. {missing[0]!r}: {what}")
-    return Sets(train, test, names)
+            many = f"{len(missing)} of {len(names)} classes"
+            notes.append(f"{option} has no picture of {many}, e.g. {missing[0]!r}: {what}")
+    return Sets(train, test, names, notes)
 
 
 def _named(data: LabelledSource, names: list[ClassName], file: str, option: str) -> LabelledSource:
     """Numbered as the list of names is. Raises UsageError for labels that are not in it, or mean the same."""
     rows = rows_of(data.classes, names, file, f"{option} {data.name}")
-    for place, row in enumerate(rows):
-        if row in rows[:place]:
-            same = data.classes[rows.index(row)]
-            raise UsageError(f"{option} {data.name}: {same!r} and {data.classes[place]!r} are both {names[row].name!r}")
+    met: dict[int, str] = {}
+    for label, row in zip(data.classes, rows, strict=True):
+        if row in met:
+            raise UsageError(f"{option} {data.name}: {met[row]!r} and {label!r} are both {names[row].name!r}")
+        met[row] = label
     return data.renumbered(rows, [name.name for name in names])
 
 
@@ -248,8 +252,11 @@ def transferred(cfg: Finetune, encoder: Encoder, sets: Sets) -> TransferRows:
 def _train(cfg: Finetune, world: World, sets: Sets, weights: Weights) -> dict[str, Tensor] | None:
     """The trained weights, on the main process; None if the run was asked to stop."""
     task = make_task(cfg, sets, weights)
-    if world.main and cfg.untrained:
-        print(f"{weights.architecture} with random weights")
+    if world.main:
+        for note in sets.notes:
+            print(note)
+        if cfg.untrained:
+            print(f"{weights.architecture} with random weights")
     encoder, train = task.encoder, sets.train
     given = cfg if cfg.samples or cfg.epochs else replace(cfg, epochs=EPOCHS)
     budget = budget_of(given, len(train))
