@@ -54,7 +54,7 @@ def curves(results: Sequence[dict[str, Any]]) -> dict[str, list[Point]]:
         for entry in result["curve"]:
             for key, values in entry.items():
                 if isinstance(values, list):
-                    series = NAMES[key] if key in NAMES else str(key)  # noqa: SIM401 - .get has no type here
+                    series = NAMES[key] if key in NAMES else str(key)
                     name = f"{result['task']}, {series}" if len(tasks) > 1 else series
                     found.setdefault(name, []).append(Point(entry["told"], entry["pictures"], tuple(values)))
     return {name: sorted(points, key=lambda point: point.pictures) for name, points in found.items()}
