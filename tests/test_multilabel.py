@@ -150,7 +150,7 @@ def work(rank: int, world: int, out: Path) -> None:
     counted = Counted(9)
     counted.update(scores[mine], positive[mine])
     found = {"counted": counted.reduce().metrics()}
-    found["exact"] = exact_metrics(all_rows(scores[mine]), all_rows(positive[mine].byte()).bool())
+    found["exact"] = exact_metrics(all_rows(scores[mine]), all_rows(positive[mine]))
     if rank == world - 1:
         torch.save(found, out / f"{world}.pt")
     dist.destroy_process_group()

@@ -48,7 +48,7 @@ def _by_block(scores: Tensor, positive: Tensor, measure) -> Tensor:
     rank = torch.arange(1, len(scores) + 1, dtype=torch.float64, device=scores.device)[:, None]
     width, found = max(1, BLOCK // len(scores)), []
     for some, right in zip(scores.split(width, 1), positive.split(width, 1), strict=True):
-        some = some.float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        some = some.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
         # Negatives first, then a stable sort by score: a tie is never broken in the classifier's favour.
         first = torch.argsort(right.byte(), dim=0, stable=True)
         order = first.gather(0, torch.argsort(some.gather(0, first), dim=0, descending=True, stable=True))
@@ -93,6 +93,8 @@ def all_rows(rows: Tensor) -> Tensor:
     """The rows of all processes [N, ...], in order of rank; how many each has may differ. Every process must call."""
     if not dist.is_initialized():
         return rows
+    if rows.dtype == torch.bool:  # which gloo does not send
+        return all_rows(rows.byte()).bool()
     lengths = torch.zeros(dist.get_world_size(), dtype=torch.int64)
     lengths[dist.get_rank()] = len(rows)
     dist.all_reduce(lengths)
