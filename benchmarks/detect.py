@@ -47,6 +47,8 @@ def learn(args: argparse.Namespace) -> None:
         began, cpu = time.perf_counter(), time.process_time()
         out = detect(learning(args, boxes))
         took, used = time.perf_counter() - began, time.process_time() - cpu
+    if not (out / "results.jsonl").is_file():
+        return  # it was asked to stop, and said so; the same command goes on
     result = json.loads((out / "results.jsonl").read_text().splitlines()[-1])
     print(f"{used / 60:.1f} minutes of one core ({took / 60:.1f} on the clock), the loader's apart")
     print(f"AP50 on the pictures learned: boxes {result['box']['AP50']:.1f} %, masks {result['mask']['AP50']:.1f} %")
