@@ -39,11 +39,16 @@ def learn(args: argparse.Namespace) -> None:
         table = json.loads((args.data / "annotations" / "instances_train2017.json").read_text())
         for category, number in zip(table["categories"], COCO_IDS, strict=True):
             category["id"] = number
+        table["images"] = table["images"][: args.pictures]
+        kept = {image["id"] for image in table["images"]}
+        table["annotations"] = [entry for entry in table["annotations"] if entry["image_id"] in kept]
         boxes = Path(folder) / "instances_train2017.json"
         boxes.write_text(json.dumps(table))
         began, cpu = time.perf_counter(), time.process_time()
         out = detect(learning(args, boxes))
         took, used = time.perf_counter() - began, time.process_time() - cpu
+    if not (out / "results.jsonl").is_file():
+        return  # it was asked to stop, and said so; the same command goes on
     result = json.loads((out / "results.jsonl").read_text().splitlines()[-1])
     print(f"{used / 60:.1f} minutes of one core ({took / 60:.1f} on the clock), the loader's apart")
     print(f"AP50 on the pictures learned: boxes {result['box']['AP50']:.1f} %, masks {result['mask']['AP50']:.1f} %")
@@ -88,10 +93,12 @@ def step(args: argparse.Namespace) -> None:
     state.task.train()
     for number in range(args.steps):
         batch.step = Step(number, number * n, n, size, 1.0, 0.0)
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         loss = float(state.update(batch, 1e-4)["loss"])
-        took = time.perf_counter() - began
-        print(f"step {number}: {took:.2f} s, {n / took:.2f} pictures/s, loss {loss:.2f}")
+        took, used = time.perf_counter() - began, time.process_time() - cpu
+        print(
+            f"step {number}: {took:.2f} s ({used:.2f} s of the processor), {n / took:.3f} pictures/s, loss {loss:.2f}"
+        )
     on_gpu = world.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     weights = sum(p.numel() for p in state.task.parameters())
@@ -106,6 +113,7 @@ def main() -> None:
     one.add_argument("--encoder", required=True)
     one.add_argument("--untrained", action="store_true")
     one.add_argument("--out", required=True)
+    one.add_argument("--pictures", type=int, default=100)
     one.add_argument("--samples", type=int, default=4000)
     one.add_argument("--lr", type=float, default=1e-3)
     one.set_defaults(function=learn)

@@ -86,10 +86,12 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     (table(annotation(box=(1, 2, float("nan"), 3))), "is no COCO file"),
     (table(annotation(segmentation={"size": [48, 40], "counts": [1920]})), r"a.jpg has a mask of \[48, 40\]"),
     (table(annotation(segmentation=[[1, 2, 3, 4, 5, 6, 7]])), "a polygon is a flat list"),
+    (table(annotation(segmentation=[[0, 0, 48, 40] * 120])), "a hundred times the picture's"),
     (table(annotation(segmentation="x" * 9)), "is no COCO file"),
     (table(categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]), "two categories are called 'cat'"),
     (table(images=[{"id": i, "file_name": f"{i}/x.jpg", "width": 4, "height": 4} for i in (1, 2)]), "two pictures"),
     (table(images=[{"id": 1, "file_name": "x.jpg", "width": 0, "height": 4}]), "is no COCO file"),
+    (table(images=[{"id": 1, "file_name": "x.jpg", "width": 10**5, "height": 10**5}]), "is no COCO file"),
 ])  # fmt: skip
 def test_mistakes_in_files(content: Any, says: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=says):

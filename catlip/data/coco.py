@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data.folders import TarPictures
+from catlip.data.images import MAX_PIXELS
 from catlip.data.paths import TEXTS, Folders, PathSource
 from catlip.data.shards import expand
 from catlip.data.tars import TarSource
@@ -117,7 +118,7 @@ def _refuse_twice(names: Sequence[str], says: str) -> None:
 
 def _objects(image: Any, entries: list[Any], class_of: dict[Any, int], found: Instances, option: str) -> Objects:
     width, height = int(image["width"]), int(image["height"])
-    if width < 1 or height < 1:
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise ValueError(f"a picture of {width} x {height} pixels")
     boxes, kept, masks = [], [], []
     for entry in entries:
@@ -152,10 +153,12 @@ def _mask(found: Any, width: int, height: int, where: str) -> Mask | None:
     polygons = [np.asarray(points, np.float64) for points in found]
     if any(points.ndim != 1 or len(points) % 2 or not np.isfinite(points).all() for points in polygons):
         raise UsageError(f"{where}: a polygon is a flat list of numbers, x and y in turn")
-    # Three corners at least; nothing far outside, or its outline would fill the memory.
     limits = np.array([width, height])
-    clipped = [np.clip(points.reshape(-1, 2), 0, limits).ravel() for points in polygons if len(points) >= 6]
-    return clipped or None
+    inside = [np.clip(points.reshape(-1, 2), 0, limits) for points in polygons if len(points) >= 6]
+    # Painting takes memory for the whole outline; one that crosses the picture a hundred times is no object's.
+    if any(np.abs(np.diff(points, axis=0)).sum() > 100 * (width + height) for points in inside):
+        raise UsageError(f"{where} has a polygon whose outline is a hundred times the picture's")
+    return [points.ravel() for points in inside] or None
 
 
 def mask_tools() -> Any:

@@ -87,6 +87,8 @@ class Pyramid(nn.Module):
         else:
             stages = backbone.forward_intermediates(x, indices=self.indices, intermediates_only=True)
             maps = list(self.neck(dict(zip(self.names, stages, strict=True))).values())
+        # fp32 whatever autocast does: torchvision places its anchors in the maps' own precision.
+        maps = [each.float() for each in maps]
         found = OrderedDict(zip(self.names, maps, strict=True))
         found["pool"] = F.max_pool2d(maps[-1], kernel_size=1, stride=2)
         return found
