@@ -45,10 +45,10 @@ def decode_crop(data: bytes, crop: Crop, draws: Sequence[float], out: Tensor) ->
     size = out.shape[-1]
     if draws[1] < crop.blur:
         part = empty(round(size * (0.5 + 0.5 * draws[2])))
-        _decode(data, choose, part)
+        decode_box(data, choose, part)
         _resize(part, out)
     else:
-        _decode(data, choose, out)
+        decode_box(data, choose, out)
 
 
 def decode_center(data: bytes, size: int, share: float = 1.0) -> Tensor:
@@ -60,13 +60,13 @@ def decode_center(data: bytes, size: int, share: float = 1.0) -> Tensor:
         return left, top, left + side, top + side
 
     out = empty(size)
-    _decode(data, choose, out)
+    decode_box(data, choose, out)
     return out
 
 
-def empty(size: int) -> Tensor:
-    """uint8 [3, size, size], channels last in memory."""
-    return torch.empty((size, size, 3), dtype=torch.uint8).permute(2, 0, 1)
+def empty(height: int, width: int = 0) -> Tensor:
+    """uint8 [3, height, width], channels last in memory; a square without width."""
+    return torch.empty((height, width or height, 3), dtype=torch.uint8).permute(2, 0, 1)
 
 
 def random_box(width: int, height: int, crop: Crop, draws: Sequence[float]) -> Box:
@@ -85,9 +85,9 @@ def random_box(width: int, height: int, crop: Crop, draws: Sequence[float]) -> B
     return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
 
 
-def _decode(data: bytes, choose: Callable[[int, int], Box], out: Tensor) -> None:
-    """Resize the box that `choose(width, height)` names into `out`."""
-    size = out.shape[-1]
+def decode_box(data: bytes, choose: Callable[[int, int], Box], out: Tensor) -> None:
+    """Decode and resize the box that `choose(width, height)` names into `out`: uint8 [3, h, w], channels last in
+    memory. Raises UnreadableImageError."""
     if data[:3] == b"\xff\xd8\xff" and b"Exif\0\0" not in data[:4096]:
         try:
             header: Any = simplejpeg.decode_jpeg_header(data, strict=False)
@@ -96,19 +96,24 @@ def _decode(data: bytes, choose: Callable[[int, int], Box], out: Tensor) -> None
                 raise UnreadableImageError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
             box = choose(width, height)
             # libjpeg scales by eighths while it decodes; it pays from a half on, and never below the pixels needed.
-            room = min(box[2] - box[0], box[3] - box[1]) / size
+            room = _room(box, out)
             least = (math.ceil(height / room), math.ceil(width / room)) if room >= 2 else (0, 0)
             pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=least[0], min_width=least[1])
             return _cut(pixels, box, width, height, out)
         except (ValueError, KeyError):
             pass  # CMYK, 12 bit, damaged: Pillow decides
-    pixels, width, height = decode_upright(data, lambda w, h: _least(choose(w, h), w, h, size))
+    pixels, width, height = decode_upright(data, lambda w, h: _least(choose(w, h), w, h, out))
     return _cut(pixels, choose(width, height), width, height, out)
 
 
-def _least(box: Box, width: int, height: int, size: int) -> tuple[int, int]:
-    """(width, height) that the decoded picture needs for the box to have `size` pixels."""
-    room = max(1.0, min(box[2] - box[0], box[3] - box[1]) / size)
+def _room(box: Box, out: Tensor) -> float:
+    """Pixels of the box for one of `out`."""
+    return min((box[2] - box[0]) / out.shape[2], (box[3] - box[1]) / out.shape[1])
+
+
+def _least(box: Box, width: int, height: int, out: Tensor) -> tuple[int, int]:
+    """(width, height) that the decoded picture needs for the box to have the pixels of `out`."""
+    room = max(1.0, _room(box, out))
     return math.ceil(width / room), math.ceil(height / room)
 
 
@@ -127,7 +132,7 @@ def _span(low: float, high: float, length: int) -> tuple[int, int]:
 
 
 def _resize(image: Tensor, out: Tensor) -> None:
-    """uint8 [3, h, w] -> out [3, size, size], bilinear, with a wider filter where the picture shrinks.
+    """uint8 [3, h, w] -> out [3, height, width], bilinear, with a wider filter where the picture shrinks.
 
     The out= form of F.interpolate(antialias=True): it leaves the result channels last, in its place in the batch; the
     functional form takes three times as long, most of it in two copies.
