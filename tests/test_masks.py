@@ -257,6 +257,7 @@ def test_batches_are_the_same_from_workers_and_in_slices(tmp_path: Path) -> None
 
 def test_one_picture_is_a_set(tmp_path: Path) -> None:
     batch = next(loader(write_scenes(tmp_path, count=1)).batches_from(0))
+    assert isinstance(batch, MaskBatch)
     assert len(batch) == 6
     assert len({tuple(mask.flatten().tolist()) for mask in batch.mask}) > 3  # the same picture, other windows
 

@@ -50,9 +50,10 @@ class Encoder(nn.Module):
         any_size: bool = False,
         drop_patches: bool = False,
         drop_path: float = 0.0,
+        build: dict[str, Any] | None = None,
     ) -> "Encoder":
         """A timm backbone without classifier. any_size: takes pictures of several sizes; drop_patches: see
-        keep_patches.
+        keep_patches; build: further arguments of the architecture.
 
         Raises UsageError for a name that timm does not have, and for a backbone that cannot do what is asked.
         """
@@ -64,6 +65,7 @@ class Encoder(nn.Module):
             options["patch_drop_rate"] = 0.5  # the rate is set batch by batch
         if drop_path:
             options["drop_path_rate"] = drop_path
+        options |= build or {}
         try:
             backbone: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
         except TypeError:

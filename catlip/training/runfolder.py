@@ -17,6 +17,7 @@ CONFIG = "config.json"
 # What may change between a run and its resumption: where things lie and how the machine is used, not what is computed.
 MACHINE = {
     "out", "data", "vocab", "init", "workers", "device", "cache_gb", "accept_changes", "watch",
+    "run", "train", "test", "save_masks", "show",
     "loop.save_every", "loop.micro_batch", "loop.checkpointing", "loop.compile", "loop.shard",
 }  # fmt: skip
 
