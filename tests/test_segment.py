@@ -32,6 +32,7 @@ from catlip.models.segmentation import (
     save_segmenter,
 )
 from catlip.objectives.masks import MaskObjective
+from catlip.recipes.segment import PICTURES, ade20k_b16, ade20k_h16, ade20k_l16
 from catlip.report.segmentation import segment
 from catlip.training import checkpoint
 from catlip.training.loop import Loop
@@ -383,6 +384,18 @@ def test_classes_without_samples_are_told(tmp_path: Path, capsys: pytest.Capture
     assert "no pixel of 1 classes: unicorn" in capsys.readouterr().out
     assert found is not None
     assert found[0]["classes"] == 5
+
+
+def test_the_recipes_are_the_published_ones() -> None:
+    for recipe in (ade20k_b16(), ade20k_l16(), ade20k_h16()):
+        assert (recipe.image_size, recipe.batch_size, recipe.epochs, recipe.loop.precision) == (512, 32, 50, "fp32")
+        assert [side * recipe.window.short_side for side in recipe.window.scale] == [256, 768]
+        assert (recipe.optim.lr, recipe.optim.lr * recipe.optim.lr_end) == (3e-5, pytest.approx(3e-6))
+        assert recipe.optim.warmup * recipe.epochs * PICTURES / recipe.batch_size == pytest.approx(500)
+        head = Segmenter(open_encoder("timm:test_vit", image_size=32, stride=8, untrained=True), 150, recipe.head).head
+        kernels = [m for m in head.modules() if isinstance(m, nn.Conv2d) and m.dilation != (1, 1)]
+        assert [(m.dilation[0], m.out_channels) for m in kernels] == [(12, 512), (24, 512), (36, 512)]
+        assert [m.p for m in head.modules() if isinstance(m, nn.Dropout)] == [0.1]
 
 
 def test_file_names_stay_in_their_folder() -> None:
