@@ -3,18 +3,20 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "Labeler", "Vocabulary", "load"]
+__all__ = ["Encoder", "Labeler", "Vocabulary", "load", "load_segmenter"]
 
 if TYPE_CHECKING:
     from catlip.captions.labeler import Labeler
     from catlip.captions.vocabulary import Vocabulary
     from catlip.models.encoder import Encoder, load
+    from catlip.transfer.segmented import load_segmenter
 
 _HOMES = {
     "Labeler": "catlip.captions.labeler",
     "Vocabulary": "catlip.captions.vocabulary",
     "Encoder": "catlip.models.encoder",
     "load": "catlip.models.encoder",
+    "load_segmenter": "catlip.transfer.segmented",
 }
 
 

@@ -51,6 +51,9 @@ VERBS = {
     ),
     "retrieve": Verb("captions find pictures, and back", "catlip.transfer.retrieve", "Retrieve", "retrieve", ("run",)),
     "ground": Verb("where in the picture is it? HTML", "catlip.report.grounding", "Ground", "ground", ("run",)),
+    "segment": Verb(
+        "a class for every pixel: fine-tune, mIoU", "catlip.report.segmentation", "Segment", "segment", ("run",)
+    ),
     "bias": Verb("a concept's direction, and without it", "catlip.transfer.bias", "Bias", "bias", ("run",)),
     "detect": Verb("boxes and masks: Mask R-CNN. HTML", "catlip.report.detections", "Detect", "detect", ("run",)),
     "convert": Verb(

@@ -60,9 +60,9 @@ def decode_center(data: bytes, size: int, share: float = 1.0) -> Tensor:
     return out
 
 
-def empty(size: int) -> Tensor:
-    """uint8 [3, size, size], channels last in memory."""
-    return torch.empty((size, size, 3), dtype=torch.uint8).permute(2, 0, 1)
+def empty(height: int, width: int = 0) -> Tensor:
+    """uint8 [3, height, width], channels last in memory; a square without width."""
+    return torch.empty((height, width or height, 3), dtype=torch.uint8).permute(2, 0, 1)
 
 
 def random_box(width: int, height: int, crop: Crop, draws: Sequence[float]) -> Box:

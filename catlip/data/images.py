@@ -18,6 +18,7 @@ TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+SIDEWAYS = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])  # width becomes height
 
 
 class UnreadableImageError(Exception):
@@ -67,7 +68,7 @@ def decode_upright(
     image = open_image(data)
     try:
         turn = _turn(image)
-        sideways = turn in (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
+        sideways = turn in SIDEWAYS
         width, height = (image.height, image.width) if sideways else (image.width, image.height)
         if least is not None:
             wanted = least(width, height)
@@ -89,6 +90,13 @@ def upright(image: Image.Image) -> Image.Image:
     turned = image.transpose(turn)
     turned.info.pop("exif", None)
     return to_rgb(turned)
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of a picture once it is turned as its EXIF says; no pixel is decoded. Raises
+    UnreadableImageError."""
+    image = open_image(data)
+    return (image.height, image.width) if _turn(image) in SIDEWAYS else (image.width, image.height)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

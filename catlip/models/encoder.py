@@ -51,10 +51,12 @@ class Encoder(nn.Module):
         drop_patches: bool = False,
         drop_path: float = 0.0,
         arguments: dict[str, Any] | None = None,
+        geometry: dict[str, Any] | None = None,
     ) -> "Encoder":
         """A timm backbone without classifier. any_size: takes pictures of several sizes; drop_patches: see
         keep_patches; drop_path: share of the residual branches that training skips at the last layer, less below;
-        arguments: what timm shall be told beside these (positions, pooling ...), which travels with the model folder.
+        arguments: what timm shall be told beside these (positions, pooling ...), which travels with the model folder;
+        geometry: the same for this use alone (output_stride), which does not.
 
         Raises UsageError for a name that timm does not have, and for a backbone that cannot do what is asked.
         """
@@ -67,6 +69,7 @@ class Encoder(nn.Module):
             options["patch_drop_rate"] = 0.5  # the rate is set batch by batch
         if drop_path:
             options["drop_path_rate"] = drop_path
+        options |= geometry or {}
         try:
             backbone: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **{**own, **options})
         except TypeError:
@@ -87,7 +90,8 @@ class Encoder(nn.Module):
                 "interpolation": "bilinear",
                 "crop_pct": 1.0,
             }
-        backbone.build_args = {**getattr(backbone, "build_args", {}), **own}
+        if own:
+            backbone.build_args = {**getattr(backbone, "build_args", {}), **own}
         return cls(backbone)
 
     @property

@@ -21,6 +21,7 @@ th:first-child,td:first-child{text-align:left}tr:last-child td{border-bottom:0}t
 .scroll{overflow-x:auto}.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:.8rem}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.7rem;font-size:13px;
 overflow-wrap:anywhere}.card img{width:100%;max-height:150px;object-fit:contain;border-radius:6px;background:#fff}
+.wide{grid-template-columns:1fr}.wide .card img{max-height:none}
 .card .caption{color:var(--soft);margin:.35rem 0}.tag{display:inline-block;border:1px solid var(--line);
 border-radius:999px;padding:0 .5em;margin:.1em .15em .1em 0}.good{color:var(--good);border-color:currentColor}
 .bad{color:var(--bad)}code,pre{font:13px/1.5 ui-monospace,"DejaVu Sans Mono",monospace}pre{background:var(--card);
@@ -87,6 +88,21 @@ def card(picture: Html, caption: str, lines: list[tuple[str, Html]]) -> Html:
 
 def grid(cards: list[Html]) -> Html:
     return Html(f'<div class="grid">{join(cards).text}</div>')
+
+
+def column(cards: list[Html]) -> Html:
+    """Cards as wide as the page, one below the other."""
+    return Html(f'<div class="grid wide">{join(cards).text}</div>')
+
+
+def legend(entries: list[tuple[str, tuple[int, ...]]]) -> Html:
+    """Names, each with a patch of its colour (red, green, blue)."""
+    cells = (
+        f'<span class="tag"><span style="color:rgb({",".join(str(int(part)) for part in rgb)})">&#9632;</span> '
+        f"{escape(name)}</span>"
+        for name, rgb in entries
+    )
+    return Html(f"<p>{''.join(cells)}</p>")
 
 
 def folded(title: str, inside: Html) -> Html:

@@ -19,7 +19,7 @@ CONFIG = "config.json"
 # training; not what is computed.
 MACHINE = {
     "out", "data", "vocab", "init", "run", "encoder", "train", "test", "classes", "wise", "center", "images", "boxes",
-    "test_images", "test_boxes", "show", "workers", "device", "cache_gb", "accept_changes", "watch",
+    "test_images", "test_boxes", "save_masks", "show", "workers", "device", "cache_gb", "accept_changes", "watch",
     "loop.save_every", "loop.micro_batch", "loop.checkpointing", "loop.compile", "loop.shard",
 }  # fmt: skip
 

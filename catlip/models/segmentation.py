@@ -1,0 +1,200 @@
+"""An encoder with a head that gives every pixel a class: DeepLabv3's, or one linear layer.
+
+The heads read the last feature map, 8, 16 or 32 pixels of the picture apart (the output stride). Convolutional
+backbones that timm can dilate are (Chen et al. 2017, arXiv 1706.05587, section 3.2: stride of the last stages off,
+their kernels spread); the official CatLIP ViT takes smaller steps between patches; all others keep their own map,
+enlarged where it is coarser than asked.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.models.segmentation.deeplabv3 import ASPP
+
+from catlip.errors import UsageError
+from catlip.models.encoder import ENCODER_FOLDER, Encoder
+from catlip.models.folders import misfit, model_folder, read_json, read_tensors
+from catlip.models.initial import load_backbone, open_weights
+
+CARD, WEIGHTS = "segmentation.json", "segmentation.safetensors"
+
+
+@dataclass(kw_only=True, slots=True)
+class Head:
+    """Settings of the head."""
+
+    head: Literal["deeplab", "linear"] = "deeplab"
+    stride: Literal[8, 16, 32] = 16  # pixels between places of the feature map
+    head_width: int = 256  # channels; 512 in the official models. deeplab only, as what follows
+    head_dropout: float = 0.5  # .1 in the official models
+    rates: tuple[int, ...] = ()  # dilations of its kernels; default: 12, 24, 36 at stride 8, and half that at 16
+
+
+@dataclass(kw_only=True, slots=True)
+class SegmentationCard:
+    """What is needed to use a trained model, beside its weights."""
+
+    names: list[str]
+    image_size: int  # pixels of the square windows it was trained with
+    short_side: int = 0  # pixels that pictures are brought to before; 0: as they are
+    head: dict[str, Any] = field(default_factory=dict)  # fields of Head
+    first: int = 0  # number of the first class in mask files
+    void: tuple[int, ...] = (255,)
+
+
+class Segmenter(nn.Module):
+    """x: square pictures [B, 3, S, S] in the encoder's input space -> logits [B, C, h, w] at the stride."""
+
+    def __init__(self, encoder: Encoder, classes: int, cfg: Head) -> None:
+        """Raises UsageError for a picture size that the encoder refuses."""
+        super().__init__()
+        self.encoder = encoder
+        self.classes, self.stride = classes, cfg.stride
+        width, self.own_stride = _try_out(encoder)
+        self.head = _deeplab(width, classes, cfg) if cfg.head == "deeplab" else nn.Conv2d(width, classes, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[B, D, h, w], h = S / stride; finer where the encoder's own places are."""
+        found = feature_map(self.encoder, x)
+        size = -(-x.shape[-1] // self.stride)
+        if found.shape[-1] < size:
+            found = F.interpolate(found, size=(size, size), mode="bilinear", align_corners=False)
+        return found
+
+    def logits(self, x: Tensor) -> Tensor:
+        """[B, C, S, S]: every pixel's, in float32."""
+        return F.interpolate(
+            self.head(self.features(x)).float(), size=x.shape[-2:], mode="bilinear", align_corners=False
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(x)
+
+
+def feature_map(encoder: Encoder, x: Tensor) -> Tensor:
+    """The last feature map, or the patches after the last norm, as a map: [B, D, h, w]. x is square."""
+    backbone = encoder.backbone
+    features = backbone.forward_features(x)
+    if features.ndim == 4:
+        return features.permute(0, 3, 1, 2) if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else features
+    tokens = encoder.as_tokens(features)
+    if isinstance(getattr(backbone, "fc_norm", None), nn.LayerNorm):  # the only norm of ViTs that pool by the mean
+        tokens = backbone.fc_norm(tokens)
+    side = round(tokens.shape[1] ** 0.5)
+    assert side * side == tokens.shape[1], "a square picture has a square of patches"
+    return tokens.transpose(1, 2).unflatten(2, (side, side))
+
+
+def _try_out(encoder: Encoder) -> tuple[int, int]:
+    """(channels of the feature map, pixels between its places). Parameters that it does not depend on are frozen, as
+    several processes wait for the gradient of every other one."""
+    x = torch.zeros(1, 3, encoder.image_size, encoder.image_size)
+    training = encoder.training
+    encoder.eval()  # a look must not move running statistics
+    try:
+        found = feature_map(encoder, x)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        what = (str(error).splitlines() or [repr(error)])[0]
+        raise UsageError(f"--image-size {encoder.image_size}: {encoder.architecture} refuses it: {what}") from None
+    if hasattr(encoder.backbone, "patch_embed") and encoder.image_size % found.shape[2]:
+        patch = encoder.image_size // found.shape[2]
+        raise UsageError(
+            f"--image-size {encoder.image_size} is no multiple of the patches of {encoder.architecture} ({patch} px)"
+        )
+    learned = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    if learned:
+        gradients = torch.autograd.grad(found.sum(), learned, allow_unused=True)
+        for parameter, gradient in zip(learned, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+    encoder.train(training)
+    return found.shape[1], round(encoder.image_size / found.shape[2])
+
+
+def _deeplab(width: int, classes: int, cfg: Head) -> nn.Sequential:
+    """torchvision's DeepLabHead, with the width and dropout as asked.
+
+    The branch that sees the whole picture has no BatchNorm: over one number a picture it cannot be had for a batch of
+    one, and depends on the micro-batch more than any other.
+    """
+    rates = cfg.rates or tuple(96 // cfg.stride * k for k in (1, 2, 3))
+    aspp = ASPP(width, rates, cfg.head_width)
+    whole: Any = aspp.convs[-1]
+    whole[1], whole[2] = nn.Conv2d(width, cfg.head_width, 1), nn.Identity()
+    last: Any = aspp.project[-1]
+    last.p = cfg.head_dropout
+    return nn.Sequential(
+        aspp, nn.Conv2d(cfg.head_width, cfg.head_width, 3, padding=1, bias=False), nn.BatchNorm2d(cfg.head_width),
+        nn.ReLU(), nn.Conv2d(cfg.head_width, classes, 1),
+    )  # fmt: skip
+
+
+def open_encoder(
+    source: str, *, image_size: int, stride: int, untrained: bool = False, drop_path: float = 0.0
+) -> Encoder:
+    """The encoder of a run folder, a model folder, hf-hub:ORG/NAME or timm:NAME, for square pictures of this size.
+
+    untrained: the same architecture with random weights. Raises UsageError for anything else.
+    """
+    name, arguments = _architecture(source)
+
+    def create(**geometry: Any) -> Encoder:
+        return Encoder.create(
+            name, image_size=image_size, drop_path=drop_path, arguments=arguments, geometry=geometry
+        )  # fmt: skip
+
+    try:
+        if name.startswith("corenet_vit"):
+            encoder = create(stride=8 if stride == 8 else 16)  # it has no stride 32: a finer map does no harm
+        else:
+            encoder = create(output_stride=stride) if stride < 32 else create()
+    except UsageError:
+        encoder = create()  # timm cannot dilate this family; the map is enlarged instead
+    if not untrained:
+        load_backbone(encoder, open_weights(source))
+    return encoder
+
+
+def _architecture(source: str) -> tuple[str, dict[str, Any]]:
+    """(timm's name, what else it needs to be made)."""
+    if source.startswith("timm:"):
+        return source.removeprefix("timm:"), {}
+    card = read_json(model_folder(source) / "config.json")
+    ours = ("img_size", "num_classes", "in_chans")  # said anew
+    args = {key: value for key, value in (card.get("model_args") or {}).items() if key not in ours}
+    return str(card.get("architecture")), args
+
+
+def save_segmenter(out: Path, model: Segmenter, card: SegmentationCard) -> None:
+    """Write encoder/, as a folder that plain timm can load, and the head beside it."""
+    model.encoder.save(out / ENCODER_FOLDER)
+    head = {name: value.detach().float().cpu().contiguous() for name, value in model.head.state_dict().items()}
+    save_file(head, out / (WEIGHTS + ".part"))
+    (out / (WEIGHTS + ".part")).replace(out / WEIGHTS)
+    (out / (CARD + ".part")).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
+    (out / (CARD + ".part")).replace(out / CARD)
+
+
+def restore_segmenter(out: str | Path) -> tuple[Segmenter, SegmentationCard]:
+    """A trained model from its folder. Raises UsageError for a folder that holds none."""
+    folder = Path(out)
+    if not (folder / CARD).is_file():
+        raise UsageError(f"{out} holds no segmentation model: {folder / CARD} does not exist")
+    try:
+        card = SegmentationCard(**read_json(folder / CARD))
+        card.void, settings = tuple(card.void), Head(**card.head)
+        settings.rates = tuple(settings.rates)
+    except TypeError as error:
+        raise UsageError(f"{folder / CARD} is of another version: {error}") from None
+    encoder = open_encoder(str(folder), image_size=card.image_size, stride=settings.stride)
+    model = Segmenter(encoder, len(card.names), settings)
+    state = read_tensors(folder / WEIGHTS)
+    if wrong := misfit(model.head.state_dict(), state):
+        raise UsageError(f"{folder / WEIGHTS} does not fit {folder / CARD}: {wrong}")
+    model.head.load_state_dict(state)
+    return model.eval(), card

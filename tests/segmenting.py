@@ -1,0 +1,36 @@
+"""Segmentation in several processes: `python -m tests.segmenting DATA FOLDER`, for test_segment.py."""
+
+import os
+import socket
+import sys
+
+import torch
+from torch.multiprocessing.spawn import start_processes
+
+from catlip.models.segmentation import Head
+from catlip.training.loop import Loop
+from catlip.training.optim import Optim
+from catlip.transfer.segment import Segment, fine_tune
+
+
+def work(rank: int, data: str, out: str, world: int, port: int) -> None:
+    if world > 1:
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host's own name need not resolve
+    torch.set_num_threads(1)
+    fine_tune(Segment(
+        run="timm:test_vit", untrained=True, train=data, test=data, out=out, image_size=32, samples=24, batch_size=8,
+        workers=1, device="cpu", head=Head(head="linear"), optim=Optim(lr=1e-3),
+        loop=Loop(ema=0.0, precision="fp32"),
+    ))  # fmt: skip
+
+
+if __name__ == "__main__":
+    # A fork has imported everything already, which takes longer than all that is computed here.
+    method = "fork" if sys.platform == "linux" else "spawn"
+    for world in (1, 2, 3):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        start_processes(work, (sys.argv[1], f"{sys.argv[2]}/{world}", world, port), world, start_method=method)
