@@ -3,8 +3,9 @@
 What Transfer Init means here. The loss is convex: trained to the end, the start is forgotten. So the penalty pulls
 towards the transferred rows W0 instead of towards zero, which is the same as starting gradient descent at W0 and
 stopping early, without its learning rate and number of steps to choose. Measured (CIFAR-10, resnet10t after Flickr8k,
-five subsets, the best of eight penalties for each): with 1 picture a class 16.2 % towards zero and 20.2 % towards W0,
-with 5 pictures 22.2 and 23.3, with 25 29.7 and 29.8, with 50 both 32.6. The rows alone: 20.9.
+five subsets, the best of eight penalties for each, standardised over all training pictures, the rows of zeroshot's
+rule): with 1 picture a class 16.2 % towards zero and 20.2 % towards W0, with 5 pictures 22.2 and 23.2, with 25 29.7 and
+29.8, with 50 both 32.6; the rows alone 20.1. docs/probe.md has what the verb itself finds.
 
 There is no mini-batch path: a set of N features fits in memory where its pictures did (ImageNet with ViT-B: 3.9 GB),
 and all that grows with N times the number of classes, the logits and their gradient, is made a block at a time. So
