@@ -10,7 +10,7 @@ from catlip.captions.labeler import Labeler
 from catlip.captions.wordnet import Lexicon, open_lexicon
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher
-from catlip.evaluation.class_rows import scale_rows, transfer_rows
+from catlip.evaluation.class_rows import scale_rows, told, transfer_rows
 from catlip.models.encoder import Encoder
 
 DOG, CAT, ANIMAL, POODLE, SHEEP, DEER, CAR, HOUSE = (
@@ -118,10 +118,10 @@ def test_from_an_encoder(tmp_path: Path) -> None:
     classes = [ClassName("deer"), ClassName("pet", (CAT, DOG)), ClassName("zzxy")]
     found = transfer_rows(encoder, tmp_path, classes, pooled)
     assert found.weight.shape == (3, encoder.width)
-    told = found.told(encoder)
-    assert told["deer"] == "similar (0.25): sheep"
-    assert told["pet"] == "exact: cat, dog"
-    assert told["zzxy"].startswith("random (missing: no noun")
+    says = told(found.matches, encoder)
+    assert says["deer"] == "similar (0.25): sheep"
+    assert says["pet"] == "exact: cat, dog"
+    assert says["zzxy"].startswith("random (missing: no noun")
     # A softmax sees the same as with the plain rows, up to scale: differences of rows are what counts.
     head: nn.Linear = encoder.backbone.get_classifier()
     plain: Tensor = head.weight[[2]] - head.weight[:2].mean(0)
