@@ -11,6 +11,7 @@ learning rate: give several (--lr 1e-3 3e-3) to give each its best.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -37,9 +38,10 @@ def measure(args: argparse.Namespace, lr: float, seed: int, untrained: bool) -> 
         out=str(out), classes=str(names), void=(11,), image_size=args.size, samples=args.samples,
         batch_size=args.batch_size, seed=seed, workers=1, device=args.device, show=0,
         head=Head(head=args.head, stride=args.stride, head_width=args.head_width, head_dropout=0.1), window=Window(),
-        optim=Optim(lr=lr, weight_decay=0.05), loop=Loop(precision="fp32", ema=0.99),
+        optim=Optim(lr=lr, weight_decay=0.05), loop=Loop(precision=args.precision, ema=0.99),
     ))  # fmt: skip
-    assert found is not None
+    if found is None:
+        sys.exit("stopped; the same command goes on")
     return found[0]
 
 
@@ -56,6 +58,7 @@ def main() -> None:
     parser.add_argument("--head", default="deeplab")
     parser.add_argument("--head-width", type=int, default=64)
     parser.add_argument("--stride", type=int, default=16)
+    parser.add_argument("--precision", default="bf16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

@@ -177,6 +177,20 @@ def test_what_is_no_set_of_masks_is_told(tmp_path: Path) -> None:
             open_masks(str(data), "train")
 
 
+def test_a_mask_fits_the_picture_once_it_is_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    buffer = io.BytesIO()
+    Image.new("RGB", (60, 44)).save(buffer, "JPEG", exif=exif)
+    for name, shape in (("upright", (60, 44)), ("lying", (44, 60))):
+        mask = np.arange(shape[0] * shape[1]).reshape(shape).astype(np.uint8) % 3
+        data = write_tar(tmp_path / f"{name}.tar", {"k.jpg": buffer.getvalue(), "k.seg.png": png(mask)})
+        found = survey(open_masks(str(data), "train"), [0])
+        assert bool(found.problem) == (name == "lying")
+        if name == "upright":
+            assert len(next(loader(str(data)).batches_from(0))) == 6
+
+
 def test_void_moves_the_classes(tmp_path: Path) -> None:
     zero_void = Classes(("wall", "sky"), (0, 7))
     assert table(zero_void)[[0, 1, 2, 3, 7]].tolist() == [VOID, 0, 1, -1, VOID]
