@@ -193,8 +193,8 @@ def finish(cfg: Compare, speeds: dict[str, float]) -> Path:
         for path in sorted(out.glob(f"*/*/{RESULT}")) if path.parent.parent.name != "search"
     ]  # fmt: skip
     told = comparison.summarise(runs, speeds)
-    print(table({s.objective: f"{s.linear_probe:.2f} ± {s.spread:.2f} %   {s.seconds:,.0f} s" for s in told
-                 if s.kind == "runs"}, "linear probe, mean and deviation over seeds; time of a run"))  # fmt: skip
+    rows = {f"{s.objective}, rate {s.lr:g}": f"{s.probed}   {s.seconds:,.0f} s" for s in told if s.kind == "runs"}
+    print(table(rows, "linear probe, mean and deviation over seeds; time of a run"))
     summaries = [s.card() for s in told]
     write_text(out / "compare.json", json.dumps({"speeds": speeds, "summaries": summaries}, indent=2) + "\n")
     recipe = load_recipe(cfg.recipe)

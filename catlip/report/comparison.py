@@ -43,6 +43,11 @@ class Summary:
     to_image: float | None  # text to image R@10, of the best route
     route: str
 
+    @property
+    def probed(self) -> str:
+        """The linear probe, for people."""
+        return f"{self.linear_probe:.2f}" + (f" ± {self.spread:.2f}" if self.seeds > 1 else "") + " %"
+
     def card(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
 
@@ -99,9 +104,8 @@ HEADER = ["objective", "linear probe", "20 nearest", "R@10", "seconds", "samples
 
 def _row(s: Summary) -> list[str]:
     recall = "-" if s.to_image is None else f"{s.to_image:.1f} % ({s.route})"
-    spread = f" ± {s.spread:.2f}" if s.seeds > 1 else ""
     return [
-        s.objective, f"{s.linear_probe:.2f}{spread} %", f"{s.knn:.2f} %", recall, f"{s.seconds:,.0f}",
+        s.objective, s.probed, f"{s.knn:.2f} %", recall, f"{s.seconds:,.0f}",
         f"{s.samples:,}", f"{s.lr:g}", str(s.seeds),
     ]  # fmt: skip
 
