@@ -26,7 +26,7 @@ def segment(model: Any, pixels: np.ndarray, *, window: int, short_side: int = 0)
     0: at its own. A picture whose logits would not fit into 2 GB is seen smaller.
     """
     device = next(model.parameters()).device
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    image = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)  # Pillow's own memory is read-only
     height, width = pixels.shape[:2]
     classes = model.classes
     shape = seen_at(height, width, classes, short_side)
