@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from catlip.data.batches import ClassBatches
 from catlip.data.crops import Crop
+from catlip.data.images import Unreadable
 from catlip.data.labelled import LabelledSource, open_labelled_source
 from catlip.data.loader import Loader
 from catlip.data.order import Order
 from catlip.data.steps import Curriculum, Steps
 from catlip.errors import UsageError
+from catlip.evaluation.centres import centres
 from catlip.evaluation.class_names import ClassName, rows_of
-from catlip.evaluation.labelled import centres, class_indices, open_labelled
+from catlip.evaluation.labelled import class_indices, open_labelled
 from tests.conftest import SHARED, jpeg, write_tar
 
 
@@ -251,9 +253,16 @@ def test_centres_leave_out_a_few_unreadable_pictures_and_refuse_many(tmp_path: P
     folder = write_folders(tmp_path / "set", a=120, b=1)
     (folder / "a" / "a7.jpg").write_bytes(b"nothing")
     source = open_labelled(str(folder))
-    numbers = [n for some, _ in centres(source, 8, batch_size=50) for n in some]
+
+    def seen() -> list[int]:
+        unreadable = Unreadable()
+        found = [n for some, _, _ in centres(source, range(len(source)), 8, unreadable, batch_size=50) for n in some]
+        unreadable.check(len(source))
+        return found
+
+    numbers = seen()
     assert len(numbers) == 120
     assert set(range(121)) - set(numbers) == {[source.read(n).key for n in range(121)].index("a/a7.jpg")}
     (folder / "a" / "a8.jpg").write_bytes(b"")
     with pytest.raises(UsageError, match="2 of 121 pictures cannot be read"):
-        list(centres(source, 8))
+        seen()

@@ -1,18 +1,17 @@
 """Captioned pictures as frozen vectors: each picture goes through the encoder once, and only vectors stay in memory."""
 
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from catlip.data.crops import decode_center
-from catlip.data.images import Unreadable, UnreadableImageError
-from catlip.data.records import Record, Source
+from catlip.data.images import Unreadable
+from catlip.data.records import Source
 from catlip.errors import UsageError
+from catlip.evaluation.centres import centres
 from catlip.models.encoder import Encoder
 
 
@@ -45,34 +44,17 @@ def embed_source(
     """
     encoder.to(device).eval()
     unreadable, keys, texts, rows = Unreadable(), [], [], []
-
-    def decode(number: int) -> tuple[Record, Tensor] | None:
-        record = source.read(number)
-        try:
-            return record, decode_center(record.image, encoder.image_size)
-        except UnreadableImageError as error:
-            unreadable.add(record.key, str(error))
-            return None
-
-    with ThreadPoolExecutor() as pool:
-        for numbers in _chunks(len(source), batch_size):
-            found = list(zip(numbers, pool.map(decode, numbers), strict=True))
-            good = [(number, *pair) for number, pair in found if pair is not None]
-            if good:
-                batch = torch.stack([pixels for _, _, pixels in good])
-                rows.append(encoder.pooled(encoder.normalize(batch.to(device))).float().cpu())
-                keys += [record.key for _, record, _ in good]
-                texts += [captions[number] if captions else record.captions for number, record, _ in good]
-            if said is not None:
-                said(len(keys))
+    everything = range(len(source))
+    for numbers, records, pixels in centres(source, everything, encoder.image_size, unreadable, batch_size=batch_size):
+        rows.append(encoder.pooled(encoder.normalize(pixels.to(device))).float().cpu())
+        keys += [record.key for record in records]
+        texts += [captions[n] if captions else r.captions for n, r in zip(numbers, records, strict=True)]
+        if said is not None:
+            said(len(keys))
     unreadable.check(max(len(source), 1))
     if not rows:
         raise UsageError(f"{source.name} holds no pictures")
     return Captioned(keys, texts, torch.cat(rows), unreadable)
-
-
-def _chunks(length: int, size: int) -> Iterator[range]:
-    return (range(start, min(start + size, length)) for start in range(0, length, size))
 
 
 def read_captions(path: str | Path, keys: list[str]) -> list[list[str]]:

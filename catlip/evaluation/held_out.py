@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from torch import Tensor
 from catlip.atomic import write_text
 from catlip.captions.vocabulary import Vocabulary
 from catlip.data.batches import to_classes
-from catlip.data.crops import decode_center
-from catlip.data.images import Unreadable, UnreadableImageError
+from catlip.data.images import Unreadable
 from catlip.data.order import samples_at
 from catlip.data.records import Record, Source
 from catlip.errors import UsageError
+from catlip.evaluation.centres import centres
 from catlip.evaluation.multilabel import average_precision, top1
 
 FILE = "held_out.json"
@@ -53,20 +52,11 @@ def open_held_out(source: Source, vocabulary: Vocabulary, size: int, limit: int 
     """Decode a captioned source, or a random `limit` of it. Raises UsageError if no caption names a known class."""
     count = min(limit, len(source)) if limit else len(source)
     numbers = samples_at(np.arange(count), len(source), seed=0) if count < len(source) else np.arange(count)
-    unreadable = Unreadable()
-
-    def decode(number: int) -> tuple[Record, Tensor] | None:
-        record = source.read(number)
-        try:
-            return Record(record.key, b"", record.captions), decode_center(record.image, size)
-        except UnreadableImageError as error:
-            unreadable.add(record.key, str(error))
-            return None
-
-    with ThreadPoolExecutor() as pool:
-        found = [pair for pair in pool.map(decode, numbers.tolist()) if pair is not None]
+    unreadable, records, pixels = Unreadable(), list[Record](), list[Tensor]()
+    for _, some, squares in centres(source, numbers.tolist(), size, unreadable):
+        records += [Record(record.key, b"", record.captions) for record in some]
+        pixels.append(squares)
     unreadable.check(max(count, 100))
-    records = [record for record, _ in found]
     rows = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
     labeler = vocabulary.labeler()
     sparse = labeler.sparse([caption for record in records for caption in record.captions], rows)
@@ -74,7 +64,7 @@ def open_held_out(source: Source, vocabulary: Vocabulary, size: int, limit: int 
     if not len(labels):
         raise UsageError(f"{source.name}: not one caption names a label of the vocabulary")
     of = torch.from_numpy(np.repeat(np.arange(len(records)), np.diff(offsets)))
-    return HeldOut(records, torch.stack([pixels for _, pixels in found]), of, torch.from_numpy(labels))
+    return HeldOut(records, torch.cat(pixels), of, torch.from_numpy(labels))
 
 
 @dataclass(slots=True)

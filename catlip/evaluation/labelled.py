@@ -1,16 +1,14 @@
 """Labelled pictures as an encoder sees them: at their centre, in the classes of a training set."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from catlip.data.crops import decode_center
-from catlip.data.images import Unreadable, UnreadableImageError
+from catlip.data.images import Unreadable
 from catlip.data.labelled import LabelledSource, open_labelled_source
 from catlip.errors import UsageError
+from catlip.evaluation.centres import centres
 from catlip.evaluation.classified import accuracies, ranks, several
 from catlip.models.encoder import Encoder
 from catlip.objectives.classes import dense
@@ -32,42 +30,17 @@ def class_indices(train: LabelledSource, test: LabelledSource) -> tuple[list[str
     return train.classes, torch.from_numpy(train.labels), torch.from_numpy(y_test)
 
 
-def centres(
-    data: LabelledSource, size: int, share: float = 1.0, batch_size: int = 256
-) -> Iterator[tuple[list[int], Tensor]]:
-    """(numbers, uint8 [b, 3, size, size]) of all samples that can be read, in order, some at a time.
-
-    share: of the shorter side that the central square takes. Raises UsageError if over 1 % cannot be read.
-    """
-    unreadable = Unreadable()
-
-    def decode(number: int) -> Tensor | None:
-        record = data.read(number)
-        try:
-            return decode_center(record.image, size, share)
-        except UnreadableImageError as error:
-            unreadable.add(record.key, str(error))
-            return None
-
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(data), batch_size):
-            pixels = list(pool.map(decode, range(start, min(start + batch_size, len(data)))))
-            good = [(start + i, p) for i, p in enumerate(pixels) if p is not None]
-            if good:
-                yield [number for number, _ in good], torch.stack([p for _, p in good])
-    unreadable.check(len(data))
-
-
 @torch.no_grad()
 def features(
     encoder: Encoder, data: LabelledSource, device: torch.device, batch_size: int = 256
 ) -> tuple[Tensor, Tensor]:
     """(float [N, D] pooled features, int64 [N] which pictures they belong to: unreadable ones are left out)."""
     encoder.to(device).eval()
-    rows, kept = [], []
-    for numbers, pixels in centres(data, encoder.image_size, batch_size=batch_size):
+    rows, kept, unreadable = [], [], Unreadable()
+    for numbers, _, pixels in centres(data, range(len(data)), encoder.image_size, unreadable, batch_size=batch_size):
         rows.append(encoder.pooled(encoder.normalize(pixels.to(device))).float().cpu())
         kept += numbers
+    unreadable.check(len(data))
     return torch.cat(rows), torch.tensor(kept)
 
 
@@ -78,10 +51,11 @@ def evaluate(objective: Any, data: LabelledSource, device: torch.device, share: 
     share: of the shorter side that the central crop takes. Raises UsageError if over 1 % cannot be read.
     """
     objective.eval()
-    scores, kept = [], []
-    for numbers, pixels in centres(data, objective.encoder.image_size, share, batch_size=64):
+    scores, kept, unreadable, size = [], [], Unreadable(), objective.encoder.image_size
+    for numbers, _, pixels in centres(data, range(len(data)), size, unreadable, share=share, batch_size=64):
         scores.append(objective.logits(pixels.to(device)).float().cpu())
         kept += numbers
+    unreadable.check(len(data))
     if not data.multi:
         wanted = torch.from_numpy(data.labels)[kept]
         found = accuracies(ranks(torch.cat(scores), wanted), wanted)

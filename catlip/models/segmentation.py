@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
+from catlip.atomic import write_text
 from catlip.errors import UsageError
 from catlip.models.encoder import ENCODER_FOLDER, Encoder
 from catlip.models.folders import misfit, model_folder, read_json, read_tensors
@@ -176,8 +177,7 @@ def save_segmenter(out: Path, model: Segmenter, card: SegmentationCard) -> None:
     head = {name: value.detach().float().cpu().contiguous() for name, value in model.head.state_dict().items()}
     save_file(head, out / (WEIGHTS + ".part"))
     (out / (WEIGHTS + ".part")).replace(out / WEIGHTS)
-    (out / (CARD + ".part")).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
-    (out / (CARD + ".part")).replace(out / CARD)
+    write_text(out / CARD, json.dumps(asdict(card), indent=2) + "\n")
 
 
 def restore_segmenter(out: str | Path) -> tuple[Segmenter, SegmentationCard]:
