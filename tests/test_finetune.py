@@ -16,14 +16,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import catlip
 from catlip import cli
 from catlip.data.batches import Batch
 from catlip.data.crops import Crop, decode_center
+from catlip.data.labelled import open_labelled_source
 from catlip.data.steps import Curriculum
 from catlip.errors import UsageError
-from catlip.evaluation.classified import several
+from catlip.evaluation.labelled import evaluate
+from catlip.evaluation.multilabel import exact_metrics
 from catlip.interchange.predict import Predict, predict
 from catlip.models.encoder import Encoder, load
 from catlip.models.initial import open_weights
@@ -168,11 +171,24 @@ def test_dense_losses_equal_the_sparse_ones() -> None:
 def test_measures_of_several_classes() -> None:
     scores = torch.tensor([[2.0, -1, 1], [1, 1, 0.5], [-1, 2, -3]])
     positive = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0]]).bool()
-    found = several(scores, positive)
+    found = exact_metrics(scores, positive)
     # Class 0: named in 0, 1; there in 0, 2; AP = (1/1 + 2/3) / 2. Class 1: named and there in 1, 2. Class 2: never.
     assert found["mAP"] == pytest.approx(100 * (5 / 6 + 1) / 2)
     assert found["F1_macro"] == pytest.approx(100 * (0.5 + 1) / 2)
     assert found["F1_micro"] == pytest.approx(100 * 2 * 3 / (6 + 4))
+
+
+def test_a_large_set_is_counted_and_says_how_far_off(start: str, tmp_path: Path, monkeypatch) -> None:
+    found = many(tmp_path / "some", 80, 0)
+    data = open_labelled_source(coco_of(tmp_path / "some", found))
+    torch.manual_seed(0)
+    encoder = catlip.load(start)
+    objective = ClassObjective(encoder, nn.Linear(encoder.width, 3), Classes(), multi=True)
+    exact = evaluate(objective, data, torch.device("cpu"))
+    monkeypatch.setattr("catlip.evaluation.labelled.EXACT", 0)
+    counted = evaluate(objective, data, torch.device("cpu"))
+    for name, value in exact.items():
+        assert abs(counted[name] - value) <= counted.get(f"{name}_error", 0) + 1e-3
 
 
 def test_layers_of_the_official_vit_learn_as_the_official_code_has_it() -> None:

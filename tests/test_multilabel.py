@@ -74,14 +74,19 @@ def test_metrics_equal_scikit_learns() -> None:
     ours = exact_metrics(scores, positive, threshold=-1.0)
     y, z, chosen = positive.numpy(), scores.numpy(), (scores > -1.0).numpy()
     theirs = {
-        "map": metrics.average_precision_score(y, z, average="macro"),
-        "micro_ap": metrics.average_precision_score(y, z, average="micro"),
-        "f1_macro": metrics.f1_score(y, chosen, average="macro", zero_division=0),
-        "f1_micro": metrics.f1_score(y, chosen, average="micro", zero_division=0),
+        "mAP": metrics.average_precision_score(y, z, average="macro"),
+        "mAP_micro": metrics.average_precision_score(y, z, average="micro"),
+        "F1_macro": metrics.f1_score(y, chosen, average="macro", zero_division=0),
+        "F1_micro": metrics.f1_score(y, chosen, average="micro", zero_division=0),
     }
     for name, value in theirs.items():
         assert ours[name] == pytest.approx(100 * value, rel=1e-5), name
-    assert ours["top1"] == pytest.approx(100 * top1(scores, positive))
+
+
+def test_top1_by_hand() -> None:
+    scores = torch.tensor([[3.0, 1, 2], [0, 1, 2], [5, 4, 3]])
+    positive = torch.tensor([[True, False, True], [True, False, False], [False, False, False]])
+    assert top1(scores, positive) == 0.5  # the third picture has no label
 
 
 def test_a_score_of_nan_is_the_worst() -> None:
@@ -122,10 +127,10 @@ def test_the_stated_error_is_one_and_it_is_small() -> None:
     counted = Counted(20)
     counted.update(scores, positive)
     found, exact = counted.metrics(), exact_metrics(scores, positive)
-    for name in ("map", "voc07", "micro_ap"):
+    for name in ("mAP", "mAP_voc07", "mAP_micro"):
         assert abs(found[name] - exact[name]) <= found[f"{name}_error"] + 1e-4
         assert found[f"{name}_error"] < 1.0
-    for name in ("f1_macro", "f1_micro"):
+    for name in ("F1_macro", "F1_micro"):
         assert found[name] == pytest.approx(exact[name], rel=1e-5)
 
 
@@ -185,13 +190,14 @@ def test_machines_are_scikit_learns() -> None:
 def test_the_protocol_learns_and_says_what_it_cannot() -> None:
     scores, positive = make(150, 4)
     noise = torch.randn(150, 4, generator=torch.Generator().manual_seed(2))
-    good = voc07_svm(scores[:100], positive[:100], scores[100:], positive[100:])
-    bad = voc07_svm(noise[:100], positive[:100], noise[100:], positive[100:])
-    assert good.mean > bad.mean + 5
+    good = voc07_svm(scores[:100], positive[:100], scores[100:]).scores
+    bad = voc07_svm(noise[:100], positive[:100], noise[100:]).scores
+    good, bad = (voc07_precision(found, positive[100:]).mean() for found in (good, bad))
+    assert good > bad + 0.05
     with pytest.raises(UsageError, match=r"class 2 .* has all training pictures or none"):
-        voc07_svm(scores, positive.index_fill(1, torch.tensor([2]), False), scores, positive)
+        voc07_svm(scores, positive.index_fill(1, torch.tensor([2]), False), scores)
     with pytest.raises(UsageError, match="2 training pictures are too few"):
-        voc07_svm(scores[:2], torch.tensor([[True], [False]]), scores, positive[:, :1])
+        voc07_svm(scores[:2], torch.tensor([[True], [False]]), scores)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from catlip.models.encoder import Encoder
 from catlip.report.efficiency import curves, write_page
 from catlip.transfer.probe import Probe, names_of, probe
 from tests.conftest import COLOURS, jpeg
+from tests.test_finetune import coco_of, many
 from tests.test_zero_shot import FRUITS
 
 
@@ -292,3 +293,26 @@ def test_one_picture_to_test_and_one_of_each_class_to_learn(run: Path, tmp_path:
     (tmp_path / "train" / "lake" / "a.jpg").unlink()
     with pytest.raises(UsageError, match="has a single class"):
         probe(cfg)
+
+
+# several labels a picture
+
+
+def test_several_labels_are_probed_by_machines(run: Path, tmp_path: Path, capsys) -> None:
+    """Colours in patches: any features tell them apart. The class that no picture has is left out."""
+    data = [coco_of(tmp_path / name, many(tmp_path / name, 60, seed)) for seed, name in enumerate(("train", "test"))]
+    found = probe(Probe(run=str(run), train=data[0], test=data[1], cache=False))
+    assert (found["classes"], found["left_out"]) == (2, 1)
+    assert found["mAP_voc07"] > 95
+    assert found["mAP"] > 95
+    assert "2 of 3 classes, 60 to train on, 60 to test" in capsys.readouterr().out
+    assert json.loads((run / "results.jsonl").read_text().splitlines()[-1])["mAP"] == found["mAP"]
+    with pytest.raises(UsageError, match=r"--shots: pictures of --train .* have several labels"):
+        probe(Probe(run=str(run), train=data[0], test=data[1], shots="1,2"))
+
+
+def test_labels_that_cannot_be_told_apart_are_an_error(run: Path, tmp_path: Path) -> None:
+    found = many(tmp_path / "train", 12, 0)
+    all_red = coco_of(tmp_path / "train", {name: ["red"] for name in found})
+    with pytest.raises(UsageError, match=r"--train .* has no class that can be told apart"):
+        probe(Probe(run=str(run), train=all_red, test=all_red))

@@ -1,4 +1,4 @@
-"""Measures from class scores, of one class a picture or several, and class scores from a classifier's rows.
+"""Measures from class scores, of one class a picture, and class scores from a classifier's rows.
 
 Ties count against the classifier.
 """
@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-from catlip.evaluation.multilabel import average_precision
 
 NEVER = 10**9  # rank of what cannot be right, beyond every K
 
@@ -52,21 +50,4 @@ def accuracies(rank: Tensor, wanted: Tensor) -> dict[str, float]:
         "top1": 100 * hit.mean().item(),
         "top5": 100 * rank.lt(5).double().mean().item(),
         "mean_per_class": 100 * torch.stack(per_class).mean().item(),
-    }
-
-
-def several(scores: Tensor, positive: Tensor) -> dict[str, float]:
-    """In percent, of pictures with any number of classes each: scores (logits) and positive (bool), [N, C].
-
-    "mAP": mean average precision over the classes that occur; "F1", of a class being named where its score is above 0:
-    "micro" over all decisions, "macro" the mean over the classes that occur.
-    """
-    found = scores > 0
-    hits, named, there = ((a & b).sum(0).double() for a, b in ((found, positive), (found, found), (positive, positive)))
-    some = there > 0
-    each = 2 * hits / (named + there).clamp_min(1)
-    return {
-        "mAP": 100 * average_precision(scores, positive)[some].mean().item(),
-        "F1_micro": 200 * (hits.sum() / (named + there).sum().clamp_min(1)).item(),
-        "F1_macro": 100 * each[some].mean().item(),
     }

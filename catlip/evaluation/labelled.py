@@ -1,7 +1,9 @@
 """Labelled pictures as an encoder sees them: at their centre, in the classes of a training set."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,9 +11,12 @@ from catlip.data.images import Unreadable
 from catlip.data.labelled import LabelledSource, open_labelled_source
 from catlip.errors import UsageError
 from catlip.evaluation.centres import centres
-from catlip.evaluation.classified import accuracies, ranks, several
+from catlip.evaluation.classified import accuracies, ranks
+from catlip.evaluation.multilabel import Counted, exact_metrics
 from catlip.models.encoder import Encoder
 from catlip.objectives.classes import dense
+
+EXACT = 2**27  # scores of a multi-label set that are kept to be sorted
 
 
 def open_labelled(data: str) -> LabelledSource:
@@ -48,17 +53,30 @@ def features(
 def evaluate(objective: Any, data: LabelledSource, device: torch.device, share: float = 1.0) -> dict[str, float]:
     """In percent: top-1, top-5 and mean per class; of multi-label sets mAP and F1. objective: a `ClassObjective`.
 
-    share: of the shorter side that the central crop takes. Raises UsageError if over 1 % cannot be read.
+    share: of the shorter side that the central crop takes. Where all scores together would take over half a gigabyte,
+    average precision is counted (see `Counted`), and its error stated. Raises UsageError if over 1 % cannot be read.
     """
     objective.eval()
     scores, kept, unreadable, size = [], [], Unreadable(), objective.encoder.image_size
+    counted = Counted(len(data.classes)) if data.multi and len(data) * len(data.classes) > EXACT else None
     for numbers, _, pixels in centres(data, range(len(data)), size, unreadable, share=share, batch_size=64):
-        scores.append(objective.logits(pixels.to(device)).float().cpu())
-        kept += numbers
+        some = objective.logits(pixels.to(device)).float().cpu()
+        if counted is None:
+            scores.append(some)
+            kept += numbers
+        else:
+            counted.update(some, positives(data, numbers))
     unreadable.check(len(data))
-    if not data.multi:
-        wanted = torch.from_numpy(data.labels)[kept]
-        found = accuracies(ranks(torch.cat(scores), wanted), wanted)
-        return found if len(data.classes) > 5 else {name: value for name, value in found.items() if name != "top5"}
-    positive = dense(torch.from_numpy(data.labels), torch.from_numpy(data.offsets), len(data.classes)) > 0
-    return several(torch.cat(scores), positive[kept])
+    if counted is not None:
+        return counted.metrics()
+    if data.multi:
+        return exact_metrics(torch.cat(scores), positives(data, kept))
+    wanted = torch.from_numpy(data.labels)[kept]
+    found = accuracies(ranks(torch.cat(scores), wanted), wanted)
+    return found if len(data.classes) > 5 else {name: value for name, value in found.items() if name != "top5"}
+
+
+def positives(data: LabelledSource, numbers: Sequence[int]) -> Tensor:
+    """bool [len(numbers), classes]: which classes these pictures have."""
+    some = data.taken(np.asarray(numbers, np.int64))
+    return dense(torch.from_numpy(some.labels), torch.from_numpy(some.offsets), len(data.classes)) > 0

@@ -60,26 +60,25 @@ def _by_block(scores: Tensor, positive: Tensor, measure) -> Tensor:
 def exact_metrics(scores: Tensor, positive: Tensor, threshold: float = 0.0) -> dict[str, float]:
     """In percent, from all scores [N, V] and what is right, bool [N, V].
 
-    {"map", "voc07": means over the classes that have positives, "micro_ap": of all classes as one, "f1_macro",
-    "f1_micro": of what scores above the threshold, "top1"}. A class that is neither there nor predicted has F1 0, as
-    in scikit-learn. NaN where there is no positive at all.
+    {"mAP", "mAP_voc07": means over the classes that occur, "mAP_micro": of all classes as one, "F1_macro": mean over
+    the classes that occur, "F1_micro": over all decisions}; F1 is of what scores above the threshold. NaN where there
+    is no positive at all.
     """
     chosen = scores > threshold
     right = (chosen & positive).sum(0)
     return {
-        "map": 100 * average_precision(scores, positive).nanmean().item(),
-        "voc07": 100 * voc07_precision(scores, positive).nanmean().item(),
-        "micro_ap": 100 * average_precision(scores.reshape(-1, 1), positive.reshape(-1, 1)).item(),
+        "mAP": 100 * average_precision(scores, positive).nanmean().item(),
+        "mAP_voc07": 100 * voc07_precision(scores, positive).nanmean().item(),
+        "mAP_micro": 100 * average_precision(scores.reshape(-1, 1), positive.reshape(-1, 1)).item(),
         **_f1(right, chosen.sum(0), positive.sum(0)),
-        "top1": 100 * top1(scores, positive),
     }
 
 
 def _f1(right: Tensor, chosen: Tensor, positives: Tensor) -> dict[str, float]:
     """Counts of each class [V]."""
-    each = 2 * right / (chosen + positives).clamp_min(1)
+    each = (2 * right / (chosen + positives).clamp_min(1)).double()
     both = 2 * right.sum() / (chosen + positives).sum().clamp_min(1)
-    return {"f1_macro": 100 * each.double().mean().item(), "f1_micro": 100 * both.item()}
+    return {"F1_macro": 100 * each[positives > 0].mean().item(), "F1_micro": 100 * both.item()}
 
 
 def top1(scores: Tensor, positive: Tensor) -> float:
@@ -176,13 +175,13 @@ class Counted:
         return Bounds(torch.cat([low for low, _ in found]), torch.cat([high for _, high in found]))
 
     def metrics(self) -> dict[str, float]:
-        """As `exact_metrics`, without top1; beside "map", "voc07" and "micro_ap" the most that each can be off."""
+        """As `exact_metrics`; beside "mAP", "mAP_voc07" and "mAP_micro" the most that each can be off."""
         together = [counts.sum(0, keepdim=True, dtype=torch.int64) for counts in (self.positives, self.negatives)]
         found: dict[str, float] = {}
         for name, bounds in (
-            ("map", self.average_precision()),
-            ("voc07", self.voc07_precision()),
-            ("micro_ap", Bounds(_area(*together, optimistic=False), _area(*together, optimistic=True))),
+            ("mAP", self.average_precision()),
+            ("mAP_voc07", self.voc07_precision()),
+            ("mAP_micro", Bounds(_area(*together, optimistic=False), _area(*together, optimistic=True))),
         ):
             found[name] = 100 * bounds.middle.nanmean().item()
             found[f"{name}_error"] = 50 * (bounds.high - bounds.low).nanmean().item()

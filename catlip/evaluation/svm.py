@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from catlip.errors import UsageError
-from catlip.evaluation.multilabel import average_precision, voc07_precision
+from catlip.evaluation.multilabel import average_precision
 
 COSTS = tuple(10.0**e for e in range(-4, 3))
 POSITIVE_WEIGHT = 2.0  # a positive's hinge counts twice
@@ -22,23 +22,18 @@ FOLDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Machines:
-    """What the protocol found; one entry a class [V]."""
+    """What the protocol found."""
 
-    voc07: Tensor  # on the test set; NaN for a class without positives there
-    costs: Tensor
-
-    @property
-    def mean(self) -> float:
-        """In percent."""
-        return 100 * self.voc07.nanmean().item()
+    scores: Tensor  # of the test set, float [M, V]; above 0: the class is named
+    costs: Tensor  # that were chosen [V]
 
 
 def voc07_svm(
-    x_train: Tensor, positive_train: Tensor, x_test: Tensor, positive_test: Tensor, *,
-    costs: Sequence[float] = COSTS, seed: int = 0,
-) -> Machines:  # fmt: skip
-    """x float [N, D], positive bool [N, V]. Features are brought to unit length; the cost with the best mean AP over
-    the folds wins, of several the smallest. Raises UsageError for a class that no training picture has, or all."""
+    x_train: Tensor, positive_train: Tensor, x_test: Tensor, *, costs: Sequence[float] = COSTS, seed: int = 0
+) -> Machines:
+    """x float [N, D], x_test float [M, D], positive bool [N, V]. Features are brought to unit length; the cost with the
+    best mean AP over the folds wins, of several the smallest. Raises UsageError for a class that no training picture
+    has, or all."""
     wrong = (positive_train.all(0) | ~positive_train.any(0)).nonzero()[:, 0].tolist()
     if wrong:
         raise UsageError(f"class {wrong[0]} (and {len(wrong) - 1} others) has all training pictures or none")
@@ -58,7 +53,7 @@ def voc07_svm(
             scores[i] += found.nan_to_num(0.0)  # a fold without positives says nothing about any cost
     best = torch.tensor(list(costs))[scores.argmax(0)]
     weights = fit_svm(x_train, positive_train, best)
-    return Machines(voc07_precision(x_test @ weights[:-1] + weights[-1], positive_test), best)
+    return Machines(x_test @ weights[:-1] + weights[-1], best)
 
 
 def fit_svm(

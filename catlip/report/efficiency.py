@@ -66,7 +66,7 @@ def finetune(cfg: Finetune) -> dict[str, Any] | None:
                 found = _once(replace(one, out=f"{cfg.out}/{init}-{share:g}-seed{seed}"))
                 if found is None:
                     return None
-                entry.setdefault(init, []).append(found["top1" if "top1" in found else "mAP"])
+                entry.setdefault(init, []).append(found["mAP" if "mAP" in found else "top1"])
                 entry["pictures"], last = found["train"], found
         curve.append(entry)
     result = {**{k: last[k] for k in ("task", "classes", "test", "image_size", "data", "encoder")}, "curve": curve}

@@ -37,8 +37,11 @@ from catlip.training.task import Task
 
 EPOCHS = 10.0  # where no budget is given
 LEVELLED = 256  # pictures over which transferred rows are put on one level
-TOLD = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "mAP": "mean average precision",
-        "F1_micro": "F1 over all decisions", "F1_macro": "F1 a class"}  # fmt: skip
+TOLD = {
+    "top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "mAP": "mean average precision",
+    "mAP_voc07": "by VOC07's eleven points", "mAP_micro": "of all classes as one", "F1_micro": "F1 over all decisions",
+    "F1_macro": "F1 a class",
+}  # fmt: skip
 
 
 @dataclass(kw_only=True, slots=True)
@@ -328,7 +331,10 @@ def _finish(cfg: Finetune, sets: Sets, task: Task, device: torch.device, weights
         "data": [cfg.train, cfg.test], "encoder": f"{cfg.run}{' untrained' if cfg.untrained else ''}",
         "backbone": weights.architecture,
     }  # fmt: skip
-    rows = {TOLD[name]: f"{value:.2f} %" for name, value in found.items()}
+    rows = {
+        told: f"{found[name]:.2f} %" + (f" (at most {off:.2f} off)" if (off := found.get(f"{name}_error")) else "")
+        for name, told in TOLD.items() if name in found
+    }  # fmt: skip
     if not sets.multi:
         often = sets.train.counts().argmax()
         rows["the commonest class of --train"] = f"{100 * (sets.test.labels == often).mean():.2f} %"

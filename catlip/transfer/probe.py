@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from catlip.data.labelled import LabelledSource
+from catlip.data.labelled import LabelledSource, open_labelled_source
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, read_names, rows_of
 from catlip.evaluation.class_rows import ALPHA, TransferRows, head_of, match_rows, scale_rows, told
 from catlip.evaluation.kept_features import kept_features
-from catlip.evaluation.labelled import class_indices, open_labelled
+from catlip.evaluation.labelled import class_indices
 from catlip.evaluation.logistic import fit_logistic as fit_logistic
 from catlip.evaluation.logistic import linear_probe as linear_probe
 from catlip.evaluation.neighbours import knn
@@ -24,6 +24,7 @@ from catlip.evaluation.subsets import share_of_each, shots_of_each
 from catlip.models.encoder import Encoder, load
 from catlip.training.distributed import pick_device
 from catlip.training.log import append_json, table
+from catlip.transfer.probe_labels import probe_labels
 from catlip.transfer.zero_shot import own_names
 
 FEW = 1000  # pictures; below, a fifth of them is too few to choose the penalty by
@@ -38,8 +39,8 @@ class Probe:
     encoder: str | None = None  # instead of a run: a model folder, or timm:NAME
     untrained: bool = False  # with --encoder timm:NAME: random weights, for a baseline
     image_size: int | None = None  # pixels; default: the encoder's own
-    train: str  # tars (KEY.jpg and KEY.cls) or a folder with one folder per class
-    test: str
+    train: str  # tars (KEY.jpg and KEY.cls), a folder with a folder a class, a CSV (image,labels), a COCO .json
+    test: str  # the same; where pictures have several labels, each class has a linear SVM, by VOC07's protocol
     init: Literal["random", "transfer"] = "random"  # transfer: pull towards rows of the classifier; beside it, random
     classes: str | None = None  # names for --init transfer, one a line in the order of the labels' numbers
     alpha: float = ALPHA  # of --init transfer: least WordNet path similarity of a synset that stands in
@@ -79,7 +80,10 @@ def probe(cfg: Probe) -> dict[str, Any]:
     """
     began = time.perf_counter()
     shares, shots = wanted_amounts(cfg)
-    train, test = open_labelled(cfg.train), open_labelled(cfg.test)
+    train = open_labelled_source(cfg.train)
+    if train.multi:
+        return _of_several(cfg, train)
+    test = open_labelled_source(cfg.test, kind="single")
     classes, y_train, y_test = class_indices(train, test)
     for number in shots:
         shots_of_each(y_train, number, cfg.seed, classes)
@@ -108,6 +112,21 @@ def probe(cfg: Probe) -> dict[str, Any]:
     if cfg.run:
         append_json(Path(cfg.run) / "results.jsonl", result)
     return result
+
+
+def _of_several(cfg: Probe, train: LabelledSource) -> dict[str, Any]:
+    """Several labels a picture: another protocol, on the whole training set."""
+    for option in ("fractions", "shots", "fraction", "init"):
+        if getattr(cfg, option) != Probe.__dataclass_fields__[option].default:
+            raise UsageError(
+                f"--{option}: pictures of --train {cfg.train} have several labels, and that is for one each"
+            )
+    test = open_labelled_source(cfg.test, kind="multi")
+    found = probe_labels(open_encoder(cfg), train, test, pick_device(cfg.device), seed=cfg.seed, keep=cfg.cache)
+    found |= {"data": [cfg.train, cfg.test], "encoder": encoder_name(cfg)}
+    if cfg.run:
+        append_json(Path(cfg.run) / "results.jsonl", found)
+    return found
 
 
 def wanted_amounts(cfg: Probe) -> tuple[list[float], list[int]]:
@@ -186,7 +205,7 @@ def _result(cfg: Probe, amounts: list[Amount], classes: int, data: Any, encoder:
         "task": "probe", "linear_probe": round(mean(last.probes[init]), 2), "knn": round(mean(last.knn), 2),
         "penalty": last.penalties[init][0], "classes": classes, "train": last.pictures, "test": len(data[3]),
         "image_size": encoder.image_size, "data": [cfg.train, cfg.test],
-        "encoder": cfg.run or f"{cfg.encoder}{' untrained' if cfg.untrained else ''}",
+        "encoder": encoder_name(cfg),
     }  # fmt: skip
     if len(amounts) > 1 or init == "transfer" or len(last.knn) > 1:
         result["curve"] = [
@@ -226,6 +245,10 @@ def _say(cfg: Probe, result: dict[str, Any], amounts: list[Amount]) -> None:
         lines[f"{a.told}, {a.pictures:,}"] = "   ".join([*told, f"{cfg.neighbours} nearest {spread(a.knn)}"])
     times = f"{cfg.seeds} random parts" if max(len(a.knn) for a in amounts) > 1 else "all"
     print(table({**lines, "chance": chance}, title.format(times)))
+
+
+def encoder_name(cfg: Probe) -> str:
+    return cfg.run or f"{cfg.encoder}{' untrained' if cfg.untrained else ''}"
 
 
 def open_encoder(cfg: Probe) -> Encoder:
