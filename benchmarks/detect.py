@@ -4,8 +4,8 @@ Overfitting on purpose, on the hundred pictures of COCO128's training half that 
 was trained on says whether boxes, classes, masks, anchors and the metric fit together, and nothing about detection.
 One core; 5,500 samples were meant for a quarter of an hour of an idle one.
 
-    uv run benchmarks/detect.py learn coco128/ --encoder timm:resnet10t --out /tmp/learn
-    uv run benchmarks/detect.py step --encoder timm:vit_base_patch16_224 --image-size 1024
+    uv run benchmarks/detect.py learn timm:resnet10t coco128/ --out /tmp/learn
+    uv run benchmarks/detect.py step timm:vit_base_patch16_224 --image-size 1024
 """
 
 import argparse
@@ -58,10 +58,9 @@ def learning(args: argparse.Namespace, boxes: Path) -> Detect:
     """A narrow Mask R-CNN for 256 pixels: anchors from 8 pixels on, and a high rate, as there is little time."""
     pictures, trained = str(args.data / "train2017.tar"), not args.untrained
     return Detect(
-        run=None if args.encoder.startswith("timm:") else args.encoder,
-        encoder=args.encoder if args.encoder.startswith("timm:") else None, untrained=args.untrained,
-        images=pictures, boxes=str(boxes), test_images=pictures, test_boxes=str(boxes), out=args.out, image_size=256,
-        scale=(1.0, 1.0), samples=args.samples, batch_size=2, workers=1, device="cpu",
+        run=args.run, untrained=args.untrained, images=pictures, boxes=str(boxes),
+        test_images=pictures, test_boxes=str(boxes), out=args.out, image_size=256, scale=(1.0, 1.0),
+        samples=args.samples, batch_size=2, workers=1, device="cpu",
         objective=Boxes(
             channels=64, hidden=256, mask_layers=1, anchors=(8, 16, 32, 64, 128), proposals=150, regions=64,
             freeze=1 if trained else 0, freeze_norm=trained,
@@ -77,7 +76,7 @@ def step(args: argparse.Namespace) -> None:
     """Steps of random pictures with two objects each: seconds, and memory at its highest."""
     world: World = join(args.device)
     cfg = Detect(
-        encoder=args.encoder, untrained=True, images="", boxes="", test_images="", test_boxes="", out="",
+        run=args.run, untrained=True, images="", boxes="", test_images="", test_boxes="", out="",
         image_size=args.image_size, loop=Loop(checkpointing=args.checkpointing),
     )  # fmt: skip
     size, n = args.image_size, args.batch_size
@@ -102,15 +101,15 @@ def step(args: argparse.Namespace) -> None:
     on_gpu = world.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     weights = sum(p.numel() for p in state.task.parameters())
-    print(f"{args.encoder} at {size} px, batch {n}: {weights:,} weights, {peak / 1e9:.1f} GB at most")
+    print(f"{args.run} at {size} px, batch {n}: {weights:,} weights, {peak / 1e9:.1f} GB at most")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
     one = verbs.add_parser("learn")
+    one.add_argument("run")
     one.add_argument("data", type=Path)
-    one.add_argument("--encoder", required=True)
     one.add_argument("--untrained", action="store_true")
     one.add_argument("--out", required=True)
     one.add_argument("--pictures", type=int, default=100)
@@ -118,7 +117,7 @@ def main() -> None:
     one.add_argument("--lr", type=float, default=1e-3)
     one.set_defaults(function=learn)
     one = verbs.add_parser("step")
-    one.add_argument("--encoder", default="timm:vit_base_patch16_224")
+    one.add_argument("run", nargs="?", default="timm:vit_base_patch16_224")
     one.add_argument("--image-size", type=int, default=1024)
     one.add_argument("--batch-size", type=int, default=1)
     one.add_argument("--steps", type=int, default=1)

@@ -165,7 +165,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], tu
 
 def config(train: tuple[str, str], test: tuple[str, str], out: Path, **changes: object) -> Detect:
     return Detect(**{
-        "encoder": "timm:test_resnet", "untrained": True, "images": train[0], "boxes": train[1],
+        "run": "timm:test_resnet", "untrained": True, "images": train[0], "boxes": train[1],
         "test_images": test[0], "test_boxes": test[1], "out": str(out), "image_size": 64, "samples": 48,
         "batch_size": 4, "scale": (0.8, 1.2), "workers": 1, "device": "cpu", "objective": SMALL,
         "optim": Optim(lr=3e-3, schedule="wsd", betas=(0.9, 0.99), clip=5.0), "loop": Loop(ema=0.9, precision="fp32"),
@@ -221,8 +221,8 @@ def test_a_killed_run_goes_on_bit_for_bit(squares, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "says"), [
-    ({"encoder": None}, "name one encoder"), ({"image_size": 100}, "a multiple of 64"),
-    ({"encoder": "here", "untrained": True}, "--untrained goes with"), ({"scale": (1.0, 0.5)}, "--scale 1.0 0.5"),
+    ({"run": "nowhere"}, "nowhere"), ({"image_size": 100}, "a multiple of 64"),
+    ({"scale": (1.0, 0.5)}, "--scale 1.0 0.5"),
     ({"samples": 0}, "give the budget as --samples or --epochs"), ({"loop": Loop(compile=True)}, "--compile does not"),
     ({"objective": Boxes(anchors=(8, 16))}, "--anchors names 2 sizes"), ({"boxes": "nowhere.json"}, "no such file"),
 ])  # fmt: skip
@@ -254,7 +254,7 @@ def test_mistakes_in_the_data(squares, tmp_path: Path) -> None:
 def test_the_verb_without_masks(squares, tmp_path: Path) -> None:
     images, boxes = squares("plain", 3)
     out = cli.run([
-        "detect", "--encoder", "timm:test_vit", "--untrained", "--images", images, "--boxes", boxes,
+        "detect", "timm:test_vit", "--untrained", "--images", images, "--boxes", boxes,
         "--test-images", images, "--test-boxes", boxes, "--out", str(tmp_path / "run"), "--image-size", "64",
         "--samples", "4", "--batch-size", "2", "--no-masks", "--channels", "8", "--hidden", "16",
         "--device", "cpu",

@@ -6,14 +6,15 @@ synsets that both vocabularies have are kept bit for bit, wherever they stand; r
 
 import hashlib
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from catlip.errors import UsageError
-from catlip.models.encoder import Encoder, pretrained
+from catlip.models.encoder import MEAN, STD, Encoder, check_name, pretrained
 from catlip.models.folders import misfit, model_folder, open_clip_folder, read_json, read_tensors
 
 OPEN_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # what open_clip assumes where a folder says nothing
@@ -51,8 +52,39 @@ def start_from(source: str, encoder: Encoder, head: nn.Linear | None, synsets: l
     return f"{told}; {kept:,} of {len(synsets):,} classes keep their row of its classifier"
 
 
-def fingerprint(source: str) -> str:
+def open_start(source: str, untrained: bool = False) -> Weights:
+    """What fine-tuning begins with: the weights of a run folder, a model folder, hf-hub:ORG/NAME or timm:NAME.
+
+    untrained: only what they are for, without weights; nothing is downloaded for timm:NAME. Raises UsageError for
+    anything else, and for weights that do not say which architecture they are of.
+    """
+    if untrained and source.startswith("timm:"):
+        name = source.removeprefix("timm:")
+        check_name(name)
+        size: Any = timm.get_pretrained_cfg_value(name, "input_size") or (3, 224, 224)
+        return Weights(source=source, state={}, mean=MEAN, std=STD, architecture=name, image_size=size[-1])
+    weights = open_weights(source)
+    if not weights.architecture:
+        raise UsageError(f"{source} does not say which architecture it is; name a run, a model folder or timm:NAME")
+    return replace(weights, state={}, labels=[], weight=None, bias=None) if untrained else weights
+
+
+def started(weights: Weights, *, image_size: int, **options: Any) -> Encoder:
+    """An encoder of the weights' architecture with these weights, or random ones if there are none.
+
+    image_size: pixels; 0: the weights' own. options: see `Encoder.create`. Raises UsageError.
+    """
+    size = image_size or weights.image_size
+    encoder = Encoder.create(weights.architecture, image_size=size, arguments=weights.arguments, **options)
+    if weights.state:
+        load_backbone(encoder, weights)
+    return encoder
+
+
+def fingerprint(source: str, untrained: bool = False) -> str:
     """Identifies the weights for the record of a run: a run that goes on must have started from the same ones."""
+    if untrained:
+        return f"untrained {source}"
     if source.startswith("timm:"):
         return source
     if source.startswith("open_clip:"):

@@ -20,8 +20,8 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 from catlip.atomic import write_text
 from catlip.errors import UsageError
 from catlip.models.encoder import ENCODER_FOLDER, Encoder
-from catlip.models.folders import misfit, model_folder, read_json, read_tensors
-from catlip.models.initial import load_backbone, open_weights
+from catlip.models.folders import misfit, read_json, read_tensors
+from catlip.models.initial import open_start, started
 
 CARD, WEIGHTS = "segmentation.json", "segmentation.safetensors"
 
@@ -142,33 +142,17 @@ def open_encoder(
 
     untrained: the same architecture with random weights. Raises UsageError for anything else.
     """
-    name, arguments = _architecture(source)
+    weights = open_start(source, untrained)
 
     def create(**geometry: Any) -> Encoder:
-        return Encoder.create(
-            name, image_size=image_size, drop_path=drop_path, arguments=arguments, geometry=geometry
-        )  # fmt: skip
+        return started(weights, image_size=image_size, drop_path=drop_path, geometry=geometry)
 
+    if weights.architecture.startswith("corenet_vit"):
+        return create(stride=8 if stride == 8 else 16)  # it has no stride 32: a finer map does no harm
     try:
-        if name.startswith("corenet_vit"):
-            encoder = create(stride=8 if stride == 8 else 16)  # it has no stride 32: a finer map does no harm
-        else:
-            encoder = create(output_stride=stride) if stride < 32 else create()
+        return create(output_stride=stride) if stride < 32 else create()
     except UsageError:
-        encoder = create()  # timm cannot dilate this family; the map is enlarged instead
-    if not untrained:
-        load_backbone(encoder, open_weights(source))
-    return encoder
-
-
-def _architecture(source: str) -> tuple[str, dict[str, Any]]:
-    """(timm's name, what else it needs to be made)."""
-    if source.startswith("timm:"):
-        return source.removeprefix("timm:"), {}
-    card = read_json(model_folder(source) / "config.json")
-    ours = ("img_size", "num_classes", "in_chans")  # said anew
-    args = {key: value for key, value in (card.get("model_args") or {}).items() if key not in ours}
-    return str(card.get("architecture")), args
+        return create()  # timm cannot dilate this family; the map is enlarged instead
 
 
 def save_segmenter(out: Path, model: Segmenter, card: SegmentationCard) -> None:

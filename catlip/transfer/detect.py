@@ -28,9 +28,8 @@ from catlip.data.steps import Curriculum, Steps
 from catlip.errors import UsageError
 from catlip.evaluation.detection import average_precision
 from catlip.models.augment import RangeAugment, Ranges
-from catlip.models.encoder import Encoder
-from catlip.models.folders import ENCODER_FOLDER, model_folder, read_json
-from catlip.models.initial import fingerprint, start_from
+from catlip.models.folders import ENCODER_FOLDER
+from catlip.models.initial import fingerprint, open_start, started
 from catlip.objectives.boxes import Boxes, BoxObjective
 from catlip.training.distributed import World, join, leave
 from catlip.training.hardware import default_workers
@@ -47,9 +46,8 @@ AT_ONCE = 8  # pictures of the test set
 class Detect:
     """Settings of `catlip detect`."""
 
-    run: str | None = None  # run folder of the encoder to begin with
-    encoder: str | None = None  # instead of a run: a model folder, or timm:NAME
-    untrained: bool = False  # with --encoder timm:NAME: random weights, for a baseline
+    run: str  # where the encoder comes from: run folder, model folder, timm:NAME, hf-hub:ORG/NAME
+    untrained: bool = False  # random weights of the same architecture, for a baseline
     images: str  # pictures to train on: a folder, or tars with KEY.jpg
     boxes: str  # COCO file of their boxes and masks
     test_images: str
@@ -110,7 +108,7 @@ def fine_tune(cfg: Detect) -> tuple[dict[str, Any], list[Shown], Instances] | No
     result = {
         "task": "detect", **{name: _rounded(score) for name, score in scores.items()}, "classes": len(train.names),
         "train": len(train.pictures), "test": len(test.pictures), "image_size": cfg.image_size,
-        "data": [cfg.boxes, cfg.test_boxes], "encoder": cfg.run or f"{cfg.encoder}{' untrained' * cfg.untrained}",
+        "data": [cfg.boxes, cfg.test_boxes], "encoder": f"{cfg.run}{' untrained' if cfg.untrained else ''}",
         "detections": len(found), "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
     append_json(out / "results.jsonl", result)
@@ -122,10 +120,6 @@ def fine_tune(cfg: Detect) -> tuple[dict[str, Any], list[Shown], Instances] | No
 def _open(cfg: Detect) -> tuple[Instances, Instances]:
     """(training set, test set), checked as far as that is possible without opening pictures."""
     mask_tools()
-    if bool(cfg.run) == bool(cfg.encoder):
-        raise UsageError("name one encoder: a run folder, or --encoder timm:NAME or a model folder")
-    if cfg.untrained and not (cfg.encoder or "").startswith("timm:"):
-        raise UsageError("--untrained goes with --encoder timm:NAME")
     if cfg.image_size < 64 or cfg.image_size % 64:
         raise UsageError(f"--image-size {cfg.image_size}: the pyramid needs a multiple of 64")
     if not 0 < cfg.scale[0] <= cfg.scale[1]:
@@ -158,7 +152,7 @@ def _train(cfg: Detect, world: World, source: Source, train: Instances) -> dict[
     budget = budget_of(cfg, order.length)
     if cfg.batch_size < world.size:
         raise UsageError(f"--batch-size {cfg.batch_size} gives {world.size} processes less than a picture each")
-    task = make_task(cfg, len(train.names), say=world.main)
+    task = make_task(cfg, len(train.names))
     steps = Steps(
         Curriculum(), budget=budget, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=cfg.seed
     )  # fmt: skip
@@ -167,32 +161,26 @@ def _train(cfg: Detect, world: World, source: Source, train: Instances) -> dict[
         source, order, steps, pictures=train.pictures, scale=cfg.scale, masks=cfg.objective.masks, rank=world.rank,
         world=world.size,
     ), workers)  # fmt: skip
-    facts: dict[str, Any] = {"data": source.fingerprint(), "classes": train.names, "budget": budget}
-    facts["init"] = f"{cfg.encoder} untrained" if cfg.untrained else fingerprint(cfg.run or cfg.encoder or "")
+    facts: dict[str, Any] = {
+        "init": fingerprint(cfg.run, cfg.untrained), "data": source.fingerprint(), "classes": train.names,
+        "budget": budget,
+    }  # fmt: skip
 
     def begin(out: Path) -> None:
         (out / "classes.json").write_text(json.dumps(train.names, indent=2) + "\n", encoding="utf-8")
 
     return carry_out(
         task, loader, world, cfg, budget=budget, facts=facts, begin=begin,
-        described=f"{source.described}; {len(train.names):,} classes; {task.encoder.architecture} at "
-        f"{cfg.image_size} px on {world.size} x {world.device.type}, batch {cfg.batch_size:,}, {workers} workers",
+        described=f"{source.described}; {len(train.names):,} classes; {cfg.run}{' untrained' if cfg.untrained else ''} "
+        f"({task.encoder.architecture}) at {cfg.image_size} px on {world.size} x {world.device.type}, batch "
+        f"{cfg.batch_size:,}, {workers} workers",
     )  # fmt: skip
 
 
-def make_task(cfg: Detect, classes: int, say: bool = False) -> Task:
+def make_task(cfg: Detect, classes: int) -> Task:
     """Detector and augmentation with their initial weights: a function of the settings and the encoder's weights."""
     torch.manual_seed(cfg.seed)
-    source = cfg.run or cfg.encoder or ""
-    if source.startswith("timm:"):
-        name = source.removeprefix("timm:")
-    else:
-        name = str(read_json(model_folder(source) / "config.json").get("architecture"))
-    encoder = Encoder.create(name, image_size=cfg.image_size, drop_path=cfg.drop_path)
-    if not cfg.untrained:
-        said = start_from(source, encoder, None, [])
-        if say:
-            print(said)
+    encoder = started(open_start(cfg.run, cfg.untrained), image_size=cfg.image_size, drop_path=cfg.drop_path)
     if cfg.loop.checkpointing:
         encoder.backbone.set_grad_checkpointing(True)
     objective = BoxObjective(encoder, classes, cfg.objective)

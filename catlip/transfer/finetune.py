@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +22,8 @@ from catlip.evaluation.class_names import ClassName, read_names, rows_of
 from catlip.evaluation.class_rows import ALPHA, TransferRows, match_rows, told, transfer_rows
 from catlip.evaluation.labelled import evaluate, features
 from catlip.models.augment import RangeAugment, Ranges
-from catlip.models.encoder import ENCODER_FOLDER, MEAN, STD, Encoder, check_name, load
-from catlip.models.initial import Weights, fingerprint, load_backbone, open_weights
+from catlip.models.encoder import ENCODER_FOLDER, Encoder, load
+from catlip.models.initial import Weights, fingerprint, open_start, started
 from catlip.objectives.classes import Classes, ClassObjective
 from catlip.objectives.synsets import log_odds
 from catlip.training.distributed import World, join, leave
@@ -118,7 +117,7 @@ def finetune(cfg: Finetune) -> dict[str, Any] | None:
     for option in ("fraction", "wise", "center"):
         if not 0 <= getattr(cfg, option) <= 1 or (option != "wise" and not getattr(cfg, option)):
             raise UsageError(f"--{option} is a share between 0 and 1, not {getattr(cfg, option)}")
-    sets, weights = open_sets(cfg), open_start(cfg)
+    sets, weights = open_sets(cfg), open_start(cfg.run, cfg.untrained)
     names = matched(cfg, sets)
     world = join(cfg.device)
     try:
@@ -181,29 +180,13 @@ def _named(data: LabelledSource, names: list[ClassName], file: str, option: str)
     return data.renumbered(rows, [name.name for name in names])
 
 
-def open_start(cfg: Finetune) -> Weights:
-    """The weights to begin with; of an untrained baseline only what they are for. Raises UsageError."""
-    if cfg.untrained and cfg.run.startswith("timm:"):  # nothing has to be downloaded for it
-        name = cfg.run.removeprefix("timm:")
-        check_name(name)
-        size: Any = timm.get_pretrained_cfg_value(name, "input_size") or (3, 224, 224)
-        return Weights(source=cfg.run, state={}, mean=MEAN, std=STD, architecture=name, image_size=size[-1])
-    weights = open_weights(cfg.run)
-    if not weights.architecture:
-        raise UsageError(f"{cfg.run} does not say which architecture it is; name a run, a model folder or timm:NAME")
-    return weights
-
-
 def make_task(cfg: Finetune, sets: Sets, weights: Weights) -> Task:
     """Encoder, head and augmentation with their initial weights: a function of settings and data alone."""
     torch.manual_seed(cfg.seed)
-    encoder = Encoder.create(
-        weights.architecture, image_size=cfg.image_size or weights.image_size,
-        any_size=bool(cfg.curriculum.scales or cfg.curriculum.low_res), drop_patches=cfg.curriculum.patch_keep < 1,
-        drop_path=cfg.drop_path, arguments=weights.arguments,
+    encoder = started(
+        weights, image_size=cfg.image_size, any_size=bool(cfg.curriculum.scales or cfg.curriculum.low_res),
+        drop_patches=cfg.curriculum.patch_keep < 1, drop_path=cfg.drop_path,
     )  # fmt: skip
-    if not cfg.untrained:
-        load_backbone(encoder, weights)
     encoder.backbone.pretrained_cfg["crop_pct"] = cfg.center
     objective = ClassObjective(encoder, make_head(cfg, encoder, sets, weights), cfg.objective, multi=sets.multi)
     if cfg.loop.compile:
@@ -286,7 +269,7 @@ def _train(cfg: Finetune, world: World, sets: Sets, weights: Weights) -> dict[st
 def _facts(cfg: Finetune, sets: Sets, weights: Weights, budget: int) -> dict[str, Any]:
     """What must be the same for a run that goes on."""
     return {
-        "init": f"untrained {weights.architecture}" if cfg.untrained else fingerprint(cfg.run),
+        "init": fingerprint(cfg.run, cfg.untrained),
         "backbone": weights.architecture, "data": sets.train.fingerprint(), "budget": budget,
         "class_list": hashlib.sha256("\n".join(name.name for name in sets.names).encode()).hexdigest()[:12],
     }  # fmt: skip

@@ -157,7 +157,7 @@ def _train(cfg: Segment, world: World, train: MaskSource, classes: Classes) -> d
     order = Order([(len(train), 1.0)], cfg.seed)
     budget = budget_of(cfg, order.length)
     facts: dict[str, Any] = {
-        "data": train.fingerprint(), "init": "untrained" if cfg.untrained else fingerprint(cfg.run),
+        "data": train.fingerprint(), "init": fingerprint(cfg.run, cfg.untrained),
         # What a head of other classes or another shape could not go on with.
         "objective": {"head": asdict(cfg.head), "names": classes.names, "void": classes.void}, "budget": budget,
     }  # fmt: skip
