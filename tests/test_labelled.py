@@ -119,11 +119,14 @@ def test_coco128() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"categories": [{"id": 1, "name": "x"}]}, "an annotation has category 7, which is not in its list"),
+        (
+            {"categories": [{"id": 1, "name": "x"}]},
+            "i.json: 4 of 4 annotations have a category_id that the file does not list, e.g. 7",
+        ),
         ({"categories": None}, "no COCO file"),
         ({"images": []}, "no COCO file"),
         ({"images": [], "annotations": []}, "names no pictures"),
-        ({"categories": [{"id": 3, "name": "x"}, {"id": 7, "name": "x"}]}, "the same name"),
+        ({"categories": [{"id": 3, "name": "x"}, {"id": 7, "name": "x"}]}, "i.json: two categories are called 'x'"),
     ],
 )
 def test_bad_coco_files(tmp_path: Path, change: dict, message: str) -> None:

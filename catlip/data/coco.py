@@ -3,7 +3,8 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,31 +84,52 @@ def read_instances(path: str | Path, option: str = "--boxes") -> Instances:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{option}: no such file: {path}")
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+    where = f"{option} {path}"
+    names, images, annotations = coco_tables(path, where)
+    class_of = {category: number for number, category in enumerate(names)}
+    found = Instances(path, list(names.values()), list(names), {})
+    with told_as_no_coco(where, "boxes"):
+        _refuse_twice([Path(e["file_name"]).stem for e in images.values()], f"{where}: two pictures are called")
+        for entry in images.values():
+            objects = _objects(entry, annotations.pop(entry["id"]), class_of, found, option)
+            found.pictures[Path(objects.name).stem] = objects
+    return found
+
+
+def coco_tables(path: Path, where: str) -> tuple[dict[Any, str], dict[Any, Any], dict[Any, list[Any]]]:
+    """({category id: name}, {picture id: entry}, {picture id: its annotations}), in the order of the file.
+
+    Raises UsageError, which begins with `where`, for anything but COCO's {"images", "annotations", "categories"}, for
+    annotations of what is not listed, and for two categories of one name.
+    """
+    with told_as_no_coco(where, "annotations"):
+        table = json.loads(path.read_bytes())
         names = {entry["id"]: str(entry["name"]) for entry in table["categories"]}
         images = {entry["id"]: entry for entry in table["images"]}
         for what, known in (("image_id", images), ("category_id", names)):
             unknown = Counter(entry[what] for entry in table["annotations"] if entry[what] not in known)
             if unknown:
                 raise UsageError(
-                    f"{option} {path}: {unknown.total():,} of {len(table['annotations']):,} annotations have a {what} "
-                    f"that the file does not list, e.g. {next(iter(unknown))!r}"
+                    f"{where}: {unknown.total():,} of {len(table['annotations']):,} annotations have a {what} that the "
+                    f"file does not list, e.g. {next(iter(unknown))!r}"
                 )
-        _refuse_twice(list(names.values()), f"{option} {path}: two categories are called")
-        _refuse_twice([Path(e["file_name"]).stem for e in images.values()], f"{option} {path}: two pictures are called")
-        by_image: dict[Any, list[Any]] = {entry: [] for entry in images}
-        for entry in table.pop("annotations"):
-            by_image[entry["image_id"]].append(entry)
-        class_of = {category: number for number, category in enumerate(names)}
-        found = Instances(path, list(names.values()), list(names), {})
-        for entry in images.values():
-            objects = _objects(entry, by_image.pop(entry["id"]), class_of, found, option)
-            found.pictures[Path(objects.name).stem] = objects
+        _refuse_twice(list(names.values()), f"{where}: two categories are called")
+        annotations: dict[Any, list[Any]] = {image: [] for image in images}
+        for entry in table["annotations"]:
+            annotations[entry["image_id"]].append(entry)
+    return names, images, annotations
+
+
+@contextmanager
+def told_as_no_coco(where: str, holds: str) -> Iterator[None]:
+    """What goes wrong in a table of another form -> UsageError."""
+    try:
+        yield
+    except UsageError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{option} {path} is no COCO file with images, categories and boxes ({what})") from None
-    return found
+        raise UsageError(f"{where} is no COCO file with images, categories and {holds} ({what})") from None
 
 
 def _refuse_twice(names: Sequence[str], says: str) -> None:

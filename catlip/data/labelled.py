@@ -6,7 +6,6 @@ ten bytes a picture; the pictures stay where they are until they are read. Nothi
 """
 
 import hashlib
-import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from catlip.data.coco import coco_tables, told_as_no_coco
 from catlip.data.folders import listed, pictures_of
 from catlip.data.order import uniforms
 from catlip.data.paths import TEXTS, Folders, PathSource, Pictures, table_source
@@ -244,27 +244,16 @@ def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: st
 
 def _of_coco(path: Path) -> LabelledSource:
     """Crowds count, as a crowd of persons shows persons; pictures without annotations are there, without labels."""
-    try:
-        content = json.loads(path.read_bytes())
-        names = {entry["id"]: str(entry["name"]) for entry in sorted(content["categories"], key=lambda c: c["id"])}
-        files = {entry["id"]: str(entry["file_name"]) for entry in content["images"]}
-        labels: dict[Any, list[str]] = {image: [] for image in files}
-        for entry in content["annotations"]:
-            labels[entry["image_id"]].append(names.get(entry["category_id"], ""))
-            if not labels[entry["image_id"]][-1]:
-                raise UsageError(f"{path}: an annotation has category {entry['category_id']}, which is not in its list")
-    except UsageError:
-        raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{path} is no COCO file with images, categories and annotations ({what})") from None
+    names, images, annotations = coco_tables(path, str(path))
+    with told_as_no_coco(str(path), "annotations"):
+        files = [str(entry["file_name"]) for entry in images.values()]
+        classes = [names[number] for number in sorted(names)]
     if not files:
         raise UsageError(f"{path} names no pictures")
-    if len(set(names.values())) < len(names):
-        raise UsageError(f"{path}: two of its categories have the same name")
-    pictures, _ = pictures_of(path, next(iter(files.values())))
+    labels = [[names[entry["category_id"]] for entry in annotations[image]] for image in images]
+    pictures, _ = pictures_of(path, files[0])
     facts = [path.name, path.stat().st_size]
-    found = _made(_pictures(str(path), list(files.values()), pictures, {}, facts), labels.values(), [*names.values()])
+    found = _made(_pictures(str(path), files, pictures, {}, facts), labels, classes)
     found.multi = True
     return found
 
