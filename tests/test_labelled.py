@@ -124,7 +124,7 @@ def test_coco128() -> None:
             "i.json: 4 of 4 annotations have a category_id that the file does not list, e.g. 7",
         ),
         ({"categories": None}, "no COCO file"),
-        ({"images": []}, "no COCO file"),
+        ({"images": []}, "have a image_id that the file does not list"),
         ({"images": [], "annotations": []}, "names no pictures"),
         ({"categories": [{"id": 3, "name": "x"}, {"id": 7, "name": "x"}]}, "i.json: two categories are called 'x'"),
     ],
