@@ -37,6 +37,24 @@ class Average:
                 mine.copy_(new)
 
 
+def accumulate(module: nn.Module, batch: Batch, world: World, *, bf16: bool, micro_batch: int) -> dict[str, Tensor]:
+    """Add a batch's gradients to the module's, some pictures at a time (0: all at once); the metrics, averaged.
+
+    The mean over processes is the gradient of the step's mean loss.
+    """
+    assert batch.step is not None
+    metrics: dict[str, Tensor] = {}
+    micro = batch.split(micro_batch or len(batch))
+    for i, part in enumerate(micro):
+        with local_only(module, i + 1 < len(micro)):
+            with torch.autocast(world.device.type, torch.bfloat16, enabled=bf16):
+                loss, found = module(part.to(world.device))
+            (loss * (len(part) * world.size / batch.step.batch)).backward()
+        for name, value in found.items():
+            metrics[name] = metrics.get(name, 0.0) + value * (len(part) / len(batch))
+    return metrics
+
+
 class State:
     """Everything that training changes. One object on every process."""
 
@@ -65,7 +83,7 @@ class State:
         assert batch.step is not None
         while True:
             try:
-                metrics = self._accumulate(batch)
+                metrics = accumulate(self.shared, batch, self.world, bf16=self.bf16, micro_batch=self.micro_batch)
                 break
             except torch.OutOfMemoryError:
                 self._halve(len(batch))
@@ -86,20 +104,6 @@ class State:
         self.seen, self.steps = batch.step.start + batch.step.batch, self.steps + 1
         if self.average:
             self.average.update(self.task, batch.step.number + 1)
-        return metrics
-
-    def _accumulate(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.step is not None
-        metrics: dict[str, Tensor] = {}
-        device = self.world.device
-        micro = batch.split(self.micro_batch or len(batch))
-        for i, part in enumerate(micro):
-            with local_only(self.shared, i + 1 < len(micro)):
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-                    loss, found = self.shared(part.to(device))
-                (loss * (len(part) * self.world.size / batch.step.batch)).backward()
-            for name, value in found.items():
-                metrics[name] = metrics.get(name, 0.0) + value * (len(part) / len(batch))
         return metrics
 
     def _halve(self, share: int) -> None:
@@ -127,12 +131,10 @@ class State:
         if self.world.size == 1 or self.world.device.type != "cuda" or self.task.objective.needs_global_batch:
             return
         before = {name: value.clone() for name, value in self.task.named_buffers()}
-        alone, micro = State.__new__(State), self.micro_batch or len(batch)
-        alone.world, alone.bf16, alone.shared = self.world, self.bf16, self.task
+        micro = self.micro_batch or len(batch)
         while True:
-            alone.micro_batch = micro
             try:
-                alone._accumulate(batch)
+                accumulate(self.task, batch, self.world, bf16=self.bf16, micro_batch=micro)
                 break
             except torch.OutOfMemoryError:
                 micro = -(-micro // 2)
