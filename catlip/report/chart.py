@@ -41,9 +41,8 @@ def chart(series: list[Series], x_label: str, y_label: str, *, log_x: bool = Fal
         return LEFT + (WIDTH - LEFT - RIGHT) * across, top + (HEIGHT - top - BOTTOM) * (1 - (y - low_y) / tall)
 
     parts = [_grid_line(place(_un(low_x, log_x), tick)[1], _number(tick)) for tick in y_ticks]
-    powers = range(math.ceil(low_x - 1e-9), math.floor(high_x + 1e-9) + 1) if log_x else ()
-    for tick in [10.0**p for p in powers] or _ticks(low_x, high_x):
-        if low_x - 1e-9 <= (math.log10(tick) if log_x and tick > 0 else tick) <= high_x + 1e-9:
+    for tick in _log_ticks(low_x, high_x) if log_x else _ticks(low_x, high_x):
+        if low_x - 1e-9 <= (math.log10(tick) if log_x else tick) <= high_x + 1e-9:
             x = place(tick, low_y)[0]
             parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 20}" text-anchor="middle">{_number(tick)}</text>')
     colours = iter(["var(--accent)", "var(--good)", "#c2571a", "#8a4fbf", "#b8860b", "#c23b78", "#3a9ea5", "#7a6a5a"])
@@ -112,6 +111,12 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
     first = math.floor(low / step)
     return [round(i * step, 12) for i in range(first, math.ceil(high / step - 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten; over less than two decades, two and five of each too. low, high: logarithms."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    return [m * 10.0**p for p in powers for m in ((1,) if high - low > 2 else (1, 2, 5))]
 
 
 def _number(value: float) -> str:

@@ -17,7 +17,8 @@ main{max-width:1080px;margin:0 auto;padding:2rem 1.2rem 4rem}h1{font-size:1.6rem
 h2{font-size:1.15rem;margin:2.2rem 0 .6rem}p,li{max-width:75ch}.soft{color:var(--soft)}
 table{border-collapse:collapse;background:var(--card);border:1px solid var(--line);border-radius:8px}
 th,td{padding:.4rem .9rem;text-align:right;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
-th:first-child,td:first-child{text-align:left}tr:last-child td{border-bottom:0}th{font-weight:600;color:var(--soft)}
+th:first-child,td:first-child{text-align:left}tr:last-child td{border-bottom:0}td:not(:first-child){white-space:nowrap}
+th{font-weight:600;color:var(--soft)}
 .scroll{overflow-x:auto}.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:.8rem}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.7rem;font-size:13px;
 overflow-wrap:anywhere}.card img{width:100%;max-height:150px;object-fit:contain;border-radius:6px;background:#fff}
