@@ -307,7 +307,7 @@ def test_several_labels_are_probed_by_machines(run: Path, tmp_path: Path, capsys
     assert found["mAP"] > 95
     assert "2 of 3 classes, 60 to train on, 60 to test" in capsys.readouterr().out
     assert json.loads((run / "results.jsonl").read_text().splitlines()[-1])["mAP"] == found["mAP"]
-    with pytest.raises(UsageError, match=r"--shots: pictures of --train .* have several labels"):
+    with pytest.raises(UsageError, match=r"--shots is for sets with one label a picture; .* have several"):
         probe(Probe(run=str(run), train=data[0], test=data[1], shots="1,2"))
 
 

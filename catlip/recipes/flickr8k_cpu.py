@@ -45,7 +45,7 @@ def _with(objective: str, lr: float) -> Pretrain:
 
 def flickr8k_softmax() -> Pretrain:
     """CatLIP's labels with SuperClass' loss: softmax, rare labels weigh more."""
-    return _with("synsets_softmax", 3e-3)
+    return _with("synsets_softmax", 1e-3)
 
 
 def flickr8k_asymmetric() -> Pretrain:
@@ -60,7 +60,7 @@ def flickr8k_subwords() -> Pretrain:
 
 def flickr8k_clip() -> Pretrain:
     """CLIP."""
-    return _with("clip", 3e-3)
+    return _with("clip", 1e-3)
 
 
 def flickr8k_siglip() -> Pretrain:
@@ -80,4 +80,4 @@ def flickr8k_superclip() -> Pretrain:
 
 def flickr8k_siglip_synsets() -> Pretrain:
     """SigLIP and CatLIP."""
-    return _with("siglip+synsets", 3e-3)
+    return _with("siglip+synsets", 1e-3)

@@ -119,11 +119,13 @@ def _of_several(cfg: Probe, train: LabelledSource) -> dict[str, Any]:
     for option in ("fractions", "shots", "fraction", "init"):
         if getattr(cfg, option) != Probe.__dataclass_fields__[option].default:
             raise UsageError(
-                f"--{option}: pictures of --train {cfg.train} have several labels, and that is for one each"
+                f"--{option} is for sets with one label a picture; pictures of --train {cfg.train} have several"
             )
     test = open_labelled_source(cfg.test, kind="multi")
-    found = probe_labels(open_encoder(cfg), train, test, pick_device(cfg.device), seed=cfg.seed, keep=cfg.cache)
-    found |= {"data": [cfg.train, cfg.test], "encoder": encoder_name(cfg)}
+    found = probe_labels(
+        open_encoder(cfg), train, test, pick_device(cfg.device), name=encoder_name(cfg), seed=cfg.seed, keep=cfg.cache
+    )
+    found["data"] = [cfg.train, cfg.test]
     if cfg.run:
         append_json(Path(cfg.run) / "results.jsonl", found)
     return found

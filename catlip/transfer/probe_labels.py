@@ -16,12 +16,13 @@ from catlip.training.log import table
 
 
 def probe_labels(
-    encoder: Encoder, train: LabelledSource, test: LabelledSource, device: torch.device, *, seed: int, keep: bool
-) -> dict[str, Any]:
+    encoder: Encoder, train: LabelledSource, test: LabelledSource, device: torch.device, *, name: str, seed: int,
+    keep: bool,
+) -> dict[str, Any]:  # fmt: skip
     """A linear SVM a class on pooled features; mAP and F1 in percent, and the costs that were chosen.
 
-    Classes that no training picture has, or all of them, cannot be learned: they are left out, and counted. keep: use
-    the cache of features. Raises UsageError if nothing can be learned, or tested.
+    Classes that no training picture has, or all of them, cannot be learned: they are left out, and counted. name: what
+    the encoder is called; keep: use the cache of features. Raises UsageError if nothing can be learned, or tested.
     """
     began = time.perf_counter()
     test = test.within(train.classes, "--test")
@@ -44,10 +45,10 @@ def probe_labels(
             "F1 over all decisions": f"{metrics['F1_micro']:.2f} %",
             "a picture's labels, as often as they occur": f"{100 * truth.float().mean():.2f} %",
         },
-        f"{int(learned.sum())} of {len(learned)} classes, {len(kept):,} to train on, {len(tested):,} to test",
+        f"{name}: {int(learned.sum())} of {len(learned)} classes, {len(kept):,} to train on, {len(tested):,} to test",
     ))  # fmt: skip
     return {
         "task": "probe_labels", **metrics, "classes": int(learned.sum()), "left_out": int((~learned).sum()),
-        "costs": found.costs.tolist(), "train": len(kept), "test": len(tested), "image_size": encoder.image_size,
-        "seconds": round(time.perf_counter() - began, 1),
+        "costs": found.costs.tolist(), "train": len(kept), "test": len(tested), "encoder": name,
+        "image_size": encoder.image_size, "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
