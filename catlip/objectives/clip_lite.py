@@ -7,9 +7,11 @@ released code takes the next picture's, always.
 The prior term comes from Deep InfoMax (arXiv 1808.06670, section 3.3): features shall look like samples of a uniform
 distribution to a discriminator. There the encoder works against the discriminator. In CLIP-Lite's released code both
 minimise the same loss, so that the encoder helps to tell its features from the prior, the opposite of matching it, and
-features without bounds are held against a prior on [0, 1). "adversarial" does what the term is for: a sigmoid bounds
-the features, and the encoder learns what the discriminator takes for the prior. "released" is the code's. Tried before:
-reversing the gradient between the two; the discriminator wins at once, and then there is no gradient to reverse.
+features without bounds are held against a prior on [0, 1). "adversarial" does what the term is for: features are
+brought to [0, 1] and the encoder learns what the discriminator takes for the prior. "released" is the code's. Tried
+before: reversing the gradient between the two; the discriminator wins at once, and then there is no gradient to
+reverse. And a sigmoid for the bounds: features that are never negative lie above 1/2, can never be uniform, and the
+encoder suffers for it (LOG.md).
 """
 
 from dataclasses import dataclass
@@ -101,10 +103,13 @@ def released_prior(discriminator: nn.Module, features: Tensor) -> Tensor:
 def adversarial_prior(discriminator: nn.Module, features: Tensor) -> Tensor:
     """The same for the discriminator alone, plus how badly it is deceived, for who made the features alone.
 
+    Features are held against the prior by their rank among a normal distribution's: each is standardised over the
+    batch and put through the normal distribution function, so that features of any sign and size can be uniform.
+
     In one backward pass, each gets the gradient of its own term (Goodfellow et al. 2014, section 3: the one of
     log(1 - D) would vanish as soon as the discriminator is good).
     """
-    bounded = features.sigmoid()
+    bounded = torch.special.ndtr(F.batch_norm(features.float(), None, None, training=True))
     fixed = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
     deceived = F.softplus(-functional_call(discriminator, fixed, (bounded,)).float()).mean()
     return released_prior(discriminator, bounded.detach()) + deceived
