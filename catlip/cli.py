@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import Any
 
 from catlip.errors import UsageError, near
-from catlip.recipes import FINETUNING, RECIPES, load_recipe
+from catlip.recipes import RECIPES, load_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,8 @@ def run(args: list[str]) -> Any:
     import tyro
 
     start: dict[str, Any] = {}
-    if name == "pretrain" or (name == "finetune" and "--recipe" in rest):
-        start["default"], rest = _recipe(rest, RECIPES if name == "pretrain" else FINETUNING)
+    if name == "pretrain" or (name in RECIPES and "--recipe" in rest):
+        start["default"], rest = _recipe(rest, name)
     module = import_module(verb.module)
     settings = tyro.cli(
         getattr(module, verb.settings),
@@ -127,16 +127,16 @@ def run(args: list[str]) -> Any:
     return result
 
 
-def _recipe(args: list[str], among: dict[str, str]) -> tuple[Any, list[str]]:
+def _recipe(args: list[str], verb: str) -> tuple[Any, list[str]]:
     """(settings that a recipe starts from, the other arguments). A recipe: a name, or path/to/file.py:function."""
     if "--recipe" not in args:
         if "--help" in args or "-h" in args:
-            return load_recipe(next(iter(among))), args
-        raise UsageError(f"name a recipe: catlip pretrain RECIPE ...; there are {', '.join(among)}")
+            return load_recipe(next(iter(RECIPES[verb])), verb), args
+        raise UsageError(f"name a recipe: catlip pretrain RECIPE ...; there are {', '.join(RECIPES[verb])}")
     at = args.index("--recipe")
     name = args[at + 1] if at + 1 < len(args) else ""
-    recipe, rest = load_recipe(name, among), args[:at] + args[at + 2 :]
-    if "--objective" in rest and among is RECIPES:
+    recipe, rest = load_recipe(name, verb), args[:at] + args[at + 2 :]
+    if "--objective" in rest and verb == "pretrain":
         at = rest.index("--objective")
         recipe.objective = import_module("catlip.training.objective").settings_of("".join(rest[at + 1 : at + 2]))
         rest = rest[:at] + rest[at + 2 :]

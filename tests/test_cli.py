@@ -95,6 +95,8 @@ def test_explain() -> None:
             "no such vocabulary: nope.tsv",
         ),
         (["probe", "runs/nope", "--train", "a.tar", "--test", "b.tar"], "no such file: a.tar"),
+        (["detect", "runs/nope", "--recipe", "mask_rcnn_b16"], "--images is missing"),
+        (["segment", "runs/nope", "--recipe", "ade20k"], "no recipe 'ade20k', did you mean 'ade20k_"),
         (["pack", "nope.csv", "--out", "x"], "no such file: nope.csv"),
         (["explain", "a dog", "--lexicon", "nope.tsv"], "--lexicon: no such file"),
         (["report", "nope.tar", "--vocab", "nope.tsv"], "no such vocabulary"),

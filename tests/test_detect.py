@@ -22,7 +22,7 @@ from catlip.evaluation.detection import NAMES
 from catlip.models.encoder import Encoder, load
 from catlip.models.pyramid import Pyramid, SimplePyramid, freeze_unused
 from catlip.objectives.boxes import Boxes, BoxObjective, targets
-from catlip.recipes.detect import mask_rcnn_b16, mask_rcnn_h16, mask_rcnn_l16
+from catlip.recipes import RECIPES, load_recipe
 from catlip.report.detections import Detect, detect
 from catlip.training import checkpoint
 from catlip.training.loop import Loop
@@ -263,7 +263,7 @@ def test_the_verb_without_masks(squares, tmp_path: Path) -> None:
 
 
 def test_recipes() -> None:
-    made = [recipe("runs/x", "coco", "out") for recipe in (mask_rcnn_b16, mask_rcnn_l16, mask_rcnn_h16)]
+    made = [load_recipe(name, "detect") for name in RECIPES["detect"]]
     assert [(cfg.optim.layer_decay, cfg.drop_path, cfg.epochs) for cfg in made] == [
         (0.7, 0.1, 100), (0.8, 0.4, 100), (0.9, 0.5, 80),
     ]  # fmt: skip

@@ -32,7 +32,7 @@ from catlip.models.encoder import Encoder, load
 from catlip.models.initial import open_start, open_weights
 from catlip.objectives.classes import Classes, ClassObjective, asymmetric, dense, mix
 from catlip.objectives.linear import linear_asymmetric, linear_bce
-from catlip.recipes import FINETUNING, load_recipe
+from catlip.recipes import RECIPES, load_recipe
 from catlip.report import efficiency
 from catlip.training import checkpoint
 from catlip.training.loop import Loop
@@ -472,10 +472,10 @@ def test_the_command_line(start: str, sets: tuple[str, str], tmp_path: Path) -> 
     assert card["config"]["crop"]["scale"] == [0.5, 1.0]
 
 
-@pytest.mark.parametrize("name", FINETUNING)
+@pytest.mark.parametrize("name", RECIPES["finetune"])
 def test_recipes_are_documented_runs(name: str) -> None:
-    recipe = load_recipe(name, FINETUNING)
-    module = import_module(FINETUNING[name])
+    recipe = load_recipe(name, "finetune")
+    module = import_module(RECIPES["finetune"][name])
     assert "Expected" in getattr(module, name).__doc__
     assert name in str(module.__doc__)
     assert name in str(Finetune.__doc__)

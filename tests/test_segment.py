@@ -32,7 +32,8 @@ from catlip.models.segmentation import (
     save_segmenter,
 )
 from catlip.objectives.masks import MaskObjective
-from catlip.recipes.segment import PICTURES, ade20k_b16, ade20k_h16, ade20k_l16
+from catlip.recipes import RECIPES, load_recipe
+from catlip.recipes.segment import PICTURES
 from catlip.report.segmentation import segment
 from catlip.training import checkpoint
 from catlip.training.loop import Loop
@@ -387,7 +388,7 @@ def test_classes_without_samples_are_told(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_the_recipes_are_the_published_ones() -> None:
-    for recipe in (ade20k_b16(), ade20k_l16(), ade20k_h16()):
+    for recipe in (load_recipe(name, "segment") for name in RECIPES["segment"]):
         assert (recipe.image_size, recipe.batch_size, recipe.epochs, recipe.loop.precision) == (512, 32, 50, "fp32")
         assert [side * recipe.window.short_side for side in recipe.window.scale] == [256, 768]
         assert (recipe.optim.lr, recipe.optim.lr * recipe.optim.lr_end) == (3e-5, pytest.approx(3e-6))

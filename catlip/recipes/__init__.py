@@ -7,22 +7,24 @@ from typing import Any
 from catlip.errors import UsageError, near
 
 _IN = {
-    "flickr8k_cpu": "flickr8k_cpu flickr8k_softmax flickr8k_asymmetric flickr8k_subwords flickr8k_clip flickr8k_siglip "
-    "flickr8k_clip_lite flickr8k_superclip flickr8k_siglip_synsets",
-    "catlip_paper": "cc3m_b16 datacomp_b16 datacomp_l16 datacomp_h16",
-    "budget": "budget_b16",
+    "pretrain": {
+        "flickr8k_cpu": "flickr8k_cpu flickr8k_softmax flickr8k_asymmetric flickr8k_subwords flickr8k_clip "
+        "flickr8k_siglip flickr8k_clip_lite flickr8k_superclip flickr8k_siglip_synsets",
+        "catlip_paper": "cc3m_b16 datacomp_b16 datacomp_l16 datacomp_h16",
+        "budget": "budget_b16",
+    },
+    "finetune": {"transfer": "imagenet_224 imagenet_512 places365_224 places365_512 coco_multilabel"},
+    "detect": {"detect": "mask_rcnn_b16 mask_rcnn_l16 mask_rcnn_h16"},
+    "segment": {"segment": "ade20k_b16 ade20k_l16 ade20k_h16"},
 }
-RECIPES = {name: f"catlip.recipes.{module}" for module, names in _IN.items() for name in names.split()}
-FINETUNING: dict[str, str] = dict.fromkeys(
-    ("imagenet_224", "imagenet_512", "places365_224", "places365_512", "coco_multilabel"), "catlip.recipes.transfer"
-)
+RECIPES = {
+    verb: {name: f"catlip.recipes.{module}" for module, names in files.items() for name in names.split()}
+    for verb, files in _IN.items()
+}  # verb -> name of a recipe -> module
 
 
-def load_recipe(name: str, among: dict[str, str] = RECIPES) -> Any:
-    """Settings of a recipe: a name, or path/to/file.py:function. Raises UsageError for one that does not exist.
-
-    among: of pre-training (RECIPES) or of FINETUNING.
-    """
+def load_recipe(name: str, verb: str = "pretrain") -> Any:
+    """Settings of a recipe: a name, or path/to/file.py:function. Raises UsageError for one that does not exist."""
     file, _, function = name.rpartition(":")
     if file.endswith(".py"):
         if not Path(file).is_file():
@@ -33,6 +35,7 @@ def load_recipe(name: str, among: dict[str, str] = RECIPES) -> Any:
         if found is None:
             raise UsageError(f"{file} has no function {function!r}")
         return found()
+    among = RECIPES[verb]
     if name not in among:
         raise UsageError(f"there is no recipe {name!r}{near(name, among)}; there are {', '.join(among)}")
     return getattr(import_module(among[name]), name)()

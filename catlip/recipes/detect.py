@@ -11,9 +11,8 @@ theirs falls twice by ten (after 88 and 96 %); ViTDet's simple pyramid alone, wh
 Expected, box AP / mask AP on val2017 as published: B 49.9 / 43.6, L 52.8 / 46.0, H 53.3 / 46.4. ViTDet without window
 propagation: B 48.9 / 43.9, L 52.9 / 47.2. Not measured here: nobody has run these with catlip yet.
 
-    from catlip.recipes.detect import mask_rcnn_b16
-    from catlip.report.detections import detect
-    detect(mask_rcnn_b16("runs/b16", "coco", "runs/b16-coco"))
+    catlip detect runs/b16 --recipe mask_rcnn_b16 --images train2017 --boxes annotations/instances_train2017.json \\
+        --test-images val2017 --test-boxes annotations/instances_val2017.json --out runs/b16-coco
 """
 
 from dataclasses import replace
@@ -27,13 +26,11 @@ PICTURES = 118_287  # of train2017
 BATCH = 128
 
 
-def mask_rcnn_b16(run: str, coco: str, out: str) -> Detect:
-    """run: of a ViT-B/16. coco: folder with train2017, val2017 and annotations, as it is downloaded."""
+def mask_rcnn_b16() -> Detect:
+    """ViT-B/16, which the run brings."""
     epochs, steps = 100.0, 250
     return Detect(
-        run=run, out=out,
-        images=f"{coco}/train2017", boxes=f"{coco}/annotations/instances_train2017.json",
-        test_images=f"{coco}/val2017", test_boxes=f"{coco}/annotations/instances_val2017.json",
+        run="", images="", boxes="", test_images="", test_boxes="", out="",
         image_size=1024, scale=(0.5, 1.25), epochs=epochs, batch_size=BATCH, drop_path=0.1,
         ranges=Ranges(range_augment=True, psnr=(40.0, 10.0)),
         optim=Optim(
@@ -44,13 +41,13 @@ def mask_rcnn_b16(run: str, coco: str, out: str) -> Detect:
     )  # fmt: skip
 
 
-def mask_rcnn_l16(run: str, coco: str, out: str) -> Detect:
-    """run: of a ViT-L/16."""
-    base = mask_rcnn_b16(run, coco, out)
+def mask_rcnn_l16() -> Detect:
+    """ViT-L/16."""
+    base = mask_rcnn_b16()
     return replace(base, drop_path=0.4, optim=replace(base.optim, layer_decay=0.8))
 
 
-def mask_rcnn_h16(run: str, coco: str, out: str) -> Detect:
-    """run: of a ViT-H/16."""
-    base = mask_rcnn_b16(run, coco, out)
+def mask_rcnn_h16() -> Detect:
+    """ViT-H/16."""
+    base = mask_rcnn_b16()
     return replace(base, epochs=80.0, drop_path=0.5, optim=replace(base.optim, layer_decay=0.9))

@@ -10,12 +10,8 @@ whole picture has no BatchNorm; the loss divides by all pixels, not by those wit
 Published mIoU on the validation set, released weights: B 50.1, L 54.8, H 55.6 (paper: 50.10, 54.46, 55.63; CLIP B/16
 49.70). Not measured here: nobody has run these recipes with catlip yet.
 
-    from dataclasses import replace
-    from catlip.recipes.segment import ade20k_b16
-    from catlip.report.segmentation import segment
-
-    segment(replace(ade20k_b16(), run="runs/official", train="ADEChallengeData2016", test="ADEChallengeData2016",
-                    out="runs/ade"))
+    catlip segment runs/official --recipe ade20k_b16 --train ADEChallengeData2016 \\
+        --test ADEChallengeData2016 --out runs/ade
 """
 
 from catlip.data.maskbatches import Window

@@ -36,7 +36,7 @@ from catlip.training.objective import (
     synset_part,
 )
 from catlip.training.optim import Optim
-from catlip.training.run import budget_of, carry_out
+from catlip.training.run import budget_of, carry_out, require
 from catlip.training.speed import measure
 from catlip.training.task import Task
 from catlip.training.watch import Watch, make_watch
@@ -83,8 +83,7 @@ def pretrain(cfg: Pretrain) -> Path:
     Raises UsageError for a mistake in the configuration, before anything is written.
     """
     began, out = time.perf_counter(), Path(cfg.out)
-    if not cfg.out:
-        raise UsageError("--out is missing")
+    require(cfg, "out")
     world = join(cfg.device)
     try:
         parts = Parts.of(cfg, world)
@@ -126,9 +125,7 @@ class Parts:
     @classmethod
     def of(cls, cfg: Pretrain, world: World) -> "Parts":
         """Raises UsageError for a mistake in the configuration."""
-        for option in ("data", "vocab") if reads_labels(cfg.objective) else ("data",):
-            if not getattr(cfg, option):
-                raise UsageError(f"--{option} is missing")
+        require(cfg, "data", *["vocab"] * reads_labels(cfg.objective))
         vocabulary = Vocabulary.load(cfg.vocab) if cfg.vocab else Vocabulary(synsets=[], names=[], counts=[], samples=0)
         source = open_source(cfg.data, cfg.image_col, cfg.text_col, cfg.cache_gb)
         window = min(WINDOW, source.window or WINDOW) if source.remote else 0

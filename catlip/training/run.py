@@ -71,6 +71,13 @@ def carry_out(
             save_unreadable(out, {**loader.batches.source.troubles, **reasons})
 
 
+def require(cfg: Any, *options: str) -> None:
+    """Raises UsageError for the first of these settings that is empty, as a recipe leaves what is the user's own."""
+    for option in options:
+        if not getattr(cfg, option):
+            raise UsageError(f"--{option.replace('_', '-')} is missing")
+
+
 def budget_of(cfg: Any, length: int, speed: Callable[[], float] | None = None) -> int:
     """Samples to see: a whole number of batches. length: samples of an epoch; speed(): images/s, measured.
 

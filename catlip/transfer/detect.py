@@ -36,7 +36,7 @@ from catlip.training.hardware import default_workers
 from catlip.training.log import append_json, table
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
-from catlip.training.run import budget_of, carry_out
+from catlip.training.run import budget_of, carry_out, require
 from catlip.training.task import Task
 
 AT_ONCE = 8  # pictures of the test set
@@ -120,6 +120,7 @@ def fine_tune(cfg: Detect) -> tuple[dict[str, Any], list[Shown], Instances] | No
 def _open(cfg: Detect) -> tuple[Instances, Instances]:
     """(training set, test set), checked as far as that is possible without opening pictures."""
     mask_tools()
+    require(cfg, "run", "images", "boxes", "test_images", "test_boxes", "out")
     if cfg.image_size < 64 or cfg.image_size % 64:
         raise UsageError(f"--image-size {cfg.image_size}: the pyramid needs a multiple of 64")
     if not 0 < cfg.scale[0] <= cfg.scale[1]:

@@ -31,7 +31,7 @@ from catlip.training.hardware import default_workers, device_peak, train_flops
 from catlip.training.log import append_json, table
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
-from catlip.training.run import budget_of, carry_out
+from catlip.training.run import budget_of, carry_out, require
 from catlip.training.task import Task
 
 EPOCHS = 10.0  # where no budget is given
@@ -111,9 +111,7 @@ def finetune(cfg: Finetune) -> dict[str, Any] | None:
     OUT/encoder has the classifier. Raises UsageError for a mistake in the configuration, before anything is written.
     """
     began = time.perf_counter()
-    for option in ("run", "train", "test", "out"):
-        if not getattr(cfg, option):
-            raise UsageError(f"--{option} is missing")
+    require(cfg, "run", "train", "test", "out")
     for option in ("fraction", "wise", "center"):
         if not 0 <= getattr(cfg, option) <= 1 or (option != "wise" and not getattr(cfg, option)):
             raise UsageError(f"--{option} is a share between 0 and 1, not {getattr(cfg, option)}")

@@ -41,7 +41,7 @@ from catlip.training.hardware import default_workers
 from catlip.training.log import append_json, table
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
-from catlip.training.run import budget_of, carry_out
+from catlip.training.run import budget_of, carry_out, require
 from catlip.training.task import Task
 from catlip.transfer.segmented import file_names, load_segmenter, save_mask
 
@@ -95,8 +95,7 @@ def fine_tune(cfg: Segment) -> tuple[dict[str, Any], list[Seen]] | None:
     Raises UsageError for a mistake in settings, pictures or masks, before anything is written.
     """
     began = time.perf_counter()
-    if not cfg.out:
-        raise UsageError("--out is missing")
+    require(cfg, "run", "train", "test", "out")
     if cfg.loop.compile:
         raise UsageError("--compile: segmentation runs without; leave it out")
     check_window(cfg.window)
