@@ -17,7 +17,7 @@ from catlip.errors import UsageError
 from catlip.evaluation import kept_features as kept_module
 from catlip.evaluation.kept_features import kept_features
 from catlip.evaluation.labelled import open_labelled
-from catlip.evaluation.logistic import accuracy, fit_logistic, linear_probe
+from catlip.evaluation.logistic import accuracy, fit_logistic, likelihood, linear_probe
 from catlip.evaluation.subsets import share_of_each, shots_of_each
 from catlip.models.encoder import Encoder
 from catlip.report.efficiency import curves, write_page
@@ -293,6 +293,25 @@ def test_one_picture_to_test_and_one_of_each_class_to_learn(run: Path, tmp_path:
     (tmp_path / "train" / "lake" / "a.jpg").unlink()
     with pytest.raises(UsageError, match="has a single class"):
         probe(cfg)
+
+
+def test_few_pictures_choose_how_much_of_a_prior_to_believe() -> None:
+    """One that knows the answer helps; one that says the opposite is left alone, and costs nothing."""
+    x, y, weight = make(400, 12, 4)
+    few, test = (x[:40], y[:40]), (x[40:], y[40:])
+    alone, penalty = linear_probe(*few, *test, folds=5)
+    right, _ = linear_probe(*few, *test, folds=5, prior=(weight.T, torch.zeros(4)))
+    wrong = linear_probe(*few, *test, folds=5, prior=(-5 * weight.T, torch.zeros(4)))
+    assert right > alone + 3
+    assert wrong == (alone, penalty)
+
+
+def test_likelihood_by_hand() -> None:
+    x, y, weight = make(5)
+    weights = torch.cat([weight, torch.zeros(1, 4)])
+    shares = (x @ weight).softmax(1)
+    by_hand = sum(shares[i, y[i]].log().item() for i in range(5)) / 5
+    assert likelihood(x, y, weights) == pytest.approx(by_hand, rel=1e-5)
 
 
 # several labels a picture

@@ -19,7 +19,8 @@ from torch import Tensor
 # Strengths of the ridge on the probe's weights: a grid wide enough that its ends never win.
 PENALTIES = tuple(10.0**e for e in (-5, -4, -3, -2.5, -2, -1.5, -1, 0))
 STRONG = (10.0**0.5, 10.0)  # beside them, where there is a prior
-COARSE = tuple(10.0**e for e in (-3, -2, -1, 0, 1))  # where folds choose: few pictures cannot tell more of them apart
+FEW = tuple(10.0**e for e in (-3, -2, -1, -0.5, 0, 0.5, 1))  # where folds choose
+BELIEFS = (1.0, 0.5, 0.0)  # shares of a prior that folds choose among
 BLOCK = 2**24  # logits at a time, 64 MiB
 
 
@@ -59,34 +60,40 @@ def linear_probe(
 ) -> tuple[float, float]:  # fmt: skip
     """(accuracy in percent, penalty): logistic regression on standardised features.
 
-    The penalty is chosen on a fifth of the training set, or by cross-validation in so many folds; where a class has
-    nothing to spare it is the strongest. prior: (weight [C, D], bias [C]) that the penalty pulls towards; made for
-    the features as they are.
+    The penalty is chosen on a fifth of the training set by accuracy, or by cross-validation in so many folds. Folds are
+    for few pictures, whose accuracy is a coarse number, so there the likelihood chooses, and with the penalty how much
+    of the prior to believe. Where a class has nothing to spare the penalty is the strongest. prior: (weight [C, D],
+    bias [C]) that the penalty pulls towards; made for the features as they are.
     """
     classes = int(torch.cat([y_train, y_test]).max()) + 1
     mean, std = x_train.mean(0), x_train.std(0, correction=1 if len(x_train) > 1 else 0).clamp_min(1e-6)
     x_train, x_test = (x_train - mean) / std, (x_test - mean) / std
-    towards = None
+    towards = x_train.new_zeros(x_train.shape[1] + 1, classes)
     if prior is not None:
         weight, bias = prior
         towards = torch.cat([weight.T * std[:, None], (bias + weight @ mean)[None]])
         classes = len(bias)
-    grid = COARSE if folds > 1 else PENALTIES if prior is None else (*PENALTIES, *STRONG)
-    held = _folds(y_train, folds, seed)
-    best = max(grid)
-    if held:
-        right = dict.fromkeys(grid, 0.0)
-        for some in held:
-            used = ~torch.zeros(len(y_train), dtype=torch.bool).index_fill(0, some, True)
+    grid = FEW if folds > 1 else PENALTIES if prior is None else (*PENALTIES, *STRONG)
+    beliefs = BELIEFS if folds > 1 and prior is not None else (1.0,)
+    found = dict.fromkeys(((belief, penalty) for belief in beliefs for penalty in sorted(grid, reverse=True)), 0.0)
+    for some in _folds(y_train, folds, seed):
+        used = ~torch.zeros(len(y_train), dtype=torch.bool).index_fill(0, some, True)
+        for belief in beliefs:
             weights = None
             for penalty in sorted(grid, reverse=True):
                 weights = fit_logistic(
-                    x_train[used], y_train[used], penalty, weights, prior=towards, classes=classes
+                    x_train[used], y_train[used], penalty, weights, prior=belief * towards, classes=classes
                 )  # fmt: skip
-                right[penalty] += accuracy(x_train[some], y_train[some], weights) * len(some)
-        best = max(sorted(grid, reverse=True), key=right.__getitem__)
-    weights = fit_logistic(x_train, y_train, best, prior=towards, classes=classes)
-    return accuracy(x_test, y_test, weights), best
+                measure = likelihood if folds > 1 else accuracy
+                found[belief, penalty] += measure(x_train[some], y_train[some], weights) * len(some)
+    belief, penalty = max(found, key=found.__getitem__)  # of equals the most trusted prior, the strongest penalty
+    weights = fit_logistic(x_train, y_train, penalty, prior=belief * towards, classes=classes)
+    return accuracy(x_test, y_test, weights), penalty
+
+
+def likelihood(x: Tensor, y: Tensor, weights: Tensor) -> float:
+    """Mean log-likelihood, in nats. weights [D + 1, C]."""
+    return -F.cross_entropy(x @ weights[:-1] + weights[-1], y).item()
 
 
 def accuracy(x: Tensor, y: Tensor, weights: Tensor) -> float:
