@@ -25,6 +25,7 @@ from catlip.report.detections import Detect, detect
 from catlip.training.distributed import World, join
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
+from catlip.training.precision import DTYPES, choose
 from catlip.training.state import State
 from catlip.transfer.detect import make_task
 
@@ -88,7 +89,8 @@ def step(args: argparse.Namespace) -> None:
         torch.arange(2 * n) % 80, torch.arange(0, 2 * n + 1, 2), [[] for _ in range(n)], list(map(str, range(n))),
         boxes=sides.repeat(n, 1), masks=torch.from_numpy(half),
     )  # fmt: skip
-    state = State(make_task(cfg, 80), world, Optim(), ema=0.0, bf16=args.bf16, shard=False, micro_batch=0)
+    precision = choose(args.precision, world)
+    state = State(make_task(cfg, 80), world, Optim(), ema=0.0, precision=precision, shard=False, micro_batch=0)
     state.task.train()
     for number in range(args.steps):
         batch.step = Step(number, number * n, n, size, 1.0, 0.0)
@@ -101,7 +103,7 @@ def step(args: argparse.Namespace) -> None:
     on_gpu = world.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     weights = sum(p.numel() for p in state.task.parameters())
-    print(f"{args.run} at {size} px, batch {n}: {weights:,} weights, {peak / 1e9:.1f} GB at most")
+    print(f"{args.run} at {size} px, batch {n}, {precision}: {weights:,} weights, {peak / 1e9:.1f} GB at most")
 
 
 def main() -> None:
@@ -122,7 +124,7 @@ def main() -> None:
     one.add_argument("--batch-size", type=int, default=1)
     one.add_argument("--steps", type=int, default=1)
     one.add_argument("--device", default="cpu")
-    one.add_argument("--bf16", action="store_true")
+    one.add_argument("--precision", default="auto", choices=["auto", *DTYPES])
     one.add_argument("--checkpointing", action="store_true")
     one.set_defaults(function=step)
     args = parser.parse_args()

@@ -13,8 +13,8 @@ if [ "${SMALL:-}" = 1 ]; then
 fi
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 timeout 200 "$python" benchmarks/step.py --size B --batch 512 --compile --warm 5 --steps 20 --rounds 1
-timeout 60 "$python" benchmarks/step.py --size B --batch 512 --warm 3 --steps 10 --rounds 1 --variants contrastive,catlip
-timeout 180 "$python" benchmarks/step.py --size L --batch 256 --compile --warm 5 --steps 12 --rounds 1 --variants contrastive,catlip,low-160
+timeout 60 "$python" benchmarks/step.py --size B --batch 512 --warm 3 --steps 10 --rounds 1 --variants contrastive catlip
+timeout 180 "$python" benchmarks/step.py --size L --batch 256 --compile --warm 5 --steps 12 --rounds 1 --variants contrastive catlip low-160
 timeout 60 "$python" benchmarks/loss.py
 if [ -n "${1:-}" ]; then timeout 120 "$python" benchmarks/loader.py "$1"; fi
 # Objectives side by side, in a call of its own: benchmarks/objectives.py DATA OUT --gpu

@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from catlip.training.precision import DTYPES, fastest
+
 PICTURES, WIDTH, LABELS = 1024, 768, 8
 
 
@@ -53,7 +55,7 @@ def peak_of(work, device: str) -> tuple[int, float]:
     return most - before, took
 
 
-def measure(kind: str, classes: int, device: str) -> dict[str, float]:
+def measure(kind: str, classes: int, device: str, dtype: torch.dtype) -> dict[str, float]:
     from catlip.objectives.linear import linear_bce
 
     torch.manual_seed(0)
@@ -64,18 +66,18 @@ def measure(kind: str, classes: int, device: str) -> dict[str, float]:
     offsets = torch.arange(0, PICTURES * LABELS + 1, LABELS, device=device)
 
     def dense() -> None:
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             logits = F.linear(x, weight, bias)
         target = torch.zeros(PICTURES, classes, device=device).scatter_(1, labels, 1.0)
         (F.binary_cross_entropy_with_logits(logits.float(), target, reduction="sum") / PICTURES).backward()
 
     def chunked() -> None:
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             linear_bce(x, weight, bias, labels.flatten(), offsets).backward()
 
     # A first small call, so that libraries and their buffers are there.
     small = torch.randn(8, WIDTH, device=device, requires_grad=True)
-    with torch.autocast(device, torch.bfloat16):
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32):
         nothing = torch.zeros(8, dtype=torch.int64, device=device), torch.arange(9, device=device)
         linear_bce(small, weight[:64].detach(), bias[:64].detach(), *nothing).backward()
     peak, seconds = peak_of(dense if kind == "dense" else chunked, device)
@@ -85,22 +87,35 @@ def measure(kind: str, classes: int, device: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", default="auto", choices=["auto", *DTYPES])
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.one[0], int(args.one[1]), args.device)))
+        print(json.dumps(measure(args.one[0], int(args.one[1]), args.device, DTYPES[args.precision])))
         return
+    if args.precision == "auto":
+        args.precision = fastest(torch.device(args.device)).name
     for classes in (24_320, 200_000):
         found = {}
         for kind in ("dense", "chunked"):
-            command = [sys.executable, __file__, "--device", args.device, "--one", kind, str(classes)]
+            command = [
+                sys.executable,
+                __file__,
+                "--device",
+                args.device,
+                "--precision",
+                args.precision,
+                "--one",
+                kind,
+                str(classes),
+            ]
             runs = [
                 json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3)
             ]
             found[kind] = min(runs, key=lambda run: run["seconds"])
         dense, ours = found["dense"], found["chunked"]
         without = (ours["peak"] - ours["gradient"]) / (dense["peak"] - dense["gradient"])
-        print(f"{PICTURES:,} x {classes:,} classes on {args.device}:")
+        print(f"{PICTURES:,} x {classes:,} classes on {args.device}, {args.precision}:")
         for kind, run in found.items():
             rest = (run["peak"] - run["gradient"]) / 1e6
             print(f"  {kind:<8} {run['peak'] / 1e6:8,.0f} MB in all, {rest:8,.0f} MB without the weight's gradient, "

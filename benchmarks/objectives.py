@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with flickr8k/ and cifar10/")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--objectives", nargs="+", default=ALL)
+    parser.add_argument("--objectives", nargs="+", default=ALL, choices=ALL)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch-sizes", nargs="*", type=int, default=[])
     parser.add_argument("--equal-time", action="store_true")

@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import torch
 
@@ -20,6 +21,7 @@ from catlip.data.maskbatches import Window
 from catlip.models.segmentation import Head
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
+from catlip.training.precision import Setting
 from catlip.transfer.segment import Segment, fine_tune
 
 NAMES = "sky building pole road pavement tree sign fence car pedestrian bicyclist".split()
@@ -55,10 +57,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-3])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--head", default="deeplab")
+    parser.add_argument("--head", default="deeplab", choices=get_args(get_type_hints(Head)["head"]))
     parser.add_argument("--head-width", type=int, default=64)
     parser.add_argument("--stride", type=int, default=16)
-    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--precision", default="auto", choices=get_args(Setting))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

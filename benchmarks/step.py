@@ -1,8 +1,8 @@
 """Images a second and peak memory of one training step: catlip's against open_clip's contrastive one, and what comes
 from where.
 
-Every variant runs in a process of its own on the same machine, in the same type (bf16 autocast), batch, optimiser
-(fused AdamW) and attention (torch's); rounds alternate, the median counts. The variants:
+Every variant runs in a process of its own on the same machine, in the same precision, batch, optimiser (fused AdamW)
+and attention (torch's); rounds alternate, the median counts. The variants:
 
   contrastive   open_clip ViT-B-16: picture and text tower, ClipLoss
   image-tower   open_clip's picture tower alone, its output's mean as a loss: what dropping the text side can give at
@@ -30,6 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from catlip import machine
+from catlip.training.precision import DTYPES, fastest
+
 VARIANTS = ("contrastive", "image-tower", "dense", "catlip", "keep-50", "low-160")
 CLASSES, LABELS = 24_320, 8  # labels a picture: the mean of Flickr8k's five captions
 MODELS = {
@@ -39,7 +42,7 @@ MODELS = {
 }
 
 
-def make(variant: str, size: str, batch: int, device: str, compiled: bool) -> Callable[[], Tensor]:
+def make(variant: str, size: str, batch: int, device: str, dtype: torch.dtype, compiled: bool) -> Callable[[], Tensor]:
     """One step of a variant on fixed random input; the loss."""
     torch.manual_seed(0)
     timm_name, clip_name = MODELS[size]
@@ -56,7 +59,7 @@ def make(variant: str, size: str, batch: int, device: str, compiled: bool) -> Ca
     )
 
     def step() -> Tensor:
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             loss = forward()
         loss.backward()
         optimizer.step()
@@ -128,7 +131,7 @@ def _ours(variant: str, name: str, batch: int, device: str, compiled: bool) -> t
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """Inside the variant's own process."""
-    step = make(args.one, args.size, args.batch, args.device, args.compile)
+    step = make(args.one, args.size, args.batch, args.device, DTYPES[args.precision], args.compile)
     for _ in range(args.warm):
         float(step())
     if args.device == "cuda":
@@ -150,22 +153,26 @@ def main() -> None:
     parser.add_argument("--size", default="B", choices=sorted(MODELS))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", default="auto", choices=["auto", *DTYPES])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--warm", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(measure(args)))
         return
-    variants = args.variants.split(",")
-    found: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
+    if args.precision == "auto":
+        args.precision = fastest(torch.device(args.device)).name
+    found: dict[str, list[dict[str, float]]] = {variant: [] for variant in args.variants}
     for _ in range(args.rounds):
-        for variant in variants:
+        for variant in args.variants:
             out = subprocess.run(
-                [sys.executable, __file__, *sys.argv[1:], "--one", variant], capture_output=True, text=True
+                [sys.executable, __file__, *sys.argv[1:], "--precision", args.precision, "--one", variant],
+                capture_output=True,
+                text=True,
             )
             if out.returncode:
                 print(f"{variant}: failed: {out.stderr.strip().splitlines()[-1]}", flush=True)
@@ -175,8 +182,12 @@ def main() -> None:
 
 
 def report(args: argparse.Namespace, found: dict[str, list[dict[str, float]]]) -> None:
-    device = torch.cuda.get_device_name() if args.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    how = f"batch {args.batch}, bf16{', compiled' if args.compile else ''}"
+    device = (
+        torch.cuda.get_device_name()
+        if args.device == "cuda"
+        else f"{machine.describe()}, {torch.get_num_threads()} threads"
+    )
+    how = f"batch {args.batch}, {args.precision}{', compiled' if args.compile else ''}"
     print(f"ViT-{args.size}/16, {CLASSES:,} classes, {how}, {device}")
     speed = {v: statistics.median(r["images_per_s"] for r in results) for v, results in found.items()}
     memory = {v: max(r["peak_gb"] for r in results) for v, results in found.items()}

@@ -12,6 +12,7 @@ from importlib import import_module
 from itertools import takewhile
 from typing import Any
 
+from catlip import machine
 from catlip.errors import UsageError, near
 from catlip.recipes import RECIPES, load_recipe
 
@@ -77,6 +78,7 @@ HELP = """catlip: captioned pictures in, a vision encoder out
 
 def main() -> None:
     """Entry point: exit code 0, or 2 with one line for a mistake the user can mend."""
+    machine.prepare()
     try:
         run(sys.argv[1:])
     except UsageError as error:

@@ -24,12 +24,14 @@ from catlip.training import checkpoint, loop
 from catlip.training.distributed import World, first_host
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
+from catlip.training.precision import Precision
 from catlip.training.pretrain import Pretrain, pretrain
 from catlip.training.state import State
 from catlip.training.task import Task
 from catlip.training.watch import Watch
 from tests.test_training import config, weights
 
+FP32 = Precision("fp32", "for a test")
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 VIT = {"backbone": "test_vit", "image_size": 32}
 
@@ -64,7 +66,7 @@ def toy_batch(count: int, number: int = 0) -> Batch:
 
 def toy_state(room: int = 1000, micro_batch: int = 0) -> State:
     torch.manual_seed(0)
-    return State(Task(Toy(room)), ALONE, Optim(), ema=0.9, bf16=False, shard=False, micro_batch=micro_batch)
+    return State(Task(Toy(room)), ALONE, Optim(), ema=0.9, precision=FP32, shard=False, micro_batch=micro_batch)
 
 
 def test_micro_batches_give_the_large_batch_s_step() -> None:

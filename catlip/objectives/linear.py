@@ -138,7 +138,9 @@ class _Labels(NamedTuple):
 
 def _dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    # The gradients are made before the loss is scaled, and fp16 would round most of them to 0.
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def _logits(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
@@ -177,7 +179,7 @@ class _Linear(torch.autograd.Function):
             with torch.autocast(x.device.type, enabled=False):
                 grad_weight[part] = grad.T @ low
                 grad_x += grad @ weight[part].to(dtype)
-        ctx.grads = (grad_x.to(x.dtype) if grad_x is not None else None, grad_weight, grad_bias)
+        ctx.grads, ctx.dtype = (grad_x, grad_weight, grad_bias), x.dtype
         return total / n
 
     @staticmethod
@@ -185,6 +187,6 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if ctx.grads is None:
             raise RuntimeError("a loss of linear.py was differentiated twice; its gradients are made once and given")
-        found = tuple(None if g is None else g.mul_(grad.to(g.dtype)) for g in ctx.grads)
+        x, weight, bias = (None if g is None else g.mul_(grad) for g in ctx.grads)
         ctx.grads = None
-        return (*found, None, None)
+        return None if x is None else x.to(ctx.dtype), weight, bias, None, None

@@ -1,12 +1,13 @@
 """What a machine can do, and what a picture costs: the two numbers behind MFU and `catlip plan`."""
 
-import os
-
 import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-# (dense bf16 FLOP/s without sparsity, GB of memory) of a device, from the makers' data sheets, by a part of its name.
+from catlip import machine
+
+# (dense FLOP/s in 16 bits without sparsity, GB of memory) of a device, from the makers' data sheets, by a part of its
+# name. The 16 bits are bf16; fp16 on V100 and T4, which have no bf16 (`precision.py` chooses accordingly).
 DEVICES = {
     "B200": (2250e12, 180), "GH200": (989e12, 96), "H200": (989e12, 141), "H100 PCIE": (756e12, 80),
     "H100": (989e12, 80), "A100": (312e12, 80), "L40S": (362e12, 48), "L40": (181e12, 48), "L4": (121e12, 24),
@@ -16,7 +17,7 @@ DEVICES = {
 
 
 def device_facts(name: str) -> tuple[float, float]:
-    """(dense bf16 FLOP/s, GB of memory) of a device by its name; zeros for one that is not in the table."""
+    """(dense FLOP/s in 16 bits, GB of memory) of a device by its name; zeros for one that is not in the table."""
     upper = name.upper()
     return next((facts for part, facts in DEVICES.items() if part in upper), (0.0, 0.0))
 
@@ -44,5 +45,4 @@ def train_flops(backbone: str, size: int, classes: int, keep: float = 1.0) -> fl
 
 def default_workers(local_size: int, device: torch.device) -> int:
     """Loader processes of one training process: a GPU machine's cores are shared out; on a CPU the model needs them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores // local_size - 1)) if device.type == "cuda" else 1
+    return max(1, min(16, machine.share(local_size) - 1)) if device.type == "cuda" else 1

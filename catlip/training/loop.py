@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from catlip.training import checkpoint
 from catlip.training.distributed import World, any_rank
 from catlip.training.log import Log, append_json
 from catlip.training.optim import Optim, learning_rate
+from catlip.training.precision import Precision, Setting
 from catlip.training.state import State
 
 
@@ -26,7 +27,7 @@ from catlip.training.state import State
 class Loop:
     """Settings of the loop."""
 
-    precision: Literal["bf16", "fp32"] = "bf16"  # of matrix products and convolutions; weights stay fp32
+    precision: Setting = "auto"  # of matrix products and convolutions, weights stay fp32; auto: what is fast here
     ema: float = 0.999  # decay of the moving average of the weights that is saved; 0: none
     save_every: int = 0  # samples between checkpoints; 0: twenty a run
     micro_batch: int = 0  # pictures of one process at a time, the rest accumulates; 0: as many as memory allows
@@ -60,17 +61,15 @@ class _Asked:
 
 
 def fit(
-    task: nn.Module, loader: Loader, world: World, *, budget: int, optim: Optim, loop: Loop, seed: int, out: Path,
-    log: Log, watch: Callable[[nn.Module, int], dict[str, float]] | None = None,
+    task: nn.Module, loader: Loader, world: World, *, budget: int, optim: Optim, loop: Loop, precision: Precision,
+    seed: int, out: Path, log: Log, watch: Callable[[nn.Module, int], dict[str, float]] | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Train until `budget` samples are seen; the weights to use afterwards (on the main process, on the CPU).
 
     Goes on from the checkpoint in `out` if there is one. watch(weights' module, samples) is asked for more numbers now
     and then. Raises UsageError at a loss that is not finite, Stopped after a signal.
     """
-    state = State(
-        task, world, optim, ema=loop.ema, bf16=loop.precision == "bf16", shard=loop.shard, micro_batch=loop.micro_batch
-    )
+    state = State(task, world, optim, ema=loop.ema, precision=precision, shard=loop.shard, micro_batch=loop.micro_batch)
     state.restore(checkpoint.load(out))
     log.begin(state.seen)
     saved = tried = state.seen  # samples of the newest checkpoint; when saving was last attempted

@@ -14,7 +14,8 @@ from catlip.training.distributed import World, gathered
 from catlip.training.log import Log, Trackers
 from catlip.training.loop import Loop, Stopped, fit
 from catlip.training.optim import Optim
-from catlip.training.runfolder import claim, read_card, save_unreadable, write_card
+from catlip.training.precision import choose, record
+from catlip.training.runfolder import claim, read_card, save_unreadable, set_machine, write_card
 
 
 class Settings(Protocol):
@@ -44,21 +45,23 @@ def carry_out(
     """
     out = Path(cfg.out)
     resuming = claim(out, cfg, facts, accept=cfg.accept_changes)
+    precision = choose(cfg.loop.precision, world, read_card(out).get("machine") if resuming else None)
     trackers = None
     if world.main:
         if not resuming:
             write_card(out, cfg, facts)
             begin(out)
+        set_machine(out, record(precision, world.device))
         trackers = Trackers(out, track, asdict(cfg))
-        print(described)
+        print(f"{described}; {precision}")
     log = Log(
         out, budget, main=world.main, trackers=trackers, watch_every=watch_every or budget // 10, peak=peak,
         flops=flops, workers=loader.workers,
     )  # fmt: skip
     try:
         return fit(
-            task, loader, world, budget=budget, optim=cfg.optim, loop=cfg.loop, seed=cfg.seed, out=out, log=log,
-            watch=watch,
+            task, loader, world, budget=budget, optim=cfg.optim, loop=cfg.loop, precision=precision, seed=cfg.seed,
+            out=out, log=log, watch=watch,
         )  # fmt: skip
     except Stopped as stopped:
         if world.main:

@@ -101,6 +101,18 @@ def write_card(out: Path, cfg: Any, facts: dict[str, Any], history: list[Any] | 
     write_text(out / CONFIG, json.dumps(card, indent=2) + "\n")
 
 
+def set_machine(out: Path, machine: dict[str, str]) -> None:
+    """Record in config.json where a run goes on from here, and how it computes there; a change is said."""
+    card = read_card(out)
+    if (before := card.get("machine")) == machine:
+        return
+    if before:
+        changed = _differences(*({name: of[name] for name in ("machine", "precision")} for of in (before, machine)))
+        print(f"{out}: going on on another machine: {'; '.join(changed)}")
+        card["history"] = [*card.get("history", []), {"changed": changed}]
+    write_text(out / CONFIG, json.dumps({**card, "machine": machine}, indent=2) + "\n")
+
+
 def save_unreadable(out: Path, reasons: dict[str, str]) -> None:
     """Name what was skipped, in a file and in one line."""
     if not reasons:

@@ -11,6 +11,7 @@ from catlip.data.loader import Loader
 from catlip.training.distributed import World, smallest
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
+from catlip.training.precision import choose
 from catlip.training.state import State
 
 WARM = 3  # steps that are not counted: compilation, caches, the loader's start
@@ -22,7 +23,13 @@ def measure(
     """Images a second of all processes together, waiting for data included; measured for so many seconds."""
     trial = copy.deepcopy(task)
     state = State(
-        trial, world, optim, ema=loop.ema, bf16=loop.precision == "bf16", shard=loop.shard, micro_batch=loop.micro_batch
+        trial,
+        world,
+        optim,
+        ema=loop.ema,
+        precision=choose(loop.precision, world),
+        shard=loop.shard,
+        micro_batch=loop.micro_batch,
     )
     batches = loader(1 << 40)
     began, seen = time.perf_counter(), 0

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from catlip.errors import UsageError
 from catlip.training import checkpoint
 from catlip.training.distributed import World, local_only, share, smallest
 from catlip.training.optim import Optim, make_optimizers
+from catlip.training.precision import Precision
 
 
 class Average:
@@ -37,8 +39,18 @@ class Average:
                 mine.copy_(new)
 
 
-def accumulate(module: nn.Module, batch: Batch, world: World, *, bf16: bool, micro_batch: int) -> dict[str, Tensor]:
+def accumulate(
+    module: nn.Module,
+    batch: Batch,
+    world: World,
+    *,
+    dtype: torch.dtype,
+    micro_batch: int,
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+) -> dict[str, Tensor]:
     """Add a batch's gradients to the module's, some pictures at a time (0: all at once); the metrics, averaged.
+
+    scale: what a loss is multiplied with, so that its gradients can be told from 0 in fp16.
 
     The mean over processes is the gradient of the step's mean loss.
     """
@@ -47,9 +59,9 @@ def accumulate(module: nn.Module, batch: Batch, world: World, *, bf16: bool, mic
     micro = batch.split(micro_batch or len(batch))
     for i, part in enumerate(micro):
         with local_only(module, i + 1 < len(micro)):
-            with torch.autocast(world.device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
                 loss, found = module(part.to(world.device))
-            (loss * (len(part) * world.size / batch.step.batch)).backward()
+            scale(loss * (len(part) * world.size / batch.step.batch)).backward()
         for name, value in found.items():
             metrics[name] = metrics.get(name, 0.0) + value * (len(part) / len(batch))
     return metrics
@@ -59,9 +71,11 @@ class State:
     """Everything that training changes. One object on every process."""
 
     def __init__(
-        self, task: nn.Module, world: World, optim: Optim, *, ema: float, bf16: bool, shard: bool, micro_batch: int
-    ) -> None:
-        self.world, self.optim, self.bf16 = world, optim, bf16
+        self, task: nn.Module, world: World, optim: Optim, *, ema: float, precision: Precision, shard: bool,
+        micro_batch: int,
+    ) -> None:  # fmt: skip
+        self.world, self.optim, self.dtype = world, optim, precision.dtype
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision.scaled)  # pyright: ignore[reportPrivateImportUsage]
         # Convolutions like channels last; FSDP2 refuses weights that are not contiguous.
         layout = torch.contiguous_format if shard else torch.channels_last
         self.task: Any = task.to(device=world.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
@@ -83,23 +97,31 @@ class State:
         assert batch.step is not None
         while True:
             try:
-                metrics = accumulate(self.shared, batch, self.world, bf16=self.bf16, micro_batch=self.micro_batch)
+                metrics = accumulate(
+                    self.shared, batch, self.world, dtype=self.dtype, micro_batch=self.micro_batch,
+                    scale=self.scaler.scale,
+                )  # fmt: skip
                 break
             except torch.OutOfMemoryError:
                 self._halve(len(batch))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("lr_scale", 1.0)
+            self.scaler.unscale_(optimizer)
         if self.optim.clip:
             norm: Any = nn.utils.clip_grad_norm_(self.task.parameters(), self.optim.clip).detach()
             metrics["grad_norm"] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         for optimizer in self.optimizers:
-            optimizer.step()
+            self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
         if hasattr(self.task.objective, "after_step"):
             self.task.objective.after_step()
-        # A gradient that is not finite has just spoilt the weights, although the loss before it was fine.
-        finite = torch.isfinite(metrics["loss"]) & torch.isfinite(metrics.get("grad_norm", metrics["loss"]))
+        # A gradient that is not finite has just spoilt the weights, although the loss before it was fine. Where the
+        # loss is scaled, the step was left out instead, and the scale will be less the next time.
+        unscaled = self.scaler.scale(torch.ones((), device=self.world.device)) <= 1
+        steady = torch.isfinite(metrics.get("grad_norm", metrics["loss"])) | ~unscaled
+        finite = torch.isfinite(metrics["loss"]) & steady
         self.bad = torch.where((self.bad < 0) & ~finite, batch.step.number, self.bad)
         self.seen, self.steps = batch.step.start + batch.step.batch, self.steps + 1
         if self.average:
@@ -134,7 +156,7 @@ class State:
         micro = self.micro_batch or len(batch)
         while True:
             try:
-                accumulate(self.task, batch, self.world, bf16=self.bf16, micro_batch=micro)
+                accumulate(self.task, batch, self.world, dtype=self.dtype, micro_batch=micro)
                 break
             except torch.OutOfMemoryError:
                 micro = -(-micro // 2)
@@ -153,6 +175,7 @@ class State:
             "samples": self.seen,
             "task": dcp.get_model_state_dict(self.task, options=whole),
             "optimizers": [dcp.get_optimizer_state_dict(self.task, o, options=whole) for o in self.optimizers],
+            "scaler": self.scaler.state_dict(),
             "average": dcp.get_model_state_dict(self.average.module, options=whole) if self.average else None,
         }
         if self.world.main:
@@ -168,6 +191,8 @@ class State:
             dcp.set_optimizer_state_dict(self.task, optimizer, saved, options=whole)
         if self.average and state["average"]:
             dcp.set_model_state_dict(self.average.module, state["average"], options=whole)
+        if self.scaler.is_enabled() and state.get("scaler"):  # a run that began elsewhere has none
+            self.scaler.load_state_dict(state["scaler"])
         self.seen = state["samples"]
 
     def final(self) -> dict[str, Tensor]:
