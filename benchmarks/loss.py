@@ -98,17 +98,8 @@ def main() -> None:
     for classes in (24_320, 200_000):
         found = {}
         for kind in ("dense", "chunked"):
-            command = [
-                sys.executable,
-                __file__,
-                "--device",
-                args.device,
-                "--precision",
-                args.precision,
-                "--one",
-                kind,
-                str(classes),
-            ]
+            how = ["--device", args.device, "--precision", args.precision]
+            command = [sys.executable, __file__, *how, "--one", kind, str(classes)]
             runs = [
                 json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3)
             ]

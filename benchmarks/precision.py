@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(*args.one, args.seconds)))
+        print(json.dumps(measure(args.one[0], args.one[1], args.seconds)))
         return
     print(f"{where(join('auto').device)}, {machine.cores()} cores, {torch.get_num_threads()} threads, {PIXELS} px")
     for model in args.models:

@@ -5,8 +5,8 @@ Every variant runs in a process of its own on the same machine, in the same prec
 and attention (torch's); rounds alternate, the median counts. The variants:
 
   contrastive   open_clip ViT-B-16: picture and text tower, ClipLoss
-  image-tower   open_clip's picture tower alone, its output's mean as a loss: what dropping the text side can give at
-  most dense         timm ViT and a linear head, logits and dense targets as the official code has them
+  image-tower   open_clip's picture tower alone, its output's mean as a loss: the most that dropping the text can give
+  dense         timm ViT and a linear head, logits and dense targets as the official code has them
   catlip        the same with the loss that never makes the logits
   keep-50       the same with half of the patches dropped
   low-160       the same at 160 px with half of the patches dropped: nine tenths of the budget recipe
@@ -30,8 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from catlip import machine
-from catlip.training.precision import DTYPES, fastest
+from catlip.training.precision import DTYPES, fastest, where
 
 VARIANTS = ("contrastive", "image-tower", "dense", "catlip", "keep-50", "low-160")
 CLASSES, LABELS = 24_320, 8  # labels a picture: the mean of Flickr8k's five captions
@@ -182,13 +181,9 @@ def main() -> None:
 
 
 def report(args: argparse.Namespace, found: dict[str, list[dict[str, float]]]) -> None:
-    device = (
-        torch.cuda.get_device_name()
-        if args.device == "cuda"
-        else f"{machine.describe()}, {torch.get_num_threads()} threads"
-    )
     how = f"batch {args.batch}, {args.precision}{', compiled' if args.compile else ''}"
-    print(f"ViT-{args.size}/16, {CLASSES:,} classes, {how}, {device}")
+    threads = "" if args.device == "cuda" else f", {torch.get_num_threads()} threads"
+    print(f"ViT-{args.size}/16, {CLASSES:,} classes, {how}, {where(torch.device(args.device))}{threads}")
     speed = {v: statistics.median(r["images_per_s"] for r in results) for v, results in found.items()}
     memory = {v: max(r["peak_gb"] for r in results) for v, results in found.items()}
     if "low-160" in speed and "catlip" in speed:

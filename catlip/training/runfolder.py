@@ -107,7 +107,8 @@ def set_machine(out: Path, machine: dict[str, str]) -> None:
     if (before := card.get("machine")) == machine:
         return
     if before:
-        changed = _differences(*({name: of[name] for name in ("machine", "precision")} for of in (before, machine)))
+        then, now = ({name: of[name] for name in ("machine", "precision")} for of in (before, machine))
+        changed = _differences(then, now)
         print(f"{out}: going on on another machine: {'; '.join(changed)}")
         card["history"] = [*card.get("history", []), {"changed": changed}]
     write_text(out / CONFIG, json.dumps({**card, "machine": machine}, indent=2) + "\n")
