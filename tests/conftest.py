@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from catlip import machine
+
+machine.prepare()  # before any test imports torch: processes of one test must not starve each other
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 COLOURS = {"apple": (200, 30, 30), "lake": (30, 60, 200), "lawn": (30, 160, 40), "lemon": (230, 210, 40)}
 

@@ -13,12 +13,19 @@ from catlip.errors import UsageError
 from catlip.interchange.export import FORMATS, Export, export
 from catlip.interchange.open_clip import TextTower, to_open_clip
 from catlip.interchange.pictures import sample_pictures, to_input
+from catlip.models import corenet_vit
 from catlip.models.encoder import Encoder
 
 # name, picture size: a ResNet, a ConvNeXt, a ViT, and one whose size is not timm's own
-BACKBONES = [("resnet10t", 64), ("convnext_atto", 64), ("vit_tiny_patch16_224", 64), ("corenet_vit_tiny", 64)]
+BACKBONES = [("test_resnet", 64), ("test_convnext", 64), ("test_vit", 64), ("corenet_vit_tiny", 64)]
 LABELS = ["n02084071", "n02121620", "n10287213"]
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official architecture with two of its twelve layers: all are alike, and graphs are traced layer by layer."""
+    monkeypatch.setitem(corenet_vit.SIZES, "tiny", (192, 2))
 
 
 def needs(format: str) -> None:
