@@ -12,11 +12,13 @@ import pyarrow as pa
 
 from catlip.data import indexes
 from catlip.data.names import Names
-from catlip.data.paths import FACTS, TEXTS, Folders, PathSource, Pictures, captions_of, plain
+from catlip.data.paths import FACTS, TEXTS, Folders, PathSource, Pictures, plain, without_captions
 from catlip.data.records import bounded, lines
 from catlip.data.remote import Files
 from catlip.data.shards import IMAGE_EXTENSIONS, pictures_in
+from catlip.data.tables import captions_of
 from catlip.data.tars import identity
+from catlip.data.textfiles import decoded
 from catlip.errors import UsageError
 
 SIDECARS = (".txt", ".caption")
@@ -47,7 +49,9 @@ class FolderSource(PathSource):
             "image": pa.array(names, pa.large_string()), "folder": pa.array(np.zeros(len(names), np.uint32)),
             "sidecar": pa.array(sidecars).dictionary_encode(), "rest": pa.nulls(len(names), pa.large_string()),
         })  # fmt: skip
-        described = " with captions in .txt files beside them" + (f", {without:,} of them without" if without else "")
+        described = " with captions in .txt files beside them" + (
+            f", {without:,} of them without a caption" if without else ""
+        )
         super().__init__(str(folder), described, table, self._folders, [len(names)], troubles, [folder.name])
 
     def _captions_of(self, number: int) -> list[str]:
@@ -55,7 +59,7 @@ class FolderSource(PathSource):
         if not sidecar:
             return []
         stem = os.path.splitext(self._columns["image"][number].as_py())[0]
-        return lines(self._folders.read(0, stem + sidecar).decode("utf-8-sig", "replace"))
+        return lines(decoded(self._folders.read(0, stem + sidecar)))
 
 
 def listed(folder: str, troubles: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -160,7 +164,8 @@ def coco_source(path: Path) -> PathSource:
                           for _, image in found.values()], pa.large_string()),
     })  # fmt: skip
     facts = [path.name, path.stat().st_size]
-    return PathSource(str(path), f" of {where} with COCO captions", table, pictures, [len(found)], troubles, facts)
+    described = f" of {where} with COCO captions{without_captions(table)}"
+    return PathSource(str(path), described, table, pictures, [len(found)], troubles, facts)
 
 
 def pictures_of(path: Path, names: Sequence[str]) -> tuple[Pictures, str, dict[str, str]]:

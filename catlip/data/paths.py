@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from catlip.data import indexes
 from catlip.data.records import Record, bounded
@@ -24,6 +25,7 @@ from catlip.data.shards import MAX_MEMBER
 from catlip.data.tables import (
     IMAGE_COLUMNS,
     TEXT_COLUMNS,
+    CaptionColumn,
     Chunk,
     chunks,
     column_names,
@@ -35,6 +37,7 @@ from catlip.errors import UsageError
 
 TEXTS = pa.large_list(pa.large_string())
 FACTS = b"catlip"
+NO_CAPTIONS = ""  # as text_col: only the pictures are wanted
 
 
 class Pictures(Protocol):
@@ -127,7 +130,7 @@ def table_source(paths: list[Path], name: str, image_col: str | None, text_col: 
     facts = json.loads(table.schema.metadata[FACTS])
     if not len(table):
         raise UsageError(f"{name}: not one row has a picture in column {image!r}; name another with --image-col")
-    described = f" from column {image!r}, captions from column {text!r} (--image-col, --text-col to change)"
+    described = columns_said("", image, text) + (without_captions(table) if text else "")
     fingerprint = [fact for path in paths for fact in (path.name, path.stat().st_size)]
     return PathSource(
         name, described, table, Folders(facts["folders"]), facts["shards"], facts["troubles"], fingerprint
@@ -135,15 +138,32 @@ def table_source(paths: list[Path], name: str, image_col: str | None, text_col: 
 
 
 def guess(path: str, columns: list[str], image_col: str | None, text_col: str | None) -> tuple[str, str]:
-    """(image column, caption column); where only one other column is left, it holds the captions."""
+    """(image column, caption column); where only one other column is left, it holds the captions.
+
+    text_col: "" where captions are not wanted.
+    """
 
     def first() -> Chunk:
         return {} if is_url(path) else first_rows(Path(path))
 
     image = find_column(path, columns, image_col, IMAGE_COLUMNS, "picture", "--image-col", first)
+    if text_col == NO_CAPTIONS:
+        return image, NO_CAPTIONS
     others = [column for column in columns if column != image]
     usual = TEXT_COLUMNS if len(others) != 1 else (*TEXT_COLUMNS, others[0].lower().strip())
     return image, find_column(path, others, text_col, usual, "caption", "--text-col", first)
+
+
+def columns_said(what: str, image: str, text: str) -> str:
+    """A piece of `described`."""
+    captions = f", captions from column {text!r}" if text else ""
+    return f"{what} from column {image!r}{captions} (--image-col, --text-col to change)"
+
+
+def without_captions(table: pa.Table) -> str:
+    """A piece of `described`: how many pictures have no caption, if any."""
+    without = pc.sum(pc.equal(pc.list_value_length(table["captions"]), 0)).as_py() or 0
+    return f", {without:,} of them without a caption" if without else ""
 
 
 def _refuse_urls(path: Path, image: str) -> None:
@@ -159,18 +179,6 @@ def values_of(column: Any) -> list[Any]:
     return column if isinstance(column, list) else column.to_pylist()
 
 
-def captions_of(cell: Any) -> list[str]:
-    """Captions in a table's cell: a text, a list of texts, or a list written as JSON."""
-    if isinstance(cell, str):
-        if cell[:1] == "[" and cell[-1:] == "]":
-            try:
-                return captions_of(json.loads(cell))
-            except (ValueError, RecursionError):
-                pass
-        return [cell] if cell.strip() else []
-    return [c for c in cell if isinstance(c, str) and c.strip()] if isinstance(cell, list) else []
-
-
 def _read(paths: list[Path], image: str, text: str) -> pa.Table:
     folders = list(dict.fromkeys(str(path.parent) for path in paths))
     troubles: dict[str, str] = {}
@@ -178,7 +186,7 @@ def _read(paths: list[Path], image: str, text: str) -> pa.Table:
     with indexes.Progress("reading", sum(path.stat().st_size for path in paths), bytes_=True) as progress:
         for path in paths:
             folder = folders.index(str(path.parent))
-            rows += [_rows(chunk, image, text, folder) for chunk in _chunks(path, image, text, troubles)]
+            rows += _file_rows(path, image, text, folder, troubles)
             ends.append(sum(map(len, rows)))
             progress.advance(path.stat().st_size)
     table = pa.concat_tables(rows) if rows else _rows({}, image, text, 0)
@@ -192,28 +200,23 @@ def _read(paths: list[Path], image: str, text: str) -> pa.Table:
     return table.replace_schema_metadata({FACTS: json.dumps(facts)})
 
 
-def _chunks(path: Path, image: str, text: str, troubles: dict[str, str]) -> Iterator[Chunk]:
-    def bad_row(row: Any) -> str:
-        number = "" if row.number is None else f" {row.number}"
-        troubles[f"{path.name}: row{number} {(row.text or '')[:60]!r}"] = (
-            f"left out: {row.actual_columns} cells instead of {row.expected_columns}"
-        )
-        return "skip"
-
-    missing = {image, text} - set(column_names(path, kind_of(path)))
+def _file_rows(path: Path, image: str, text: str, folder: int, troubles: dict[str, str]) -> Iterator[pa.Table]:
+    missing = {image, text} - {"", *column_names(path, kind_of(path))}
     if missing:
         raise UsageError(f"{path}: no column {missing.pop()!r}, which the first of the files has")
-    yield from chunks(path, bad_row=bad_row)
+    captions = CaptionColumn(path, text, first_rows(path, [text] if text else None).get(text, []))
+    for chunk in chunks(path, troubles=troubles):
+        yield _rows(chunk, image, text, folder, captions)
 
 
-def _rows(chunk: Chunk, image: str, text: str, folder: int) -> pa.Table:
+def _rows(chunk: Chunk, image: str, text: str, folder: int, captions: CaptionColumn | None = None) -> pa.Table:
     images = [_path_of(cell) for cell in values_of(chunk.get(image, []))]
     others = {name: values_of(column) for name, column in chunk.items() if name not in (image, text)}
-    captions = values_of(chunk[text]) if text in chunk else [None] * len(images)
+    found = captions(chunk[text]) if captions and text in chunk else [[] for _ in images]
     return pa.table({
         "image": pa.array(images, pa.large_string()),
         "folder": pa.array(np.full(len(images), folder, np.uint32)),
-        "captions": pa.array(map(captions_of, captions), TEXTS),
+        "captions": pa.array(found, TEXTS),
         "rest": pa.array(_rest(others, len(images)), pa.large_string()),
     })  # fmt: skip
 

@@ -14,6 +14,7 @@ from catlip.data import indexes
 from catlip.data.records import Record, bounded, captions_in, lines
 from catlip.data.remote import Files, OpenFile, filesystem, in_threads, is_url, persistently
 from catlip.data.shards import BLOCK, INDEX_FILE, SCHEMA, index_from_json, index_json, scan
+from catlip.data.textfiles import decoded
 from catlip.errors import UsageError
 
 FACTS = b"catlip"  # metadata of a kept index: samples of each shard, troubles
@@ -147,7 +148,7 @@ class TarSource:
         """One caption a line of KEY.txt; else "caption(s)" or "text(s)" of KEY.json."""
         text = self._bytes(file, "text", number)
         if text is not None:
-            return lines(text.decode("utf-8", "replace"))
+            return lines(decoded(text))
         fields = _fields(self._bytes(file, "json", number)) if fields is None else fields
         return next((captions_in(fields[name]) for name in CAPTION_FIELDS if name in fields), [])
 
