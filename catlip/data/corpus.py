@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,13 +22,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from catlip.atomic import whole, write_text
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.captionfiles import Columns, describe, read_rows, row_groups
+from catlip.data.captionfiles import Columns, Rows, describe, read_rows, row_groups
 from catlip.data.records import bounded
 from catlip.data.remote import is_url
 from catlip.data.sources import located, mixed
-from catlip.errors import UsageError
+from catlip.errors import UsageError, refusal
 
 FORMAT = 2  # of a task's result: those of another one are not added up
 GROUPS_PER_TASK_ROWS = 2_000_000  # row groups of a Parquet file are bundled up to so many rows
@@ -185,38 +187,41 @@ def do_task(task: dict[str, Any], settings: dict[str, Any], labeler: Labeler) ->
     names = pa.array(labeler.synsets, pa.string())
     if settings["vocab"]:
         keep = Vocabulary.load(settings["vocab"]).classes_of(labeler) >= 0
-    writer: pq.ParquetWriter | None = None
-    labels_file = Path(settings["labels"], task["name"] + ".parquet") if settings["labels"] else None
     columns, troubles = Columns(task["text"], tuple(task["keys"])), dict[str, str]()
-    for rows in read_rows(Path(task["path"]), columns, task["groups"], troubles):
-        sample_of = np.repeat(np.arange(len(rows)), [len(captions) for captions in rows.captions])
-        captions = [caption for several in rows.captions for caption in several]
-        indices, offsets = labeler.sparse(captions, sample_of)
-        offsets = np.append(offsets, np.full(len(rows) + 1 - len(offsets), len(indices), offsets.dtype))
-        if keep is not None:
-            offsets = np.concatenate([[0], np.cumsum(keep[indices])])[offsets].astype(np.int32)
-            indices = indices[keep[indices]]
-        total += np.bincount(indices, minlength=len(total))
-        counts.samples += len(rows)
-        missing = sum(not several for several in rows.captions)
-        counts.captions += len(captions) + missing
-        counts.missing += missing
-        counts.unlabelled += int((np.diff(offsets) == 0).sum())
-        counts.looked += len(captions[:LANGUAGE_SAMPLE])
-        counts.foreign += labeler.foreign(captions[:LANGUAGE_SAMPLE])
-        if labels_file:
-            table = _labels_table(rows.keys, indices, offsets, names)
-            writer = writer or pq.ParquetWriter(labels_file.with_suffix(".partial"), table.schema)
-            writer.write_table(table)
-    if writer and labels_file:
-        writer.close()
-        labels_file.with_suffix(".partial").replace(labels_file)
+    with ExitStack() as files:
+        writer: pq.ParquetWriter | None = None
+        if settings["labels"]:
+            labels_file = files.enter_context(whole(Path(settings["labels"], task["name"] + ".parquet")))
+        for rows in read_rows(Path(task["path"]), columns, task["groups"], troubles):
+            indices, offsets = _count(rows, labeler, keep, counts)
+            total += np.bincount(indices, minlength=len(total))
+            if settings["labels"]:
+                table = _labels_table(rows.keys, indices, offsets, names)
+                writer = writer or files.enter_context(pq.ParquetWriter(labels_file, table.schema))
+                writer.write_table(table)
     counts.troubles = bounded(troubles)
     counts.labels = int(total.sum())
     counts.by_synset = {labeler.synsets[i]: int(total[i]) for i in np.flatnonzero(total)}
-    part = Path(task["part"])
-    part.with_suffix(".partial").write_text(json.dumps({n: getattr(counts, n) for n in counts.__slots__}))
-    part.with_suffix(".partial").replace(part)
+    write_text(Path(task["part"]), json.dumps({n: getattr(counts, n) for n in counts.__slots__}))
+
+
+def _count(rows: Rows, labeler: Labeler, keep: np.ndarray | None, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+    """(labels of all samples, where those of each end), counted; keep: which labels are wanted."""
+    sample_of = np.repeat(np.arange(len(rows)), [len(captions) for captions in rows.captions])
+    captions = [caption for several in rows.captions for caption in several]
+    indices, offsets = labeler.sparse(captions, sample_of)
+    offsets = np.append(offsets, np.full(len(rows) + 1 - len(offsets), len(indices), offsets.dtype))
+    if keep is not None:
+        offsets = np.concatenate([[0], np.cumsum(keep[indices])])[offsets].astype(np.int32)
+        indices = indices[keep[indices]]
+    missing = sum(not several for several in rows.captions)
+    counts.samples += len(rows)
+    counts.captions += len(captions) + missing
+    counts.missing += missing
+    counts.unlabelled += int((np.diff(offsets) == 0).sum())
+    counts.looked += len(captions[:LANGUAGE_SAMPLE])
+    counts.foreign += labeler.foreign(captions[:LANGUAGE_SAMPLE])
+    return indices, offsets
 
 
 def _labels_table(keys: dict[str, pa.Array], indices: np.ndarray, offsets: np.ndarray, names: pa.Array) -> pa.Table:
@@ -248,8 +253,8 @@ def _run_tasks(tasks: list[dict[str, Any]], settings: dict[str, Any], cfg: Corpu
             try:
                 self.labeler = self.labeler or Labeler(s["rule"], ancestors=s["ancestors"], lexicon=s["terms"])
                 do_task(json.loads(task_json), s, self.labeler)
-            except UsageError as error:
-                return str(error)
+            except (UsageError, OSError) as error:
+                return str(error) if isinstance(error, UsageError) else refusal(error)
             return ""
 
     worker = Worker(json.dumps(settings))

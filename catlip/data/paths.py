@@ -16,7 +16,6 @@ from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from catlip.data import indexes
 from catlip.data.records import Record, bounded
@@ -162,7 +161,7 @@ def columns_said(what: str, image: str, text: str) -> str:
 
 def without_captions(table: pa.Table) -> str:
     """A piece of `described`: how many pictures have no caption, if any."""
-    without = pc.sum(pc.equal(pc.list_value_length(table["captions"]), 0)).as_py() or 0
+    without = int((np.diff(table["captions"].combine_chunks().offsets.to_numpy()) == 0).sum())
     return f", {without:,} of them without a caption" if without else ""
 
 
