@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from catlip.data import embedded, indexes
 from catlip.data.captionfiles import Columns, read_rows
 from catlip.data.corpus import corpus_files
+from catlip.data.images import UnreadableImageError, open_image
 from catlip.data.names import Names
 from catlip.data.pack import Pack, pack
 from catlip.data.paths import NO_CAPTIONS, values_of
@@ -626,6 +628,84 @@ def test_a_folder_with_captions_beside_the_pictures(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert list(source.troubles) == ["sub/loop"]
     assert "1 of them without" in source.described
+
+
+@pytest.mark.parametrize("ending", sorted(IMAGE_EXTENSIONS))
+def test_every_ending_of_a_picture(tmp_path: Path, ending: str) -> None:
+    kind = {"jpg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "tif": "TIFF", "jp2": "JPEG2000"}.get(ending, ending.upper())
+    Image.open(io.BytesIO(jpeg())).save(tmp_path / f"1.{ending.upper()}", kind)
+    (tmp_path / "1.TXT").write_text("a dog")
+    (tmp_path / "2.png").write_bytes(b"")
+    (tmp_path / "2.Caption").write_text("a cat")
+    found = records(open_source(str(tmp_path)))
+    assert [r.captions for r in found] == [["a dog"], ["a cat"]]
+    assert open_image(found[0].image).size == (48, 40)
+    write_tar(tmp_path / "a.tar", {f"1.{ending.upper()}": found[0].image, "1.TXT": b"a dog"})
+    assert [r.image for r in records(open_source(str(tmp_path / "a.tar")))] == [found[0].image]
+
+
+def test_what_a_folder_holds_besides_is_counted(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "1.jpg", "sub/2.jpg", "sub/3.jpg", "__MACOSX/._1.jpg", "__MACOSX/4.jpg")
+    (tmp_path / "1.txt").write_text("a dog")
+    for name in ("1.heic", "sub/2.HEIC", "sub/notes", ".DS_Store"):
+        (tmp_path / name).touch()
+    source = open_source(str(tmp_path))
+    assert [r.key for r in records(source)] == ["1.jpg", "sub/2.jpg", "sub/3.jpg"]
+    assert source.described.startswith(
+        "3 pictures with captions in .txt files beside them, 2 of them without a caption"
+    )
+    assert source.troubles == {
+        "3 other files": "left alone, neither pictures nor captions: 2 .heic, 1 without an ending"
+    }
+    (tmp_path / "metadata.csv").write_text("file_name,text\n./1.jpg,a dog\n")
+    source = open_source(str(tmp_path))
+    assert source.troubles == {"sub/2.jpg": "2 pictures of the folder have no row in metadata.csv"}
+    assert "2 pictures of the folder have no row" in source.described
+
+
+def why_not(record: Record) -> str:
+    with pytest.raises(UnreadableImageError) as error:
+        open_image(record.image)
+    return str(error.value)
+
+
+def test_what_is_missing_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path, "p/1.jpg")
+    (tmp_path / "p" / "empty.jpg").touch()
+    relative = "(paths are relative to the table's folder)"
+    expected = {
+        "p/2.jpg": f"no such file: {tmp_path}/p/2.jpg {relative}",
+        "p\\1.jpg": f"no such file: {tmp_path}/p\\1.jpg (write / instead of \\)",
+        "~/1.jpg": f"no such file: {tmp_path}/~/1.jpg (~ is not expanded: write the whole path)",
+        "p/1.JPG": f"no such file: {tmp_path}/p/1.JPG (there is 1.jpg)",
+        "https://x.org/1.jpg": "a URL, and catlip downloads no pictures: fetch them first",
+        "p": f"{tmp_path}/p is no file with a picture",
+        "p/empty.jpg": "an empty file",
+    }
+    (tmp_path / "t.csv").write_text("image,text\np/1.jpg,a dog\n" + "".join(f"{name},a cat\n" for name in expected))
+    source = open_source(str(tmp_path / "t.csv"))
+    assert {r.key: why_not(r) for r in records(source)[1:]} == expected
+    with pytest.raises(UsageError, match=r"1 of 8 pictures cannot be read.* no such file: .*; 5 files are not there"):
+        pack(Pack(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
+    assert not (tmp_path / "s").exists()
+    pq.write_table(pa.table({"image": [{"bytes": None, "path": "p/1.jpg"}, {"bytes": None, "path": "no.jpg"}],
+                             "text": ["a dog", "a cat"]},
+                            schema=pa.schema({"image": pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+                                              "text": pa.string()})), tmp_path / "x.parquet")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.parquet", "./x.parquet", f"{tmp_path}/x.parquet"):
+        found = records(open_source(name))
+        assert found[0].image == jpeg(seed=7)
+        assert why_not(found[1]).startswith("no such file: ")
+
+
+def test_pack_says_how_many_have_no_caption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": b"a dog", "2.jpg": jpeg(), "2.txt": b"", "3.jpg": jpeg(),
+                                   "4.jpg": jpeg(), "4.json": b'{"url": "x"}'})  # fmt: skip
+    pack(Pack(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
+    said = capsys.readouterr().out
+    assert "4 samples in 1 tar, 2 of them without a caption" in said
+    assert "3 of 4 samples have no caption, e.g. 2" in said
 
 
 def test_folders_of_other_things(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data import indexes
-from catlip.data.paths import Folders, columns_said, guess, plain
+from catlip.data.paths import RELATIVE, Folders, columns_said, guess, plain
 from catlip.data.records import Record
 from catlip.data.remote import Files, OpenFile, Reader, filesystem, in_threads, is_url, persistently
 from catlip.data.tables import ROWS, CaptionColumn, column_names, first_rows, open_parquet
@@ -286,7 +286,7 @@ def picture_in(cell: Any, folder: str) -> tuple[bytes, str]:
         path = cell.get("path") or ""
         cell = cell.get("bytes")
         if cell is None and path and folder:
-            return Folders([folder]).read(0, path), path
+            return Folders([folder], RELATIVE).read(0, path), path
     if isinstance(cell, str):
         cell = _decoded(cell)
     return cell if isinstance(cell, bytes) else b"", path

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,31 +64,39 @@ class FolderSource(PathSource):
 
 
 def listed(folder: str, troubles: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """(path from `folder`, suffix of its sidecar or "") of all pictures, in the order of their names."""
-    todo = [""]
+    """(path from `folder`, suffix of its sidecar or "") of all pictures, in the order of their names.
+
+    troubles: gets, at the end, how many files there are of other kinds.
+    """
+    todo, others = [""], Counter[str]()
     while todo:
         inside = todo.pop()
-        pictures, texts, folders = [], set(), []
+        pictures, texts, folders = [], dict[str, dict[str, str]](), []
         try:
             with os.scandir(os.path.join(folder, inside)) as entries:
                 for entry in entries:
                     stem, suffix = os.path.splitext(entry.name)
-                    if entry.name.startswith("."):
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
                         continue
                     if suffix.lower()[1:] in IMAGE_EXTENSIONS:
                         pictures.append(entry.name)
-                    elif suffix in SIDECARS:
-                        texts.add(entry.name)
+                    elif suffix.lower() in SIDECARS:
+                        texts.setdefault(stem, {})[suffix.lower()] = suffix
                     elif entry.is_dir(follow_symlinks=False):
                         folders.append(os.path.join(inside, entry.name))
                     elif entry.is_symlink() and entry.is_dir():
                         troubles[os.path.join(inside, entry.name)] = "a link to a folder is not followed"
+                    else:
+                        others[suffix.lower()] += 1
         except OSError as error:
             troubles[inside or folder] = f"left out: {error.strerror}"
         todo += sorted(folders, reverse=True)
         for name in sorted(pictures):
-            stem = os.path.splitext(name)[0]
-            yield os.path.join(inside, name), next((s for s in SIDECARS if stem + s in texts), "")
+            own = texts.get(os.path.splitext(name)[0], {})
+            yield os.path.join(inside, name), next((own[suffix] for suffix in SIDECARS if suffix in own), "")
+    if others:
+        kinds = ", ".join(f"{count:,} {suffix or 'without an ending'}" for suffix, count in others.most_common(5))
+        troubles[f"{others.total():,} other files"] = f"left alone, neither pictures nor captions: {kinds}"
 
 
 class TarPictures:

@@ -23,7 +23,7 @@ from catlip.data.images import Unreadable, UnreadableImageError, open_image, upr
 from catlip.data.records import Record, Source
 from catlip.data.remote import OpenFile, sha256_of
 from catlip.data.shards import INDEX_FILE, members, split_name
-from catlip.data.sources import open_source
+from catlip.data.sources import missing_files, open_source
 from catlip.errors import UsageError
 
 
@@ -106,7 +106,11 @@ def _samples(source: Source, cfg: Pack, bad: Unreadable, without: Counter[str]) 
                     yield record, image
                     continue
                 bad.add(record.key, image)
-                bad.check(len(source))
+                try:
+                    bad.check(len(source))
+                except UsageError as error:
+                    missing = missing_files(source)
+                    raise UsageError(f"{error}{f'; {missing:,} files are not there' if missing else ''}") from None
 
 
 def _jpeg(data: bytes, size: int, quality: int) -> bytes:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data import indexes
-from catlip.data.records import Record, bounded
+from catlip.data.records import NoImage, Record, bounded, troubles_said
 from catlip.data.remote import OpenFile, is_url
 from catlip.data.shards import MAX_MEMBER
 from catlip.data.tables import (
@@ -36,6 +36,7 @@ from catlip.errors import UsageError
 
 TEXTS = pa.large_list(pa.large_string())
 FACTS = b"catlip"
+RELATIVE = "paths are relative to the table's folder"
 NO_CAPTIONS = ""  # as text_col: only the pictures are wanted
 
 
@@ -50,18 +51,48 @@ class Pictures(Protocol):
 class Folders:
     """Pictures by their paths, relative to one of some folders."""
 
-    def __init__(self, folders: Sequence[str]) -> None:
-        self.folders = list(folders)
+    def __init__(self, folders: Sequence[str], relative: str = "") -> None:
+        """relative: to what paths are relative, for whoever looks for a missing file."""
+        self.folders, self.relative = list(folders), relative
+        self._listings = 3  # folders that are searched for a name of other capitals: an explanation, not a service
 
-    def read(self, folder: int, name: str) -> bytes:
+    def path(self, folder: int, name: str) -> str:
         if name.startswith("file://"):
             name = unquote(name.removeprefix("file://"))
+        return os.path.join(self.folders[folder], name)
+
+    def read(self, folder: int, name: str) -> bytes:
+        """The picture, or why there is none; it is counted and named with the others that cannot be read."""
+        path = self.path(folder, name)
         try:
-            file = OpenFile(os.open(os.path.join(self.folders[folder], name), os.O_RDONLY | os.O_NONBLOCK))
-            regular = stat.S_ISREG(os.fstat(file.descriptor).st_mode)
-            return file.read(0, file.size) if regular and file.size <= MAX_MEMBER else b""
-        except (OSError, ValueError):
-            return b""  # counted and named with the other pictures that cannot be read
+            file = OpenFile(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        except FileNotFoundError:
+            return NoImage(self._why(path, name))
+        except (OSError, ValueError) as error:
+            return NoImage(f"{path[:200]}: {error.strerror if isinstance(error, OSError) else error}")
+        if not stat.S_ISREG(os.fstat(file.descriptor).st_mode):
+            return NoImage(f"{path} is no file with a picture")
+        return file.read(0, file.size) if file.size <= MAX_MEMBER else NoImage(f"{path} has {file.size:,} bytes")
+
+    def missing(self, folders: Sequence[int], names: Sequence[str]) -> int:
+        """How many of these there are not."""
+        return sum(not os.path.exists(self.path(f, name)) for f, name in zip(folders, names, strict=True))
+
+    def _why(self, path: str, name: str) -> str:
+        if is_url(name):
+            return "a URL, and catlip downloads no pictures: fetch them first"
+        why = f"no such file: {path}"
+        if "\\" in name and os.path.exists(self.path(0, name.replace("\\", "/"))):
+            return f"{why} (write / instead of \\)"
+        if name.startswith("~"):
+            return f"{why} (~ is not expanded: write the whole path)"
+        if self._listings > 0 and os.path.isdir(os.path.dirname(path)):
+            self._listings -= 1
+            base = os.path.basename(path)
+            alike = next((n for n in os.listdir(os.path.dirname(path)) if n.casefold() == base.casefold()), None)
+            if alike:
+                return f"{why} (there is {alike})"
+        return f"{why} ({self.relative})" if self.relative else why
 
 
 class PathSource:
@@ -79,10 +110,8 @@ class PathSource:
         self.name, self.pictures, self._facts = name, pictures, facts
         self.shards = np.array(shards, np.int64)
         self.troubles = bounded(troubles)
-        self.described = f"{len(table):,} pictures{described}"
-        if troubles:
-            first, why = next(iter(troubles.items()))
-            self.described += f" ({len(troubles):,} troubles, e.g. {first}: {why})"
+        self._described = f"{len(table):,} pictures{described}"
+        self.described = self._described + troubles_said(troubles)
         self._columns = {column: table[column].combine_chunks() for column in table.column_names}
 
     def __len__(self) -> int:
@@ -93,6 +122,17 @@ class PathSource:
         rest = self._columns["rest"][number].as_py()
         image = self.pictures.read(self._columns["folder"][number].as_py(), name)
         return Record(name, image, self._captions_of(number), metadata=json.loads(rest) if rest else {})
+
+    def note(self, where: str, why: str) -> None:
+        """One more trouble, found by whoever opened this."""
+        self.troubles[where] = why
+        self.described = self._described + troubles_said(self.troubles)
+
+    def missing(self) -> int:
+        """How many of the files are not there; 0 for pictures that are no files of their own."""
+        if not isinstance(self.pictures, Folders):
+            return 0
+        return self.pictures.missing(self._columns["folder"].to_pylist(), self._columns["image"].to_pylist())
 
     def _captions_of(self, number: int) -> list[str]:
         return self._columns["captions"][number].as_py()
@@ -132,7 +172,7 @@ def table_source(paths: list[Path], name: str, image_col: str | None, text_col: 
     described = columns_said("", image, text) + (without_captions(table) if text else "")
     fingerprint = [fact for path in paths for fact in (path.name, path.stat().st_size)]
     return PathSource(
-        name, described, table, Folders(facts["folders"]), facts["shards"], facts["troubles"], fingerprint
+        name, described, table, Folders(facts["folders"], RELATIVE), facts["shards"], facts["troubles"], fingerprint
     )
 
 

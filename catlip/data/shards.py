@@ -21,7 +21,7 @@ import pyarrow as pa
 from catlip.data.remote import OpenFile, is_url, local_glob, url_glob
 from catlip.errors import UsageError
 
-IMAGE_EXTENSIONS = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"])
+IMAGE_EXTENSIONS = frozenset("jpg jpeg jpe jfif png webp avif jp2 bmp gif tif tiff".split())
 ROLES = {**dict.fromkeys(IMAGE_EXTENSIONS, "image"), "txt": "text", "caption": "text", "json": "json", "cls": "cls"}
 INDEX_FILE = "index.json"
 CHECKED = 32  # headers at the start of a tar, which lie together

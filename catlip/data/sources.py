@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from catlip.data.embedded import JsonLinesSource, ParquetSource, jsonl_has_bytes, parquet_has_bytes
-from catlip.data.folders import FolderSource, coco_source
-from catlip.data.paths import guess, table_source
+from catlip.data.folders import FolderSource, coco_source, listed
+from catlip.data.paths import PathSource, guess, table_source
 from catlip.data.records import MAX_TROUBLES, Record, Source, bounded
 from catlip.data.remote import is_url, local_glob
 from catlip.data.shards import expand, expand_names
@@ -68,6 +68,13 @@ def parts(source: Source) -> list[tuple[int, float]]:
     if isinstance(source, Mixture):
         return [(len(part), weight) for part, weight in zip(source.sources, source.weights, strict=True)]
     return [(len(source), 1.0)]
+
+
+def missing_files(source: Source) -> int:
+    """How many pictures that are files of their own are not there. It looks for each: seconds for a million."""
+    if isinstance(source, Mixture):
+        return sum(map(missing_files, source.sources))
+    return source.missing() if isinstance(source, PathSource) else 0
 
 
 def open_source(
@@ -143,4 +150,10 @@ def _open_one(data: str, image_col: str | None, text_col: str | None, cache_gb: 
         image, _ = guess(names[0], column_names(paths[0], kind), image_col, text_col)
         if jsonl_has_bytes(paths[0], image):
             return JsonLinesSource(paths, data, image_col, text_col)
-    return table_source(paths, data, image_col, text_col)
+    source = table_source(paths, data, image_col, text_col)
+    if paths[0].stem == "metadata":  # of a folder of pictures; any other table can be about some of them
+        named = {os.path.normpath(key) for key in source.keys()}  # noqa: SIM118 - not a mapping
+        unnamed = [name for name, _ in listed(str(paths[0].parent), {}) if name not in named]
+        if unnamed:
+            source.note(unnamed[0], f"{len(unnamed):,} pictures of the folder have no row in {paths[0].name}")
+    return source

@@ -50,7 +50,7 @@ def column_names(path: Path, kind: str) -> list[str]:
         return open_parquet(path, str(path)).schema_arrow.names
     if kind == "table":
         return sniff(path)[1]
-    with told(path):
+    with naming(path):
         names = list(dict.fromkeys(name for row in islice(json_lines(path, {}), 100) for name in row))
     if not names:
         raise UsageError(f"{path} is empty")
@@ -59,7 +59,7 @@ def column_names(path: Path, kind: str) -> list[str]:
 
 def sniff(path: Path) -> tuple[str, list[str]]:
     """(separator, column names) of a CSV or TSV file, from its first line; a name that comes again gets a number."""
-    with told(path):
+    with naming(path):
         lines = text_lines(path, {})
         first = next(filter(str.strip, lines), "")
         separator = max(",\t;|", key=first.count)
@@ -76,7 +76,7 @@ def sniff(path: Path) -> tuple[str, list[str]]:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """What goes wrong while a file is read -> UsageError that names it."""
     try:
         yield
@@ -132,7 +132,7 @@ def chunks(
     which are left out, and what else is said about the file.
     """
     kind, troubles = kind_of(path), {} if troubles is None else troubles
-    with told(path):
+    with naming(path):
         if kind == "parquet":
             file = open_parquet(path, str(path))
             for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=columns):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data import indexes
-from catlip.data.records import Record, bounded, captions_in, lines
+from catlip.data.records import Record, bounded, captions_in, lines, troubles_said
 from catlip.data.remote import Files, OpenFile, filesystem, in_threads, is_url, persistently
 from catlip.data.shards import BLOCK, INDEX_FILE, SCHEMA, index_from_json, index_json, is_indexed_by, scan
 from catlip.data.textfiles import decoded
@@ -37,9 +37,9 @@ class TarSource:
         if not len(self):
             raise UsageError(f"{name}: the tars hold no samples")
         self.described = f"{len(self):,} samples in {len(self.files):,} tar{'s' if len(self.files) > 1 else ''}"
-        if self.troubles:
-            first, why = next(iter(self.troubles.items()))
-            self.described += f" ({len(self.troubles):,} troubles, e.g. {first}: {why})"
+        without = int(np.where(self._at["text_at"], self._at["text_size"] == 0, self._at["json_at"] == 0).sum())
+        self.described += f", {without:,} of them without a caption" if without else ""
+        self.described += troubles_said(self.troubles)
 
     def _use(self, table: pa.Table) -> None:
         facts = json.loads(table.schema.metadata[FACTS])
