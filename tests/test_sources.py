@@ -530,6 +530,8 @@ def test_corpora_are_what_sources_are(tmp_path: Path) -> None:
     lines = [{"image": f"{i}.jpg", "text": c} for i, c in enumerate(["a dog", 7, ["a", 3, None], None, {"a": 1}])]
     (tmp_path / "n.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert captions_both_ways(tmp_path / "n.jsonl") == [["a dog"], [], ["a"], [], []]
+    (tmp_path / "half.jsonl").write_text('{"image": "\\ud83d.jpg", "text": "half a \\ud83d face", "id": "\\ud83d"}')
+    assert captions_both_ways(tmp_path / "half.jsonl") == [["half a ? face"]]
     both = f"{tmp_path}/cells.csv + {tmp_path}/tars@2"
     assert captions_both_ways(Path(both)) == [["a dog"], ["a cat", "a pig"], ["a dog 0"], ["a dog 1"]]
 
@@ -779,7 +781,11 @@ def test_other_json_is_refused(tmp_path: Path) -> None:
     for text, says in (("[", "cannot be read as JSON"), ("[1]", "found list"), ("{}", "found dict"),
                        ('{"images": [], "annotations": [{"image_id": 1}], "categories": []}', "boxes"),
                        ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1}]}', "'caption'"),
-                       ('{"a": 1}', "no pictures")):  # fmt: skip
+                       ('{"a": 1}', "no pictures"), ('{"1.jpg": [{"text": "a dog"}]}', "not one caption"),
+                       ('{"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "a"}], "annotations": []}',
+                        "two pictures are called 'a'"),
+                       ('{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []}',
+                        "two pictures are called 'id 1'")):  # fmt: skip
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(UsageError, match=says):
             open_source(str(tmp_path / "a.json"))

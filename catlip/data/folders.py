@@ -149,14 +149,22 @@ def coco_captions(path: Path) -> dict[str, tuple[list[str], dict[str, Any]]]:
         raise UsageError(f"{path}: expected COCO captions, {expected}, found {type(content).__name__}")
     try:
         if "images" not in content:
-            return {name: (captions_of(cell), {}) for name, cell in content.items() if isinstance(cell, str | list)}
-        found: dict[Any, tuple[list[str], dict[str, Any]]] = {image["id"]: ([], image) for image in content["images"]}
-        for annotation in content["annotations"]:
-            found[annotation["image_id"]][0].extend(captions_of(annotation["caption"]))
-        return {image["file_name"]: (captions, image) for captions, image in found.values()}
+            found = {name: (captions_of(cell), {}) for name, cell in content.items() if isinstance(cell, str | list)}
+        else:
+            images = content["images"]
+            by_id: dict[Any, tuple[list[str], dict[str, Any]]] = {image["id"]: ([], image) for image in images}
+            for annotation in content["annotations"]:
+                by_id[annotation["image_id"]][0].extend(captions_of(annotation["caption"]))
+            found = {image["file_name"]: (captions, image) for captions, image in by_id.values()}
+            if len(found) < len(images):
+                names = Counter(name for image in images for name in (image["file_name"], f"id {image['id']}"))
+                raise UsageError(f"{path}: two pictures are called {names.most_common(1)[0][0]!r}")
     except (KeyError, TypeError) as error:
         kind = " (boxes or polygons? the captions are in captions_*.json)" if "categories" in content else ""
         raise UsageError(f"{path}: expected COCO captions, {expected}, but there is no {error}{kind}") from None
+    if found and not any(captions for captions, _ in found.values()):
+        raise UsageError(f"{path} holds not one caption; expected COCO captions, {expected}")
+    return found
 
 
 def coco_source(path: Path) -> PathSource:

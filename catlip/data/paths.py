@@ -28,6 +28,7 @@ from catlip.data.tables import (
     Chunk,
     chunks,
     column_names,
+    encodable,
     find_column,
     first_rows,
     kind_of,
@@ -81,7 +82,7 @@ class Folders:
     def _why(self, path: str, name: str) -> str:
         if is_url(name):
             return "a URL, and catlip downloads no pictures: fetch them first"
-        why = f"no such file: {path}"
+        why = f"no such file: {os.path.abspath(path)}"
         if "\\" in name and os.path.exists(self.path(0, name.replace("\\", "/"))):
             return f"{why} (write / instead of \\)"
         if name.startswith("~"):
@@ -263,7 +264,7 @@ def _rows(chunk: Chunk, image: str, text: str, folder: int, captions: CaptionCol
 def _path_of(cell: Any) -> str:
     if isinstance(cell, dict):  # of Hugging Face: {"bytes": None, "path": "1.jpg"}
         cell = cell.get("path")
-    return cell.strip() if isinstance(cell, str) else ""
+    return encodable(cell.strip()) if isinstance(cell, str) else ""
 
 
 def _rest(others: Chunk, rows: int) -> list[str]:

@@ -215,10 +215,10 @@ def captions_of(cell: Any) -> list[str]:
                 return captions_of(json.loads(cell))
             except (ValueError, RecursionError):
                 pass
-        return [_encodable(cell)] if cell.strip() else []
-    return [_encodable(c) for c in cell if isinstance(c, str) and c.strip()] if isinstance(cell, list) else []
+        return [encodable(cell)] if cell.strip() else []
+    return [encodable(c) for c in cell if isinstance(c, str) and c.strip()] if isinstance(cell, list) else []
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """JSON can write halves of characters, which nothing else can."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
