@@ -499,7 +499,7 @@ def test_a_column_of_other_things_than_captions_is_refused(tmp_path: Path, cells
     images = ["1.jpg", "2.jpg"] if pictures == "paths" else [jpeg(), jpeg()]
     pq.write_table(pa.table({"image": images, "caption": cells}), tmp_path / "t.parquet")
     for read in (
-        lambda: open_source(str(tmp_path / "t.parquet"), image_col="image"),
+        lambda: open_source(str(tmp_path / "t.parquet")),
         lambda: list(read_rows(tmp_path / "t.parquet", Columns.of(tmp_path / "t.parquet", None, None))),
     ):
         with pytest.raises(UsageError, match=r"t\.parquet: column 'caption' holds .*, not text.*--text-col"):
@@ -508,7 +508,7 @@ def test_a_column_of_other_things_than_captions_is_refused(tmp_path: Path, cells
         (tmp_path / "t.jsonl").write_text("".join(json.dumps({"image": "1.jpg", "caption": c}) + "\n" for c in cells))
         with pytest.raises(UsageError, match=r"t\.jsonl: column 'caption' holds .*, not text"):
             open_source(str(tmp_path / "t.jsonl"))
-    source = open_source(str(tmp_path / "t.parquet"), image_col="image", text_col=NO_CAPTIONS)
+    source = open_source(str(tmp_path / "t.parquet"), text_col=NO_CAPTIONS)
     assert [record.captions for record in records(source)] == [[], []]
 
 
@@ -584,6 +584,8 @@ def test_parquet_with_pictures(tmp_path: Path, form: str, monkeypatch: pytest.Mo
     assert source.remote
     assert source.window == 3 * 32
     assert source.shards.tolist() == [3, 3, 1] * 2
+    pq.write_table(pa.table({"jpg": [jpeg()] * 3, "caption": ["a dog", None, "a cat"]}), tmp_path / "n.pq")
+    assert "1 of them without a caption" in open_source(str(tmp_path / "n.pq")).described
     found = records(source)
     assert [r.image for r in found[:6] + found[7:13]] == [jpeg(seed=10 * p + i) for p in range(2) for i in range(6)]
     assert found[6].image == (jpeg(seed=10) if form == "struct" else b"")

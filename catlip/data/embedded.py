@@ -20,12 +20,13 @@ from catlip.data import indexes
 from catlip.data.paths import RELATIVE, Folders, columns_said, guess, plain
 from catlip.data.records import Record
 from catlip.data.remote import Files, OpenFile, Reader, filesystem, in_threads, is_url, persistently
-from catlip.data.tables import ROWS, CaptionColumn, column_names, first_rows, open_parquet
+from catlip.data.tables import ROWS, TEXT_COLUMNS, CaptionColumn, column_names, first_rows, open_parquet
 from catlip.data.tars import identity
 from catlip.data.textfiles import encoding_of, repaired
 from catlip.errors import UsageError
 
 KEYS = ("key", "__key__", "uid", "id", "sample_id", "image_id", "file_name", "filename")
+GROUPS = ("file", "group", "rows", "bytes", "without")  # of each row group; without: captions that are null
 GROUP_BYTES = 1 << 30  # of row groups kept by a process
 MAX_GROUP = 4 << 30  # bytes of one row group
 MAX_LINE = 1 << 28
@@ -67,6 +68,8 @@ class ParquetSource:
         self.window = self._keep // 2 * int(self.shards.max())  # half: where one window ends, the next one begins
         files = f"{len(self.files):,} Parquet file{'s' if len(self.files) > 1 else ''}"
         self.described = columns_said(f"{len(self):,} rows in {files}, pictures", self.image, self.text)
+        without = int(groups["without"].to_numpy().sum())
+        self.described += f", {without:,} of them without a caption" if without else ""
         self._begin()
 
     def _begin(self) -> None:
@@ -76,20 +79,20 @@ class ParquetSource:
         return {**self.__dict__, "_lock": None, "_slots": {}, "_pid": 0}
 
     def _groups(self) -> pa.Table:
-        """file, group, rows, bytes of every row group, from the ends of the files: without fetching them."""
-        kept = indexes.name_of(["row groups", self._identities])
+        """GROUPS of every row group, from the ends of the files: without fetching them."""
+        kept = indexes.name_of(["row groups", self._identities, self.text])
         found = indexes.load(kept)
         if found is None:
             with indexes.Progress("indexing", len(self.files)) as progress:
                 each = in_threads(lambda i: self._groups_of(i, progress), len(self.files))
                 columns = zip(*(group for groups in each for group in groups), strict=True)
-                found = pa.table([pa.array(c, pa.int64()) for c in columns] or [pa.array([], pa.int64())] * 4,
-                                 ["file", "group", "rows", "bytes"])  # fmt: skip
+                columns = [pa.array(c, pa.int64()) for c in columns] or [pa.array([], pa.int64())] * len(GROUPS)
+                found = pa.table(columns, list(GROUPS))
             if self.files.remote or len(self.files) > 100:
                 found = indexes.keep(kept, found)
         return found
 
-    def _groups_of(self, number: int, progress: indexes.Progress) -> list[tuple[int, int, int, int]]:
+    def _groups_of(self, number: int, progress: indexes.Progress) -> list[tuple[int, ...]]:
         name = self.files.names[number]
         with _opened(name) as file:
             meta = open_parquet(file, name).metadata
@@ -107,7 +110,11 @@ class ParquetSource:
                     f"{name}: a row group of {about.total_byte_size / 1e9:.1f} GB, which has to be read whole for "
                     f"every picture in it; write the file again with row groups of 1,000 rows (row_group_size=1000)"
                 )
-            groups.append((number, group, about.num_rows, about.total_byte_size))
+            texts = next(
+                (c for c in map(about.column, range(about.num_columns)) if c.path_in_schema == self.text), None
+            )
+            without = texts.statistics.null_count if texts is not None and texts.statistics is not None else 0
+            groups.append((number, group, about.num_rows, about.total_byte_size, without or 0))
         progress.advance(1)
         return groups
 
@@ -178,8 +185,8 @@ def is_bytes(kind: pa.DataType) -> bool:
 
 
 def parquet_columns(name: str, schema: pa.Schema, image_col: str | None, text_col: str | None) -> tuple[str, str]:
-    """(image column, caption column); a lone column of bytes holds the pictures, whatever its name."""
-    of_bytes = [column for column in schema.names if is_bytes(schema.field(column).type)]
+    """(image column, caption column); a lone column of bytes holds the pictures, unless captions are called so."""
+    of_bytes = [c for c in schema.names if is_bytes(schema.field(c).type) and c.lower() not in TEXT_COLUMNS]
     if image_col is None and len(of_bytes) == 1:
         image_col = of_bytes[0]
     return guess(name, schema.names, image_col, text_col)
