@@ -67,13 +67,13 @@ class Folders:
         path = self.path(folder, name)
         try:
             file = OpenFile(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+            if not stat.S_ISREG(os.fstat(file.descriptor).st_mode):
+                return NoImage(f"{path} is no file with a picture")
+            return file.read(0, file.size) if file.size <= MAX_MEMBER else NoImage(f"{path} has {file.size:,} bytes")
         except FileNotFoundError:
             return NoImage(self._why(path, name))
         except (OSError, ValueError) as error:
             return NoImage(f"{path[:200]}: {error.strerror if isinstance(error, OSError) else error}")
-        if not stat.S_ISREG(os.fstat(file.descriptor).st_mode):
-            return NoImage(f"{path} is no file with a picture")
-        return file.read(0, file.size) if file.size <= MAX_MEMBER else NoImage(f"{path} has {file.size:,} bytes")
 
     def missing(self, folders: Sequence[int], names: Sequence[str]) -> int:
         """How many of these there are not."""
