@@ -617,6 +617,26 @@ def test_jsonl_with_base64(tmp_path: Path) -> None:
     assert [r.key for r in found] == ["5", "1", "x.jpg", "3"]
 
 
+def test_jsonl_with_base64_in_other_encodings(tmp_path: Path) -> None:
+    line = json.dumps({"image": base64.b64encode(jpeg()).decode(), "text": "a café"}, ensure_ascii=False) + "\n"
+    path = tmp_path / "a.jsonl"
+    for encoding in ("utf-8-sig", "cp1252"):
+        path.write_bytes((line * 3).encode(encoding))
+        assert [(r.image, r.captions) for r in records(open_source(str(path)))] == [(jpeg(), ["a café"])] * 3
+    path.write_bytes(line.encode("utf-16"))
+    with pytest.raises(UsageError, match=r"a\.jsonl is UTF-16, and its pictures are inside: save it as UTF-8"):
+        open_source(str(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_sidecars_of_other_encodings(tmp_path: Path, encoding: str) -> None:
+    write_pictures(tmp_path, "1.jpg")
+    (tmp_path / "1.txt").write_bytes("a café\r\na dog".encode(encoding))
+    assert records(open_source(str(tmp_path)))[0].captions == ["a café", "a dog"]
+    write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": (tmp_path / "1.txt").read_bytes()})
+    assert records(open_source(str(tmp_path / "a.tar")))[0].captions == ["a café", "a dog"]
+
+
 # ---- folders and COCO
 
 
