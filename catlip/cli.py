@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import Any
 
 from catlip import machine
-from catlip.errors import UsageError, near
+from catlip.errors import UsageError, near, refusal
 from catlip.recipes import RECIPES, load_recipe
 
 
@@ -77,7 +77,7 @@ HELP = """catlip: captioned pictures in, a vision encoder out
 
 
 def main() -> None:
-    """Entry point: exit code 0, or 2 with one line for a mistake the user can mend."""
+    """Entry point: exit code 0, or 2 with one line for a mistake the user can mend and for what the system refuses."""
     machine.prepare()
     try:
         run(sys.argv[1:])
@@ -89,6 +89,12 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away: `catlip explain ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        why = refusal(error)
+        if not why:
+            raise
+        sys.stderr.write(f"catlip: {why}\n")
+        sys.exit(2)
 
 
 def run(args: list[str]) -> Any:

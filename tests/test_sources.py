@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import gzip
 import io
 import json
 import os
@@ -16,14 +17,19 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from catlip.data import embedded, indexes
 from catlip.data.captionfiles import Columns, read_rows
+from catlip.data.corpus import corpus_files
+from catlip.data.images import UnreadableImageError, open_image
+from catlip.data.names import Names
 from catlip.data.pack import Pack, pack
-from catlip.data.paths import values_of
+from catlip.data.paths import NO_CAPTIONS, values_of
 from catlip.data.records import Record, Source, bounded
 from catlip.data.shards import IMAGE_EXTENSIONS, members, split_name
 from catlip.data.sources import Mixture, TarSource, open_source, parts
+from catlip.data.tables import chunks
 from catlip.data.tars import OpenFile
 from catlip.errors import UsageError
 from tests.conftest import SHARED, jpeg, write_tar
@@ -61,7 +67,7 @@ def naive(tar: Path) -> dict[str, dict[str, bytes]]:
                 and not info.name.split("/")[-1].startswith(".")
             ):
                 found.setdefault(key, {}).setdefault(role, file.extractfile(info).read())
-    return found
+    return {key: sample for key, sample in found.items() if "image" in sample} or found
 
 
 stems = st.text(st.characters(exclude_characters="/\0.", exclude_categories=("Cs", "Cc")), min_size=1, max_size=130)
@@ -156,6 +162,81 @@ def test_names_with_dots(tmp_path: Path) -> None:
         ("photo.v1", b"1", ["one"]), ("photo.v2", b"2", ["two"]), ("street", b"3", ["three"]),
         ("x", b"4", ["four"]), ("x.2", b"5", ["five"]),
     ]  # fmt: skip
+
+
+def test_what_is_left_out_of_a_tar_is_named(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {
+        "README.txt": b"about these pictures", "1.jpg": b"1", "1.png": b"second", "1.txt": b"one", "1.caption": b"uno",
+        "shot.jpg": b"2", "shot.crop.jpg": b"3", "shot.seg.png": b"mask", "__MACOSX/._1.jpg": b"x", ".DS_Store": b"x",
+        "LICENSE.TXT": b"CC0",
+    })  # fmt: skip
+    source = open_source(str(tar))
+    assert [(r.key, r.image, r.captions) for r in records(source)] == [("1", b"1", ["one"]), ("shot", b"2", [])]
+    assert source.troubles == {
+        "a.tar: 1.png": "2 second pictures or texts of a key are left out",
+        "a.tar: shot.crop.jpg": "1 pictures that are parts of another sample, as they have no caption of their own, "
+        "are left out",
+        "a.tar: README": "2 samples without a picture are left out",
+    }
+    captions = write_tar(tmp_path / "b.tar", {"1.txt": b"a dog", "2.json": b'{"caption": "a cat"}'})
+    assert list(open_source(str(captions)).captions()) == [["a dog"], ["a cat"]], "captions may be all there is"
+
+
+def test_dotted_keys_keep_their_capitals(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {
+        "Dog.V1.JPG": b"1", "Dog.V1.TXT": b"one", "Dog.v1.jpg": b"2", "Dog.v1.txt": b"two", "Dr. Who.Jpg": b"3",
+    })  # fmt: skip
+    assert [(r.key, r.image, r.captions) for r in records(open_source(str(tar)))] == [
+        ("Dog.V1", b"1", ["one"]), ("Dog.v1", b"2", ["two"]), ("Dr. Who", b"3", []),
+    ]  # fmt: skip
+
+
+# ---- names
+
+
+@quick
+@given(
+    st.lists(st.lists(st.sampled_from("ab"), max_size=2), min_size=1, max_size=6),
+    st.lists(st.lists(st.sampled_from("ab"), max_size=2), min_size=1, max_size=4),
+    st.lists(st.sampled_from(["1.jpg", "1.b.jpg", "1.JPG", "1", "1.png"]), min_size=10, max_size=10),
+)
+def test_a_name_is_found_as_a_naive_search_finds_it(known: list, wanted: list, bases: list[str]) -> None:
+    known = ["/".join([*folders, base]) for folders, base in zip(known, bases, strict=False)]
+    wanted = ["/".join([*folders, base]) for folders, base in zip(wanted, bases[6:], strict=False)]
+
+    def ends_alike(one: str, other: str) -> bool:
+        return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
+
+    def stem(name: str) -> str:
+        return name.removesuffix(".jpg").removesuffix(".JPG").removesuffix(".png")
+
+    for name in wanted:
+        for fits in (
+            lambda k, name=name: k == name, lambda k, name=name: ends_alike(k, name),
+            lambda k, name=name: stem(name) in (k, name) and stem(k) == stem(name),
+            lambda k, name=name: k == stem(name),
+            lambda k, name=name: stem(name) == name and ends_alike(stem(k), name),
+            lambda k, name=name: ends_alike(k, stem(name)),
+        ):  # fmt: skip
+            several = [number for number, k in enumerate(known) if fits(k)]
+            if several:
+                break
+        if len(several) > 1:
+            with pytest.raises(UsageError, match=r"here: .* could be"):
+                Names(known, "here").find(name)
+        else:
+            assert Names(known, "here").find(name) == (several[0] if several else None)
+
+
+def test_names_that_mean_one_picture_are_refused() -> None:
+    names = Names(["1.jpg", "train/2.jpg"], "x.tar")
+    assert names.find_all(["./train/1.jpg", "2.jpg", "3.jpg", "other/2.jpg"]) == [0, 1, None, None]
+    with pytest.raises(UsageError, match=r"x\.tar: 'v1/1\.jpg' and 'v2/1\.jpg' would both be '1\.jpg'.*folders"):
+        names.find_all(["v1/1.jpg", "v2/1.jpg"])
+    with pytest.raises(UsageError, match=r"x: '1\.jpg' could be 'v1/1\.jpg' or 'v2/1\.jpg'"):
+        Names(["v1/1.jpg", "v2/1.jpg"], "x").find("1.jpg")
+    with pytest.raises(UsageError, match=r"'1\.jpg' could be several of this name"):
+        Names(["1.jpg", "1.jpg"], "x").find("1.jpg")
 
 
 def test_json_gives_captions_and_metadata(tmp_path: Path) -> None:
@@ -302,10 +383,11 @@ def test_damaged_tables(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_bytes(b"\xef\xbb\xbfimage,text\n1.jpg,caf\xe9\n2.jpg,a,b,c\n3.jpg\n4.jpg,a dog\n")
     source = open_source(str(table))
-    assert [r.captions for r in records(source)] == [["caf�"], ["a dog"]]
-    assert len(source.troubles) == 2
+    assert [r.captions for r in records(source)] == [["café"], ["a dog"]]
+    assert len(source.troubles) == 3
+    assert source.troubles.pop("t.csv") == "1 lines are no UTF-8 and were read as Windows-1252; save it as UTF-8"
     assert all("cells instead of 2" in why for why in source.troubles.values())
-    table.write_bytes("image,text\n1.jpg,a\n".encode("utf-16"))
+    table.write_bytes("image,text\n1.jpg,a\n".encode("utf-16-le"))
     with pytest.raises(UsageError, match=r"t\.csv is no UTF-8 text"):
         open_source(str(table))
     (tmp_path / "u.csv").write_text("url,caption\nhttps://x.org/1.jpg,a dog\nhttp://x.org/2.jpg,a cat\n")
@@ -320,6 +402,138 @@ def test_damaged_tables(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
     with pytest.raises(UsageError, match=r"b\.parquet is no readable Parquet"):
         open_source(str(tmp_path / "b.parquet"))
+
+
+def captions_both_ways(path: Path) -> list[list[str]]:
+    """As `pack` and `pretrain` read them, after checking that `vocab`, `label` and `report` read the same."""
+    found = list(open_source(str(path)).captions())
+    files = corpus_files(str(path), None, None)
+    rows = (part for paths, columns in files for file in paths for part in read_rows(file, columns))
+    assert [captions for part in rows for captions in part.captions] == found
+    return found
+
+
+cells = st.text(st.sampled_from([*' "",\t;|\n\r\'a', "é", "\U0001f415", "\x85", "\u2028"]), max_size=7)
+
+
+@quick
+@given(
+    st.lists(st.tuples(cells, cells, cells), max_size=20), st.sampled_from(",\t;|"), st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
+    st.booleans(),
+)  # fmt: skip
+def test_what_csv_writes_is_read_back(
+    tmp_path: Path, rows: list, separator: str, end: str, quoting: int, encoding: str, large: bool
+) -> None:
+    if end == "\n":  # then csv before Python 3.13 does not quote the other one
+        rows = [tuple(cell.replace("\r", "") for cell in row) for row in rows]
+    if large:  # beyond what is read at a time
+        rows = [*rows, *[(("line " * 2000 + "\n") * 25, '""' * 100, separator * 9)] * 5, *rows]
+    path = tmp_path / "t.csv"
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.writer(file, delimiter=separator, lineterminator=end, quoting=quoting)
+        writer.writerows([("image", "text", "more"), *rows])
+    read = [dict(zip(chunk, row, strict=True)) for chunk in chunks(path) for row in zip(*chunk.values(), strict=True)]
+    assert [tuple(row.values()) for row in read] == rows
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", ";"])
+@pytest.mark.parametrize("filler", [0, 40_000])
+def test_quotes_that_nobody_closes_are_text(tmp_path: Path, separator: str, filler: int) -> None:
+    captions = ["a dog", '"a red car', "a cat", 'a 15" pipe', '"Wow" she said', 'a "big" boat', '"', 'x"y', '"a "b" c"',
+                *["a long line of filler"] * filler, '"a blue car', "a boat"]  # fmt: skip
+    lines = [separator.join(["image", "caption"]), *(f"{i}.jpg{separator}{c}" for i, c in enumerate(captions))]
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    source = open_source(str(tmp_path / "t.tsv"))
+    assert list(source.captions()) == [[caption] for caption in captions]
+    assert not source.troubles
+
+
+def test_a_quote_that_could_be_two_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text('image\tcaption\n0.jpg\ta dog\n1.jpg\t"a red car\n2.jpg\ta pipe of 15"\n')
+    source = open_source(str(tmp_path / "t.tsv"))
+    assert list(source.captions()) == [["a dog"], ["a red car\n2.jpg\ta pipe of 15"]]
+    assert list(source.troubles.values()) == [
+        "one cell over 2 lines, as a quote says, that look like rows of their own"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "cp1252"])
+def test_texts_of_other_encodings(tmp_path: Path, kind: str, encoding: str) -> None:
+    rows = [{"image": f"{i}.jpg", "text": f"a café “{i}”"} for i in range(20)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows)
+    if kind != "jsonl":
+        text = "image,text\r\n" + "".join(f"{row['image']},{row['text']}\r\n" for row in rows)
+    data = (("\ufeff" if encoding == "utf-16-be" else "") + text).encode(encoding)
+    path = tmp_path / f"t.{kind}"
+    path.write_bytes(gzip.compress(data) if kind == "csv.gz" else data)
+    assert captions_both_ways(path) == [[row["text"]] for row in rows]
+    assert list(open_source(str(path)).troubles) == [path.name] * (encoding == "cp1252")
+
+
+def test_the_text_nan_is_a_missing_caption_among_sentences(tmp_path: Path) -> None:
+    for kind in ("csv", "jsonl", "parquet"):
+        for words, found in ((["a dog", "nan", "a red car", "NaN", " nan", "NA", "dusk"],
+                              [["a dog"], [], ["a red car"], [], [], ["NA"], ["dusk"]]),
+                             (["nan", "naan", "roti"], [["nan"], ["naan"], ["roti"]]),
+                             (["nan", "nan"], [[], []])):  # fmt: skip
+            rows = [{"image": f"{i}.jpg", "text": word} for i, word in enumerate(words)]
+            path = tmp_path / f"{len(words)}.{kind}"
+            if kind == "parquet":
+                pq.write_table(pa.Table.from_pylist(rows), path)
+            elif kind == "jsonl":
+                path.write_text("\n".join(map(json.dumps, rows)))
+            else:
+                path.write_text("image,text\n" + "".join(f"{row['image']},{row['text']}\n" for row in rows))
+            assert captions_both_ways(path) == found
+            without = sum(not captions for captions in found)
+            assert (f"{without} of them without a caption" in open_source(str(path)).described) == (without > 0)
+
+
+@pytest.mark.parametrize("pictures", ["paths", "bytes"])
+@pytest.mark.parametrize(
+    "cells", [[b"a dog", b"a cat"], [3, None], [2.5, 1.0], [[{"text": "a dog"}], []], [{"text": "a dog"}, None]]
+)
+def test_a_column_of_other_things_than_captions_is_refused(tmp_path: Path, cells: list, pictures: str) -> None:
+    images = ["1.jpg", "2.jpg"] if pictures == "paths" else [jpeg(), jpeg()]
+    pq.write_table(pa.table({"image": images, "caption": cells}), tmp_path / "t.parquet")
+    for read in (
+        lambda: open_source(str(tmp_path / "t.parquet")),
+        lambda: list(read_rows(tmp_path / "t.parquet", Columns.of(tmp_path / "t.parquet", None, None))),
+    ):
+        with pytest.raises(UsageError, match=r"t\.parquet: column 'caption' holds .*, not text.*--text-col"):
+            read()
+    if not isinstance(cells[0], bytes):
+        (tmp_path / "t.jsonl").write_text("".join(json.dumps({"image": "1.jpg", "caption": c}) + "\n" for c in cells))
+        with pytest.raises(UsageError, match=r"t\.jsonl: column 'caption' holds .*, not text"):
+            open_source(str(tmp_path / "t.jsonl"))
+    source = open_source(str(tmp_path / "t.parquet"), text_col=NO_CAPTIONS)
+    assert [record.captions for record in records(source)] == [[], []]
+
+
+def test_corpora_are_what_sources_are(tmp_path: Path) -> None:
+    """vocab, label and report read what pack and pretrain read."""
+    write_pictures(tmp_path / "meta", "1.jpg", "2.jpg")
+    (tmp_path / "meta" / "1.txt").write_text("a sidecar that the table overrules")
+    (tmp_path / "meta" / "metadata.csv").write_text("file_name,text\n1.jpg,a dog\n2.jpg,a cat\n")
+    assert captions_both_ways(tmp_path / "meta") == [["a dog"], ["a cat"]]
+    for number in range(2):
+        (tmp_path / "tars").mkdir(exist_ok=True)
+        write_tar(tmp_path / "tars" / f"{number}.tar", {"1.jpg": jpeg(), "1.txt": f"a dog {number}".encode()})
+    assert captions_both_ways(tmp_path / "tars") == [["a dog 0"], ["a dog 1"]]
+    (tmp_path / "twice.csv").write_text("image,caption,caption\n1.jpg,a dog,ein Hund\n")
+    assert captions_both_ways(tmp_path / "twice.csv") == [["a dog"]]
+    assert open_source(str(tmp_path / "twice.csv")).read(0).metadata == {"caption.2": "ein Hund"}
+    (tmp_path / "cells.csv").write_text('image,caption\n1.jpg,a dog\n2.jpg,a,b\n3.jpg,"[""a cat"", ""a pig""]"\n')
+    assert captions_both_ways(tmp_path / "cells.csv") == [["a dog"], ["a cat", "a pig"]]
+    lines = [{"image": f"{i}.jpg", "text": c} for i, c in enumerate(["a dog", 7, ["a", 3, None], None, {"a": 1}])]
+    (tmp_path / "n.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert captions_both_ways(tmp_path / "n.jsonl") == [["a dog"], [], ["a"], [], []]
+    (tmp_path / "half.jsonl").write_text('{"image": "\\ud83d.jpg", "text": "half a \\ud83d face", "id": "\\ud83d"}')
+    assert captions_both_ways(tmp_path / "half.jsonl") == [["half a ? face"]]
+    both = f"{tmp_path}/cells.csv + {tmp_path}/tars@2"
+    assert captions_both_ways(Path(both)) == [["a dog"], ["a cat", "a pig"], ["a dog 0"], ["a dog 1"]]
 
 
 def test_a_wrong_guess_shows_columns_and_values(tmp_path: Path) -> None:
@@ -370,6 +584,8 @@ def test_parquet_with_pictures(tmp_path: Path, form: str, monkeypatch: pytest.Mo
     assert source.remote
     assert source.window == 3 * 32
     assert source.shards.tolist() == [3, 3, 1] * 2
+    pq.write_table(pa.table({"jpg": [jpeg()] * 3, "caption": ["a dog", None, "a cat"]}), tmp_path / "n.pq")
+    assert "1 of them without a caption" in open_source(str(tmp_path / "n.pq")).described
     found = records(source)
     assert [r.image for r in found[:6] + found[7:13]] == [jpeg(seed=10 * p + i) for p in range(2) for i in range(6)]
     assert found[6].image == (jpeg(seed=10) if form == "struct" else b"")
@@ -401,6 +617,26 @@ def test_jsonl_with_base64(tmp_path: Path) -> None:
     assert [r.key for r in found] == ["5", "1", "x.jpg", "3"]
 
 
+def test_jsonl_with_base64_in_other_encodings(tmp_path: Path) -> None:
+    line = json.dumps({"image": base64.b64encode(jpeg()).decode(), "text": "a café"}, ensure_ascii=False) + "\n"
+    path = tmp_path / "a.jsonl"
+    for encoding in ("utf-8-sig", "cp1252"):
+        path.write_bytes((line * 3).encode(encoding))
+        assert [(r.image, r.captions) for r in records(open_source(str(path)))] == [(jpeg(), ["a café"])] * 3
+    path.write_bytes(line.encode("utf-16"))
+    with pytest.raises(UsageError, match=r"a\.jsonl is UTF-16, and its pictures are inside: save it as UTF-8"):
+        open_source(str(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_sidecars_of_other_encodings(tmp_path: Path, encoding: str) -> None:
+    write_pictures(tmp_path, "1.jpg")
+    (tmp_path / "1.txt").write_bytes("a café\r\na dog".encode(encoding))
+    assert records(open_source(str(tmp_path)))[0].captions == ["a café", "a dog"]
+    write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": (tmp_path / "1.txt").read_bytes()})
+    assert records(open_source(str(tmp_path / "a.tar")))[0].captions == ["a café", "a dog"]
+
+
 # ---- folders and COCO
 
 
@@ -416,6 +652,84 @@ def test_a_folder_with_captions_beside_the_pictures(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert list(source.troubles) == ["sub/loop"]
     assert "1 of them without" in source.described
+
+
+@pytest.mark.parametrize("ending", sorted(IMAGE_EXTENSIONS))
+def test_every_ending_of_a_picture(tmp_path: Path, ending: str) -> None:
+    kind = {"jpg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "tif": "TIFF", "jp2": "JPEG2000"}.get(ending, ending.upper())
+    Image.open(io.BytesIO(jpeg())).save(tmp_path / f"1.{ending.upper()}", kind)
+    (tmp_path / "1.TXT").write_text("a dog")
+    (tmp_path / "2.png").write_bytes(b"")
+    (tmp_path / "2.Caption").write_text("a cat")
+    found = records(open_source(str(tmp_path)))
+    assert [r.captions for r in found] == [["a dog"], ["a cat"]]
+    assert open_image(found[0].image).size == (48, 40)
+    write_tar(tmp_path / "a.tar", {f"1.{ending.upper()}": found[0].image, "1.TXT": b"a dog"})
+    assert [r.image for r in records(open_source(str(tmp_path / "a.tar")))] == [found[0].image]
+
+
+def test_what_a_folder_holds_besides_is_counted(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "1.jpg", "sub/2.jpg", "sub/3.jpg", "__MACOSX/._1.jpg", "__MACOSX/4.jpg")
+    (tmp_path / "1.txt").write_text("a dog")
+    for name in ("1.heic", "sub/2.HEIC", "sub/notes", ".DS_Store"):
+        (tmp_path / name).touch()
+    source = open_source(str(tmp_path))
+    assert [r.key for r in records(source)] == ["1.jpg", "sub/2.jpg", "sub/3.jpg"]
+    assert source.described.startswith(
+        "3 pictures with captions in .txt files beside them, 2 of them without a caption"
+    )
+    assert source.troubles == {
+        "3 other files": "left alone, neither pictures nor captions: 2 .heic, 1 without an ending"
+    }
+    (tmp_path / "metadata.csv").write_text("file_name,text\n./1.jpg,a dog\n")
+    source = open_source(str(tmp_path))
+    assert source.troubles == {"sub/2.jpg": "2 pictures of the folder have no row in metadata.csv"}
+    assert "2 pictures of the folder have no row" in source.described
+
+
+def why_not(record: Record) -> str:
+    with pytest.raises(UnreadableImageError) as error:
+        open_image(record.image)
+    return str(error.value)
+
+
+def test_what_is_missing_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path, "p/1.jpg")
+    (tmp_path / "p" / "empty.jpg").touch()
+    relative = "(paths are relative to the table's folder)"
+    expected = {
+        "p/2.jpg": f"no such file: {tmp_path}/p/2.jpg {relative}",
+        "p\\1.jpg": f"no such file: {tmp_path}/p\\1.jpg (write / instead of \\)",
+        "~/1.jpg": f"no such file: {tmp_path}/~/1.jpg (~ is not expanded: write the whole path)",
+        "p/1.JPG": f"no such file: {tmp_path}/p/1.JPG (there is 1.jpg)",
+        "https://x.org/1.jpg": "a URL, and catlip downloads no pictures: fetch them first",
+        "p": f"{tmp_path}/p is no file with a picture",
+        "p/empty.jpg": "an empty file",
+    }
+    (tmp_path / "t.csv").write_text("image,text\np/1.jpg,a dog\n" + "".join(f"{name},a cat\n" for name in expected))
+    source = open_source(str(tmp_path / "t.csv"))
+    assert {r.key: why_not(r) for r in records(source)[1:]} == expected
+    with pytest.raises(UsageError, match=r"1 of 8 pictures cannot be read.* no such file: .*; 5 files are not there"):
+        pack(Pack(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
+    assert not (tmp_path / "s").exists()
+    pq.write_table(pa.table({"image": [{"bytes": None, "path": "p/1.jpg"}, {"bytes": None, "path": "no.jpg"}],
+                             "text": ["a dog", "a cat"]},
+                            schema=pa.schema({"image": pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+                                              "text": pa.string()})), tmp_path / "x.parquet")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.parquet", "./x.parquet", f"{tmp_path}/x.parquet"):
+        found = records(open_source(name))
+        assert found[0].image == jpeg(seed=7)
+        assert why_not(found[1]).startswith("no such file: ")
+
+
+def test_pack_says_how_many_have_no_caption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": b"a dog", "2.jpg": jpeg(), "2.txt": b"", "3.jpg": jpeg(),
+                                   "4.jpg": jpeg(), "4.json": b'{"url": "x"}'})  # fmt: skip
+    pack(Pack(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
+    said = capsys.readouterr().out
+    assert "4 samples in 1 tar, 2 of them without a caption" in said
+    assert "3 of 4 samples have no caption, e.g. 2" in said
 
 
 def test_folders_of_other_things(tmp_path: Path) -> None:
@@ -452,11 +766,48 @@ def test_coco_captions(tmp_path: Path, where: str) -> None:
     assert (second.image, second.captions) == (jpeg(seed=7), [])
 
 
+def test_captions_find_the_pictures_of_their_own_names(tmp_path: Path) -> None:
+    names = ["v1/1.jpg", "v2/1.jpg", "shot.jpg", "shot.crop.jpg", "Track 2.0.jpg", "Track 2.1.jpg", "a.png", "a.jpg",
+             "photo.v1.JPG"]  # fmt: skip
+    write_tar(tmp_path / "images.tar", {name: name.encode() for name in names})
+    (tmp_path / "captions.json").write_text(json.dumps({name: [f"a {name}"] for name in reversed(names)}))
+    found = records(open_source(str(tmp_path / "captions.json")))
+    assert [(r.key, r.image.decode(), r.captions) for r in found] == [(n, n, [f"a {n}"]) for n in reversed(names)]
+
+
+@pytest.mark.parametrize(
+    ("members", "wanted", "says"),
+    [
+        (["1.jpg"], ["v1/1.jpg", "v2/1.jpg"], "'v1/1.jpg' and 'v2/1.jpg' would both be '1.jpg'"),
+        (["v1/1.jpg", "v2/1.jpg"], ["1.jpg"], "'1.jpg' could be 'v1/1.jpg' or 'v2/1.jpg'"),
+        (["v2/1.jpg"], ["v1/1.jpg"], "v1/1.jpg is in none of"),
+        (["1.png"], ["1.jpg"], "1.jpg is in none of"),
+    ],
+)
+def test_captions_of_a_namesake_are_refused(tmp_path: Path, members: list[str], wanted: list[str], says: str) -> None:
+    write_tar(tmp_path / "images.tar", dict.fromkeys(members, b"x"))
+    (tmp_path / "captions.json").write_text(json.dumps({name: ["a dog"] for name in wanted}))
+    with pytest.raises(UsageError, match=says):
+        open_source(str(tmp_path / "captions.json"))
+
+
+def test_pictures_that_a_tar_lacks_are_named(tmp_path: Path) -> None:
+    write_tar(tmp_path / "images.tar", {"train/1.jpg": b"1"})
+    (tmp_path / "captions.json").write_text('{"1.jpg": ["a dog"], "2.jpg": ["a cat"]}')
+    source = open_source(str(tmp_path / "captions.json"))
+    assert [r.image for r in records(source)] == [b"1", b""]
+    assert source.troubles == {"2.jpg": "is not in images.tar"}
+
+
 def test_other_json_is_refused(tmp_path: Path) -> None:
     for text, says in (("[", "cannot be read as JSON"), ("[1]", "found list"), ("{}", "found dict"),
                        ('{"images": [], "annotations": [{"image_id": 1}], "categories": []}', "boxes"),
                        ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1}]}', "'caption'"),
-                       ('{"a": 1}', "no pictures")):  # fmt: skip
+                       ('{"a": 1}', "no pictures"), ('{"1.jpg": [{"text": "a dog"}]}', "not one caption"),
+                       ('{"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "a"}], "annotations": []}',
+                        "two pictures are called 'a'"),
+                       ('{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []}',
+                        "two pictures are called 'id 1'")):  # fmt: skip
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(UsageError, match=says):
             open_source(str(tmp_path / "a.json"))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from catlip.data.paths import NO_CAPTIONS
 from catlip.data.shards import IMAGE_EXTENSIONS
 from catlip.data.sources import open_source
 from catlip.errors import UsageError
@@ -23,7 +24,7 @@ def open_pictures(where: str) -> Iterator[tuple[str, bytes]]:
         if not path.is_file():
             raise UsageError(f"no such picture: {where}")
         return iter([(path.name, path.read_bytes())])
-    source = open_source(where)
+    source = open_source(where, text_col=NO_CAPTIONS)
     records = (source.read(number) for number in range(len(source)))
     return ((record.key, record.image) for record in records)
 
