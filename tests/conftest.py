@@ -6,10 +6,16 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from catlip.data.crops import Box
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 COLOURS = {"apple": (200, 30, 30), "lake": (30, 60, 200), "lawn": (30, 160, 40), "lemon": (230, 210, 40)}
@@ -22,6 +28,21 @@ def jpeg(colour: tuple[int, int, int] = (120, 60, 30), size: tuple[int, int] = (
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+def decode_center(data: bytes, size: int) -> "Tensor":
+    """The central square of a picture, as the loader's workers decode and resize a crop: uint8 [3, size, size]."""
+    from catlip.data.crops import decode_part, empty
+
+    out = empty(size)
+
+    def choose(width: int, height: int) -> "tuple[Box, Tensor]":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return (left, top, left + side, top + side), out
+
+    decode_part(data, choose)
+    return out
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> Path:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from catlip.data.folders import TarPictures
 from catlip.data.images import MAX_PIXELS
-from catlip.data.paths import TEXTS, Folders, PathSource
+from catlip.data.paths import Folders, PathSource
+from catlip.data.pictures import picture_files
 from catlip.data.shards import expand
 from catlip.data.tars import TarSource
 from catlip.errors import UsageError
@@ -258,12 +258,8 @@ def picture_source(instances: Instances, images: str, option: str = "--images") 
             f"{option} {images}: {len(missing):,} of the {len(names):,} pictures that {instances.path} lists are not "
             f"there, e.g. {missing[0]}"
         )
-    table = pa.table({
-        "image": pa.array(names, pa.large_string()), "folder": pa.array(np.zeros(len(names), np.uint32)),
-        "captions": pa.array([[]] * len(names), TEXTS), "rest": pa.nulls(len(names), pa.large_string()),
-    })  # fmt: skip
     facts = [instances.path.name, instances.path.stat().st_size]
-    return PathSource(images, f" of {images}", table, pictures, [len(names)], {}, facts)
+    return picture_files(images, names, pictures, facts=facts, described=f" of {images}")
 
 
 def read_boxes(path: str | Path) -> dict[str, dict[str, list[Box]]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from catlip.data.images import Unreadable
 from catlip.data.records import Source
 from catlip.errors import UsageError
-from catlip.evaluation.centres import centres
+from catlip.evaluation.decoded import decoded
 from catlip.models.encoder import Encoder
 
 
@@ -45,13 +45,12 @@ def embed_source(
     encoder.to(device).eval()
     unreadable, keys, texts, rows = Unreadable(), [], [], []
     everything = range(len(source))
-    for numbers, records, pixels in centres(source, everything, encoder.image_size, unreadable, batch_size=batch_size):
+    for numbers, records, pixels in decoded(source, everything, encoder.pixels, unreadable, batch_size=batch_size):
         rows.append(encoder.pooled(encoder.normalize(pixels.to(device))).float().cpu())
         keys += [record.key for record in records]
         texts += [captions[n] if captions else r.captions for n, r in zip(numbers, records, strict=True)]
         if said is not None:
             said(len(keys))
-    unreadable.check(max(len(source), 1))
     if not rows:
         raise UsageError(f"{source.name} holds no pictures")
     return Captioned(keys, texts, torch.cat(rows), unreadable)

@@ -19,7 +19,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from catlip.data.boxes import BoxBatches, Placed, decode_placed
 from catlip.data.coco import Instances, Objects, encoded, mask_tools, picture_source, read_instances
 from catlip.data.crops import empty
-from catlip.data.images import Unreadable, UnreadableImageError
+from catlip.data.images import Unreadable, UnreadableImageError, left_out
 from catlip.data.loader import Loader
 from catlip.data.order import Order
 from catlip.data.records import Source
@@ -100,20 +100,22 @@ def fine_tune(cfg: Detect) -> tuple[dict[str, Any], list[Shown], Instances] | No
     task.load_state_dict(weights)
     objective, out = task.eval().objective.to(world.device), Path(cfg.out)
     _save(objective, out)
-    found, shown = _search(objective, test_source, train, test, cfg, world.device)
+    unreadable = Unreadable()
+    found, shown = _search(objective, test_source, train, test, cfg, world.device, unreadable)
     (out / "detections.json").write_text(json.dumps(found), encoding="utf-8")
+    tested = len(test.pictures) - len(unreadable.reasons)
     scores: dict[str, Any] = {"box": average_precision(test, found, "bbox")}
     if cfg.objective.masks:
         scores["mask"] = average_precision(test, found, "segm")
     result = {
         "task": "detect", **{name: _rounded(score) for name, score in scores.items()}, "classes": len(train.names),
-        "train": len(train.pictures), "test": len(test.pictures), "image_size": cfg.image_size,
+        "train": len(train.pictures), "test": tested, "image_size": cfg.image_size,
         "data": [cfg.boxes, cfg.test_boxes], "encoder": f"{cfg.run}{' untrained' if cfg.untrained else ''}",
-        "detections": len(found), "seconds": round(time.perf_counter() - began, 1),
+        "detections": len(found), "seconds": round(time.perf_counter() - began, 1), **left_out(test_images=unreadable),
     }  # fmt: skip
     append_json(out / "results.jsonl", result)
     rows = {f"{name} {part}": _said(value) for name, score in scores.items() for part, value in score.items()}
-    print(table(rows, f"{out}: {len(found):,} detections in {len(test.pictures):,} pictures"))
+    print(table(rows, f"{out}: {len(found):,} detections in {tested:,} pictures"))
     return result, shown, test
 
 
@@ -196,13 +198,20 @@ def _save(objective: BoxObjective, out: Path) -> None:
 
 
 def _search(
-    objective: BoxObjective, source: Source, train: Instances, test: Instances, cfg: Detect, device: torch.device
+    objective: BoxObjective,
+    source: Source,
+    train: Instances,
+    test: Instances,
+    cfg: Detect,
+    device: torch.device,
+    unreadable: Unreadable,
 ) -> tuple[list[dict[str, Any]], list[Shown]]:
     """(all detections as COCO's results, some pictures with theirs)."""
     ids = dict(zip(test.names, test.ids, strict=True))
     category_of = [ids.get(name) for name in train.names]
     every, found, shown = max(1, len(source) // max(cfg.show, 1)), [], []
-    for number, (truth, image, result, placed) in enumerate(_detected(objective, source, test, cfg.image_size, device)):
+    pictures = _detected(objective, source, test, cfg.image_size, device, unreadable)
+    for number, (truth, image, result, placed) in enumerate(pictures):
         here = as_coco(result, truth, placed, category_of)
         found += here
         if number % every == 0 and len(shown) < cfg.show:
@@ -211,10 +220,9 @@ def _search(
 
 
 def _detected(
-    objective: BoxObjective, source: Source, test: Instances, size: int, device: torch.device
+    objective: BoxObjective, source: Source, test: Instances, size: int, device: torch.device, unreadable: Unreadable
 ) -> Iterator[tuple[Objects, bytes, dict[str, Tensor], Placed]]:
     """What is found in each picture, in pixels of the canvas onto which the whole of it fits."""
-    unreadable = Unreadable()
 
     def decode(number: int) -> tuple[Objects, bytes, Tensor, Placed] | None:
         record, canvas = source.read(number), empty(size)
@@ -235,7 +243,7 @@ def _detected(
                 results = objective.detect(objective.encoder.normalize(pixels))
                 for (truth, image, _, placed), result in zip(some, results, strict=True):
                     yield truth, image, result, placed
-    unreadable.check(max(len(source), 100))
+    unreadable.check(len(source))
 
 
 def as_coco(result: dict[str, Tensor], truth: Objects, placed: Placed, category_of: list[Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ report/grounding.py draws the maps and is the verb `ground`.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from torch import Tensor
 
 from catlip.captions.tokenizer import Tokenizer
 from catlip.data.coco import Box, read_boxes
-from catlip.data.images import Unreadable, UnreadableImageError, decode_upright
+from catlip.data.images import Unreadable, UnreadableImageError, decode_upright, left_out
 from catlip.data.pictures import open_pictures
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher, run_labeler
 from catlip.evaluation.relevance import Pointed, area, inside, peak, place_vectors, pointing_game
 from catlip.models.dual import DualEncoder
-from catlip.training.distributed import pick_device
+from catlip.training.distributed import one_device
 from catlip.training.log import append_json, table
 from catlip.transfer.zero_shot import TEMPLATES, Route, embed_names, head_of, matching, open_routes
 
@@ -130,7 +129,7 @@ def look(cfg: Ground) -> tuple[dict[str, Any], list[Seen]]:
                 seen, stride = seen[::2], 2 * stride
     if not seen:
         raise UsageError(f"--images {cfg.images}: none of its pictures is in --boxes {cfg.boxes} with a known category")
-    result = _result(cfg, pointer, rounds, pictures, time.perf_counter() - began)
+    result = _result(cfg, pointer, rounds, pictures, time.perf_counter() - began) | left_out(images=unreadable)
     _say(result, rounds, pointer)
     if Path(cfg.run).is_dir():
         append_json(Path(cfg.run) / "results.jsonl", result)
@@ -139,16 +138,16 @@ def look(cfg: Ground) -> tuple[dict[str, Any], list[Seen]]:
 
 def _maps(pointer: Pointer, cfg: Ground, unreadable: Unreadable) -> Iterator[tuple[str, np.ndarray, Tensor]]:
     """(key, pixels for the page, maps [phrases, h, w]) of each picture."""
-    encoder, device, met = pointer.encoder.eval(), pick_device(cfg.device), 0
+    encoder, device = pointer.encoder.eval(), one_device(cfg.device)
     encoder.to(device)
     size = cfg.image_size or encoder.image_size
-    pictures = open_pictures(cfg.images)
-    for key, data in islice(pictures, cfg.limit or None):
-        met += 1
+    source = open_pictures(cfg.images)
+    count = min(cfg.limit or len(source), len(source))
+    for record in map(source.read, range(count)):
         try:
-            pixels, _, _ = decode_upright(data)
+            pixels, _, _ = decode_upright(record.image)
         except UnreadableImageError as error:
-            unreadable.add(key, str(error))
+            unreadable.add(record.key, str(error))
             continue
         # The whole picture, squeezed into a square: a centre crop would cut what the boxes show.
         square = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
@@ -159,8 +158,8 @@ def _maps(pointer: Pointer, cfg: Ground, unreadable: Unreadable) -> Iterator[tup
             raise UsageError(f"--image-size {size}: {encoder.architecture} refuses it: {error}") from None
         small = Image.fromarray(pixels)
         small.thumbnail((SHOWN, SHOWN))
-        yield key, np.array(small), maps
-    unreadable.check(max(met, 100))
+        yield record.key, np.array(small), maps
+    unreadable.check(count)
 
 
 def _result(cfg: Ground, pointer: Pointer, rounds: list[Pointed], pictures: int, seconds: float) -> dict[str, Any]:
