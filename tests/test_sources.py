@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from catlip.data import embedded, indexes
 from catlip.data.captionfiles import Columns, read_rows
+from catlip.data.names import Names
 from catlip.data.pack import Pack, pack
 from catlip.data.paths import values_of
 from catlip.data.records import Record, Source, bounded
@@ -61,7 +62,7 @@ def naive(tar: Path) -> dict[str, dict[str, bytes]]:
                 and not info.name.split("/")[-1].startswith(".")
             ):
                 found.setdefault(key, {}).setdefault(role, file.extractfile(info).read())
-    return found
+    return {key: sample for key, sample in found.items() if "image" in sample} or found
 
 
 stems = st.text(st.characters(exclude_characters="/\0.", exclude_categories=("Cs", "Cc")), min_size=1, max_size=130)
@@ -156,6 +157,81 @@ def test_names_with_dots(tmp_path: Path) -> None:
         ("photo.v1", b"1", ["one"]), ("photo.v2", b"2", ["two"]), ("street", b"3", ["three"]),
         ("x", b"4", ["four"]), ("x.2", b"5", ["five"]),
     ]  # fmt: skip
+
+
+def test_what_is_left_out_of_a_tar_is_named(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {
+        "README.txt": b"about these pictures", "1.jpg": b"1", "1.png": b"second", "1.txt": b"one", "1.caption": b"uno",
+        "shot.jpg": b"2", "shot.crop.jpg": b"3", "shot.seg.png": b"mask", "__MACOSX/._1.jpg": b"x", ".DS_Store": b"x",
+        "LICENSE.TXT": b"CC0",
+    })  # fmt: skip
+    source = open_source(str(tar))
+    assert [(r.key, r.image, r.captions) for r in records(source)] == [("1", b"1", ["one"]), ("shot", b"2", [])]
+    assert source.troubles == {
+        "a.tar: 1.png": "2 second pictures or texts of a key are left out",
+        "a.tar: shot.crop.jpg": "1 pictures that are parts of another sample, as they have no caption of their own, "
+        "are left out",
+        "a.tar: README": "2 samples without a picture are left out",
+    }
+    captions = write_tar(tmp_path / "b.tar", {"1.txt": b"a dog", "2.json": b'{"caption": "a cat"}'})
+    assert list(open_source(str(captions)).captions()) == [["a dog"], ["a cat"]], "captions may be all there is"
+
+
+def test_dotted_keys_keep_their_capitals(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {
+        "Dog.V1.JPG": b"1", "Dog.V1.TXT": b"one", "Dog.v1.jpg": b"2", "Dog.v1.txt": b"two", "Dr. Who.Jpg": b"3",
+    })  # fmt: skip
+    assert [(r.key, r.image, r.captions) for r in records(open_source(str(tar)))] == [
+        ("Dog.V1", b"1", ["one"]), ("Dog.v1", b"2", ["two"]), ("Dr. Who", b"3", []),
+    ]  # fmt: skip
+
+
+# ---- names
+
+
+@quick
+@given(
+    st.lists(st.lists(st.sampled_from("ab"), max_size=2), min_size=1, max_size=6),
+    st.lists(st.lists(st.sampled_from("ab"), max_size=2), min_size=1, max_size=4),
+    st.lists(st.sampled_from(["1.jpg", "1.b.jpg", "1.JPG", "1", "1.png"]), min_size=10, max_size=10),
+)
+def test_a_name_is_found_as_a_naive_search_finds_it(known: list, wanted: list, bases: list[str]) -> None:
+    known = ["/".join([*folders, base]) for folders, base in zip(known, bases, strict=False)]
+    wanted = ["/".join([*folders, base]) for folders, base in zip(wanted, bases[6:], strict=False)]
+
+    def ends_alike(one: str, other: str) -> bool:
+        return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
+
+    def stem(name: str) -> str:
+        return name.removesuffix(".jpg").removesuffix(".JPG").removesuffix(".png")
+
+    for name in wanted:
+        for fits in (
+            lambda k, name=name: k == name, lambda k, name=name: ends_alike(k, name),
+            lambda k, name=name: stem(name) in (k, name) and stem(k) == stem(name),
+            lambda k, name=name: k == stem(name),
+            lambda k, name=name: stem(name) == name and ends_alike(stem(k), name),
+            lambda k, name=name: ends_alike(k, stem(name)),
+        ):  # fmt: skip
+            several = [number for number, k in enumerate(known) if fits(k)]
+            if several:
+                break
+        if len(several) > 1:
+            with pytest.raises(UsageError, match=r"here: .* could be"):
+                Names(known, "here").find(name)
+        else:
+            assert Names(known, "here").find(name) == (several[0] if several else None)
+
+
+def test_names_that_mean_one_picture_are_refused() -> None:
+    names = Names(["1.jpg", "train/2.jpg"], "x.tar")
+    assert names.find_all(["./train/1.jpg", "2.jpg", "3.jpg", "other/2.jpg"]) == [0, 1, None, None]
+    with pytest.raises(UsageError, match=r"x\.tar: 'v1/1\.jpg' and 'v2/1\.jpg' would both be '1\.jpg'.*folders"):
+        names.find_all(["v1/1.jpg", "v2/1.jpg"])
+    with pytest.raises(UsageError, match=r"x: '1\.jpg' could be 'v1/1\.jpg' or 'v2/1\.jpg'"):
+        Names(["v1/1.jpg", "v2/1.jpg"], "x").find("1.jpg")
+    with pytest.raises(UsageError, match=r"'1\.jpg' could be several of this name"):
+        Names(["1.jpg", "1.jpg"], "x").find("1.jpg")
 
 
 def test_json_gives_captions_and_metadata(tmp_path: Path) -> None:
@@ -450,6 +526,39 @@ def test_coco_captions(tmp_path: Path, where: str) -> None:
     first, second = records(open_source(str(path)))
     assert first == Record("000.jpg", jpeg(seed=7), ["a dog", "a brown dog"], None, {"id": 9, "license": 3})
     assert (second.image, second.captions) == (jpeg(seed=7), [])
+
+
+def test_captions_find_the_pictures_of_their_own_names(tmp_path: Path) -> None:
+    names = ["v1/1.jpg", "v2/1.jpg", "shot.jpg", "shot.crop.jpg", "Track 2.0.jpg", "Track 2.1.jpg", "a.png", "a.jpg",
+             "photo.v1.JPG"]  # fmt: skip
+    write_tar(tmp_path / "images.tar", {name: name.encode() for name in names})
+    (tmp_path / "captions.json").write_text(json.dumps({name: [f"a {name}"] for name in reversed(names)}))
+    found = records(open_source(str(tmp_path / "captions.json")))
+    assert [(r.key, r.image.decode(), r.captions) for r in found] == [(n, n, [f"a {n}"]) for n in reversed(names)]
+
+
+@pytest.mark.parametrize(
+    ("members", "wanted", "says"),
+    [
+        (["1.jpg"], ["v1/1.jpg", "v2/1.jpg"], "'v1/1.jpg' and 'v2/1.jpg' would both be '1.jpg'"),
+        (["v1/1.jpg", "v2/1.jpg"], ["1.jpg"], "'1.jpg' could be 'v1/1.jpg' or 'v2/1.jpg'"),
+        (["v2/1.jpg"], ["v1/1.jpg"], "v1/1.jpg is in none of"),
+        (["1.png"], ["1.jpg"], "1.jpg is in none of"),
+    ],
+)
+def test_captions_of_a_namesake_are_refused(tmp_path: Path, members: list[str], wanted: list[str], says: str) -> None:
+    write_tar(tmp_path / "images.tar", dict.fromkeys(members, b"x"))
+    (tmp_path / "captions.json").write_text(json.dumps({name: ["a dog"] for name in wanted}))
+    with pytest.raises(UsageError, match=says):
+        open_source(str(tmp_path / "captions.json"))
+
+
+def test_pictures_that_a_tar_lacks_are_named(tmp_path: Path) -> None:
+    write_tar(tmp_path / "images.tar", {"train/1.jpg": b"1"})
+    (tmp_path / "captions.json").write_text('{"1.jpg": ["a dog"], "2.jpg": ["a cat"]}')
+    source = open_source(str(tmp_path / "captions.json"))
+    assert [r.image for r in records(source)] == [b"1", b""]
+    assert source.troubles == {"2.jpg": "is not in images.tar"}
 
 
 def test_other_json_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from catlip.data.images import MAX_PIXELS
 from catlip.data.paths import Folders, PathSource
 from catlip.data.pictures import picture_files
 from catlip.data.shards import expand
-from catlip.data.tars import TarSource
 from catlip.errors import UsageError
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture, in [0, 1]
@@ -251,8 +250,8 @@ def picture_source(instances: Instances, images: str, option: str = "--images") 
         paths = expand(images)
         if any(path.suffix != ".tar" for path in paths):
             raise UsageError(f"{option} {images}: a folder with the pictures, or tars with KEY.jpg, are needed")
-        pictures = TarPictures(TarSource(paths, images))
-        missing = [name for name in names if name not in pictures]
+        pictures = TarPictures(paths, images)
+        missing = pictures.missing(names)
     if missing:
         raise UsageError(
             f"{option} {images}: {len(missing):,} of the {len(names):,} pictures that {instances.path} lists are not "

@@ -2,20 +2,25 @@
 
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from catlip.data.paths import TEXTS, Folders, PathSource, Pictures, captions_of, plain
-from catlip.data.records import lines
-from catlip.data.shards import IMAGE_EXTENSIONS
-from catlip.data.tars import TarSource
+from catlip.data import indexes
+from catlip.data.names import Names
+from catlip.data.paths import FACTS, TEXTS, Folders, PathSource, Pictures, captions_of, plain
+from catlip.data.records import bounded, lines
+from catlip.data.remote import Files
+from catlip.data.shards import IMAGE_EXTENSIONS, pictures_in
+from catlip.data.tars import identity
 from catlip.errors import UsageError
 
 SIDECARS = (".txt", ".caption")
+LISTED = pa.schema([("name", pa.large_string()), *((column, pa.int64()) for column in ("tar", "at", "size"))])
 
 
 class FolderSource(PathSource):
@@ -82,22 +87,42 @@ def listed(folder: str, troubles: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 
 class TarPictures:
-    """Pictures of tars by the names of their members' keys."""
+    """Pictures of tars by the names of their members, with their folders; each member is one, whatever its key."""
 
-    def __init__(self, tars: TarSource) -> None:
-        self.tars = tars
-        self.numbers = {key.rpartition("/")[2]: number for number, key in enumerate(tars.keys())}
+    def __init__(self, paths: Sequence[Path], where: str) -> None:
+        """where: what was named, for messages. Raises UsageError for a tar of which nothing can be read."""
+        self.files = Files([str(path) for path in paths])
+        table = self._listed([identity(str(path)) for path in paths])
+        self.troubles: dict[str, str] = json.loads(table.schema.metadata[FACTS])
+        self.names = Names(table["name"].to_pylist(), where)
+        self._places = np.stack([table[column].to_numpy() for column in ("tar", "at", "size")], axis=1)
 
-    def __contains__(self, name: str) -> bool:
-        return _key(name) in self.numbers
+    def _listed(self, identities: list[list[Any]]) -> pa.Table:
+        """name, tar, at, size of every picture; kept where that was slow to find out."""
+        kept, began = indexes.name_of(["pictures", identities]), time.monotonic()
+        table = indexes.load(kept)
+        if table is not None:
+            return table
+        troubles: dict[str, str] = {}
+        rows = []
+        with indexes.Progress("indexing", sum(size for _, size, _ in identities), bytes_=True) as progress:
+            for tar, path in enumerate(self.files.names):
+                found = pictures_in(self.files.open_briefly(tar), path, troubles, progress.advance)
+                rows += [{"name": name.encode("utf-8", "replace").decode(), "tar": tar, "at": at, "size": size}
+                         for name, (at, size) in found.items()]  # fmt: skip
+        table = pa.Table.from_pylist(rows, LISTED).replace_schema_metadata({FACTS: json.dumps(bounded(troubles))})
+        return indexes.keep(kept, table) if time.monotonic() - began > indexes.WORTH_KEEPING else table
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that no member has. Raises UsageError where it is not clear which member is meant."""
+        return [name for name, number in zip(names, self.names.find_all(names), strict=True) if number is None]
 
     def read(self, folder: int, name: str) -> bytes:
-        number = self.numbers.get(_key(name))
-        return b"" if number is None else self.tars.read(number).image
-
-
-def _key(name: str) -> str:
-    return name.rpartition("/")[2].partition(".")[0]
+        number = self.names.find(name)
+        if number is None:
+            return b""
+        tar, at, size = self._places[number].tolist()
+        return self.files.open(tar).read(at, size)
 
 
 def coco_captions(path: Path) -> dict[str, tuple[list[str], dict[str, Any]]]:
@@ -126,7 +151,7 @@ def coco_source(path: Path) -> PathSource:
     found = coco_captions(path)
     if not found:
         raise UsageError(f"{path} names no pictures with captions")
-    pictures, where = pictures_of(path, next(iter(found)))
+    pictures, where, troubles = pictures_of(path, list(found))
     table = pa.table({
         "image": pa.array(list(found), pa.large_string()),
         "folder": pa.array(np.zeros(len(found), np.uint32)),
@@ -135,22 +160,25 @@ def coco_source(path: Path) -> PathSource:
                           for _, image in found.values()], pa.large_string()),
     })  # fmt: skip
     facts = [path.name, path.stat().st_size]
-    return PathSource(str(path), f" of {where} with COCO captions", table, pictures, [len(found)], {}, facts)
+    return PathSource(str(path), f" of {where} with COCO captions", table, pictures, [len(found)], troubles, facts)
 
 
-def pictures_of(path: Path, first: str) -> tuple[Pictures, str]:
-    """The folder or tar that holds the first picture."""
+def pictures_of(path: Path, names: Sequence[str]) -> tuple[Pictures, str, dict[str, str]]:
+    """(the folder or tar that holds the first picture, its name, troubles). Raises UsageError, also for names of which
+    it is not clear which picture they mean."""
+    first = names[0]
     split = path.stem.rpartition("_")[2]  # captions_train2017.json -> train2017
     near, above = path.absolute().parent, path.absolute().parent.parent
     places = [near, near / split, near / "images", near / "images" / split, above / split, above / "images" / split,
               above / "images", above]  # fmt: skip
     for place in places:
         if (place / first).is_file():
-            return Folders([str(place)]), str(place)
+            return Folders([str(place)]), str(place), {}
     tars = [near / f"{split}.tar", above / f"{split}.tar", near / "images.tar", above / "images.tar"]
     for tar in filter(Path.is_file, tars):
-        pictures = TarPictures(TarSource([tar], str(tar)))
-        if _key(first) in pictures.numbers:
-            return pictures, str(tar)
+        pictures = TarPictures([tar], str(tar))
+        if pictures.names.find(first) is not None:
+            missing = dict.fromkeys(pictures.missing(names), f"is not in {tar.name}")
+            return pictures, str(tar), {**pictures.troubles, **missing}
     looked = ", ".join(map(str, [*places, *tars]))
     raise UsageError(f"{path}: {first} is in none of {looked}; put the pictures, or a link to them, into one of these")

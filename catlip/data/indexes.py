@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-FORMAT = 1  # part of every name: another layout is another file
+FORMAT = 2  # part of every name: another layout is another file
 WORTH_KEEPING = 0.5  # seconds: what was made quicker than this is made again
 SILENT = 2.0  # seconds before a progress bar appears
 

@@ -245,8 +245,8 @@ def _of_coco(path: Path) -> LabelledSource:
     if not files:
         raise UsageError(f"{path} names no pictures")
     labels = [[names[entry["category_id"]] for entry in annotations[image]] for image in images]
-    pictures, _ = pictures_of(path, files[0])
+    pictures, _, troubles = pictures_of(path, files)
     facts = [path.name, path.stat().st_size]
-    found = _made(picture_files(str(path), files, pictures, {}, facts), labels, classes)
+    found = _made(picture_files(str(path), files, pictures, troubles, facts), labels, classes)
     found.multi = True
     return found

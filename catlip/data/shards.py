@@ -24,6 +24,7 @@ from catlip.errors import UsageError
 IMAGE_EXTENSIONS = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"])
 ROLES = {**dict.fromkeys(IMAGE_EXTENSIONS, "image"), "txt": "text", "caption": "text", "json": "json", "cls": "cls"}
 INDEX_FILE = "index.json"
+TWICE = "the tar has several of this name; the first is used"
 BLOCK = 512
 MAX_MEMBER = 1 << 28  # bytes; no picture or caption is larger, and a damaged header may say anything
 COLUMNS = [f"{role}_{what}" for role in ("image", "text", "json", "cls") for what in ("at", "size")]
@@ -176,16 +177,55 @@ def samples_of(key: str, found: Members) -> Iterator[tuple[str, Members]]:
         yield key, plain
     if len(plain) == len(found):
         return
-    has_picture = any(extension in IMAGE_EXTENSIONS for extension in plain)
+    has_picture = "image" in map(role_of, plain)
     dotted: dict[str, Members] = {}
     for extension, where in found.items():
         stem, dot, last = extension.rpartition(".")
         if dot:
             dotted.setdefault(f"{key}.{stem}", {})[last] = where
     for long_key, parts in dotted.items():
-        roles = {ROLES[extension] for extension in parts}
+        roles = set(map(role_of, parts))
         if not plain or ("image" in roles and (not has_picture or len(roles) > 1)):
             yield long_key, parts
+
+
+def role_of(name: str) -> str | None:
+    """What a member, or its extension, is for; None if it is not for us."""
+    return ROLES.get(name.rpartition("/")[2].rpartition(".")[2].lower())
+
+
+def _ours(
+    file: OpenFile, name: str, troubles: dict[str, str], advance: Callable[[int], None]
+) -> Iterator[tuple[str, int, int]]:
+    """`members` that are for us: no hidden ones, which are the ._ twins that macOS leaves, nor immense ones."""
+    last = at = 0
+    for number, (member, at, size) in enumerate(members(file)):
+        if number % 2048 == 0:
+            advance(at - last)
+            last = at
+        if role_of(member) is None or member[member.rfind("/") + 1] == ".":
+            continue
+        if size > MAX_MEMBER:
+            troubles[f"{name}: {member}"] = f"left out: {size:,} bytes, more than {MAX_MEMBER:,}"
+        else:
+            yield member, at, size
+    advance(file.size - last)
+
+
+def pictures_in(
+    file: OpenFile, name: str, troubles: dict[str, str], advance: Callable[[int], None] = lambda _: None
+) -> dict[str, tuple[int, int]]:
+    """{member: (offset, size)} of the pictures in a tar, whatever samples they are part of. Raises UsageError."""
+    found: dict[str, tuple[int, int]] = {}
+    try:
+        for member, at, size in _ours(file, name, troubles, advance):
+            if role_of(member) == "image" and found.setdefault(member, (at, size)) != (at, size):
+                troubles[f"{name}: {member}"] = TWICE
+    except DamagedError as damage:
+        if not found:
+            raise UsageError(_not_a_tar(file, name, damage)) from None
+        troubles[name] = f"{damage}. Copy or download it again"
+    return found
 
 
 def scan(file: OpenFile, name: str, advance: Callable[[int], None] = lambda _: None) -> tuple[pa.Table, dict[str, str]]:
@@ -195,28 +235,47 @@ def scan(file: OpenFile, name: str, advance: Callable[[int], None] = lambda _: N
     """
     groups: dict[str, Members] = {}
     troubles: dict[str, str] = {}
-    last = at = 0
     member = ""
     try:
-        for number, (member, at, size) in enumerate(members(file)):
-            if number % 2048 == 0:
-                advance(at - last)
-                last = at
-            base_at = member.rfind("/") + 1
-            if ROLES.get(member[member.rfind(".", base_at) + 1 :].lower()) is None or member[base_at] == ".":
-                continue  # a file that is not for us; hidden ones are the ._ twins that macOS leaves
+        for member, at, size in _ours(file, name, troubles, advance):
             key, extension = split_name(member)
-            if size > MAX_MEMBER:
-                troubles[f"{name}: {member}"] = f"left out: {size:,} bytes, more than {MAX_MEMBER:,}"
-            elif groups.setdefault(key, {}).setdefault(extension.lower(), (at, size)) != (at, size):
-                troubles[f"{name}: {member}"] = "the tar has several of this name; the first is used"
+            if groups.setdefault(key, {}).setdefault(extension, (at, size)) != (at, size):
+                troubles[f"{name}: {member}"] = TWICE
     except DamagedError as damage:
-        if at == 0:
+        if not member:
             raise UsageError(_not_a_tar(file, name, damage)) from None
         lost = "" if damage.member is None else f"; {_drop(groups, damage.member or member)!r} is left out"
         troubles[name] = f"{damage}{lost}. Copy or download it again"
-    advance(file.size - last)
-    return index_of(s for group, found in groups.items() for s in samples_of(group, found)), troubles
+    samples = [sample for group, found in groups.items() for sample in samples_of(group, found)]
+    return index_of(_complete(samples, groups, name, troubles)), troubles
+
+
+def _complete(
+    samples: list[tuple[str, Members]], groups: dict[str, Members], name: str, troubles: dict[str, str]
+) -> list[tuple[str, Members]]:
+    """The samples that have a picture; all of them where none has one, as captions can be all that a tar holds.
+
+    What is left out, a README.txt among pictures or the second picture of a key, is counted and named.
+    """
+    pictures = {f"{key}.{extension}": at for key, found in groups.items() for extension, (at, _) in found.items()
+                if role_of(extension) == "image" and not extension.lower().endswith("seg.png")}  # fmt: skip
+    second, used, with_picture = [], set[int](), []
+    for key, found in samples:
+        used.update(at for at, _ in found.values())
+        roles = list(map(role_of, found))
+        second += [f"{key}.{extension}" for n, extension in enumerate(found) if roles[n] in roles[:n]]
+        if "image" in roles:
+            with_picture.append((key, found))
+    bare = [key for key, found in samples if "image" not in map(role_of, found)] if with_picture else []
+    parts = [member for member, at in pictures.items() if at not in used]
+    for left, why in (
+        (second, "second pictures or texts of a key"),
+        (parts, "pictures that are parts of another sample, as they have no caption of their own,"),
+        (bare, "samples without a picture"),
+    ):
+        if left:
+            troubles[f"{name}: {left[0]}"] = f"{len(left):,} {why} are left out"
+    return with_picture or samples
 
 
 def _drop(groups: dict[str, Members], member: str) -> str:
@@ -241,8 +300,8 @@ def index_of(samples: Iterable[tuple[str, Members]]) -> pa.Table:
     columns: dict[str, list[int]] = {column: [] for column in COLUMNS}
     for key, found in samples:
         row = dict.fromkeys(COLUMNS, 0)
-        for extension in sorted(found, key=lambda extension: extension == "caption"):  # after txt
-            role = ROLES.get(extension.lower())
+        for extension in sorted(found, key=lambda extension: extension.lower() == "caption"):  # after txt
+            role = role_of(extension)
             if role is not None and not row[f"{role}_at"]:
                 offset, size = found[extension]
                 if offset % BLOCK or offset <= 0:
