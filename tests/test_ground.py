@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from catlip import cli
-from catlip.data.coco import read_boxes
+from catlip.data.coco import read_instances
 from catlip.errors import UsageError
 from catlip.evaluation.relevance import Pointed, area, inside, peak, place_vectors, pointing_game
 from catlip.models.encoder import Encoder, load
@@ -87,8 +87,8 @@ def scene(tmp_path: Path) -> Path:
 
 
 def test_boxes_are_shares_and_crowds_are_left_out(scene: Path) -> None:
-    assert read_boxes(scene / "boxes.json") == {
-        "0": {"lemon": [(0.25, 0.25, 0.75, 0.75)]}, "1": {"<b>zzxy</b>": [(0, 0, 1, 1)]}, "2": {},
+    assert read_instances(scene / "boxes.json").boxes() == {
+        "0.jpg": {"lemon": [(0.25, 0.25, 0.75, 0.75)]}, "1.jpg": {"<b>zzxy</b>": [(0, 0, 1, 1)]}, "2.jpg": {},
     }  # fmt: skip
 
 
@@ -112,4 +112,4 @@ def test_mistakes(extra: list[str], says: str, scene: Path) -> None:
         cli.run(["ground", str(scene / "run"), "--images", str(scene / "photos"), *extra])
     (scene / "boxes.json").write_text('{"images": []}')
     with pytest.raises(UsageError, match="is no COCO file"):
-        read_boxes(scene / "boxes.json")
+        read_instances(scene / "boxes.json")

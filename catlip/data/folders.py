@@ -125,6 +125,22 @@ class TarPictures:
         return self.files.open(tar).read(at, size)
 
 
+class FolderPictures:
+    """Pictures of a folder and its sub-folders by their names; `TarPictures` without a tar."""
+
+    def __init__(self, folder: str) -> None:
+        self.folders = Folders([folder])
+        self.names = Names((name for name, _ in listed(folder, {})), folder)
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """As of `TarPictures`."""
+        return [name for name, number in zip(names, self.names.find_all(names), strict=True) if number is None]
+
+    def read(self, folder: int, name: str) -> bytes:
+        number = self.names.find(name)
+        return b"" if number is None else self.folders.read(0, self.names.names[number])
+
+
 def coco_captions(path: Path) -> dict[str, tuple[list[str], dict[str, Any]]]:
     """{file name: (captions, other fields)} of a COCO captions file, or of {"1.jpg": ["a dog"]}. Raises UsageError."""
     try:

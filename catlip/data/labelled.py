@@ -6,6 +6,7 @@ ten bytes a picture; the pictures stay where they are until they are read. Nothi
 """
 
 import hashlib
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -168,6 +169,13 @@ def open_labelled_source(
     return found
 
 
+def say_troubles(*sets: LabelledSource) -> None:
+    """On standard error, what was left out when these were opened."""
+    for data in sets:
+        if data.troubles:
+            sys.stderr.write(f"{data.name}: {data.described}\n")
+
+
 def _made(source: Source, labels: Iterable[list[str]], classes: list[str] | None = None) -> LabelledSource:
     """labels: of every sample, in order. classes: all there are; None: those that occur, sorted, numbers by value."""
     number = {name: i for i, name in enumerate(classes or [])}
@@ -238,7 +246,7 @@ def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: st
 
 def _of_coco(path: Path) -> LabelledSource:
     """Crowds count, as a crowd of persons shows persons; pictures without annotations are there, without labels."""
-    names, images, annotations = coco_tables(path, str(path))
+    names, images, annotations, notes = coco_tables(path, str(path))
     with told_as_no_coco(str(path), "annotations"):
         files = [str(entry["file_name"]) for entry in images.values()]
         classes = [names[number] for number in sorted(names)]
@@ -247,6 +255,7 @@ def _of_coco(path: Path) -> LabelledSource:
     labels = [[names[entry["category_id"]] for entry in annotations[image]] for image in images]
     pictures, _, troubles = pictures_of(path, files)
     facts = [path.name, path.stat().st_size]
+    troubles |= {path.name: "; ".join(notes)} if notes else {}
     found = _made(picture_files(str(path), files, pictures, troubles, facts), labels, classes)
     found.multi = True
     return found

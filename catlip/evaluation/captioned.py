@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from catlip.data.images import Unreadable
+from catlip.data.names import Names
 from catlip.data.records import Source
 from catlip.errors import UsageError
 from catlip.evaluation.decoded import decoded
@@ -88,11 +89,12 @@ def _from_json(path: Path, text: str, keys: list[str]) -> list[list[str]]:
     )
     if not good:
         raise UsageError(f"--captions {path}: expected {{key: [captions]}}")
-    by_stem = {Path(name).stem: captions for name, captions in table.items()}
-    missing = [key for key in keys if Path(key).stem not in by_stem]
+    numbers = Names(table, f"--captions {path}").find_all(keys)
+    missing = [key for key, number in zip(keys, numbers, strict=True) if number is None]
     if missing:
         raise UsageError(
             f"--captions {path} has captions of {len(table):,} pictures; {len(missing):,} of the {len(keys):,} "
             f"pictures are not among them, e.g. {missing[0]}"
         )
-    return [by_stem[Path(key).stem] for key in keys]
+    captions = list(table.values())
+    return [captions[number] for number in numbers if number is not None]

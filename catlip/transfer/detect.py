@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,19 +103,19 @@ def fine_tune(cfg: Detect) -> tuple[dict[str, Any], list[Shown], Instances] | No
     unreadable = Unreadable()
     found, shown = _search(objective, test_source, train, test, cfg, world.device, unreadable)
     (out / "detections.json").write_text(json.dumps(found), encoding="utf-8")
-    tested = len(test.pictures) - len(unreadable.reasons)
+    test = replace(test, pictures={key: truth for key, truth in test.pictures.items() if key not in unreadable.reasons})
     scores: dict[str, Any] = {"box": average_precision(test, found, "bbox")}
     if cfg.objective.masks:
         scores["mask"] = average_precision(test, found, "segm")
     result = {
         "task": "detect", **{name: _rounded(score) for name, score in scores.items()}, "classes": len(train.names),
-        "train": len(train.pictures), "test": tested, "image_size": cfg.image_size,
+        "train": len(train.pictures), "test": len(test.pictures), "image_size": cfg.image_size,
         "data": [cfg.boxes, cfg.test_boxes], "encoder": f"{cfg.run}{' untrained' if cfg.untrained else ''}",
         "detections": len(found), "seconds": round(time.perf_counter() - began, 1), **left_out(test_images=unreadable),
     }  # fmt: skip
     append_json(out / "results.jsonl", result)
     rows = {f"{name} {part}": _said(value) for name, score in scores.items() for part, value in score.items()}
-    print(table(rows, f"{out}: {len(found):,} detections in {tested:,} pictures"))
+    print(table(rows, f"{out}: {len(found):,} detections in {len(test.pictures):,} pictures"))
     return result, shown, test
 
 
@@ -131,9 +131,8 @@ def _open(cfg: Detect) -> tuple[Instances, Instances]:
         raise UsageError("--compile does not reach a detector's encoder; leave it out")
     train, test = read_instances(cfg.boxes), read_instances(cfg.test_boxes, "--test-boxes")
     for option, found in (("--boxes", train), ("--test-boxes", test)):
+        found.check(option)
         ordinary = [(objects, row) for objects in found.pictures.values() for row in range(len(objects))]
-        if not any(not objects.crowd[row] for objects, row in ordinary):
-            raise UsageError(f"{option} {found.path} holds no boxes")
         without = [objects.name for objects, row in ordinary if objects.masks[row] is None]
         if cfg.objective.masks and without:
             raise UsageError(
@@ -226,7 +225,7 @@ def _detected(
 
     def decode(number: int) -> tuple[Objects, bytes, Tensor, Placed] | None:
         record, canvas = source.read(number), empty(size)
-        truth = test.pictures[Path(record.key).stem]
+        truth = test.pictures[record.key]
         try:
             return truth, record.image, canvas, decode_placed(record.image, truth, canvas)
         except UnreadableImageError as error:

@@ -159,7 +159,7 @@ def open_sets(cfg: Finetune) -> Sets:
         raise UsageError(
             f"--train {cfg.train} has no picture of {len(hopeless)} classes that --test has, e.g. {hopeless[0]!r}"
         )
-    notes = []
+    notes = [f"--test: {test.described}"] if test.troubles else []
     for option, some in (("--train", learned), ("--test", tested)):
         if missing := [name.name for name, here in zip(names, some, strict=True) if not here]:
             what = "they cannot be learned" if option == "--train" else "nothing is measured of them"

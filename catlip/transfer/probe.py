@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from catlip.data.images import Unreadable, left_out
-from catlip.data.labelled import LabelledSource, open_labelled_source
+from catlip.data.labelled import LabelledSource, open_labelled_source, say_troubles
 from catlip.data.subsets import share_of_each, shots_of_each
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, read_names, rows_of
@@ -86,6 +86,7 @@ def probe(cfg: Probe) -> dict[str, Any]:
     if train.multi:
         return _of_several(cfg, train)
     test = open_labelled_source(cfg.test, kind="single")
+    say_troubles(train, test)
     classes, y_train, y_test = class_indices(train, test)
     for number in shots:
         shots_of_each(train.labels, number, cfg.seed, classes)
@@ -120,6 +121,7 @@ def _of_several(cfg: Probe, train: LabelledSource) -> dict[str, Any]:
                 f"--{option} is for sets with one label a picture; pictures of --train {cfg.train} have several"
             )
     test = open_labelled_source(cfg.test, kind="multi")
+    say_troubles(train, test)
     found = probe_labels(
         open_encoder(cfg), train, test, one_device(cfg.device), name=encoder_name(cfg), seed=cfg.seed, keep=cfg.cache
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from catlip.captions.tokenizer import Tokenizer
 from catlip.captions.wordnet import open_lexicon
 from catlip.data.images import Unreadable, left_out
-from catlip.data.labelled import LabelledSource
+from catlip.data.labelled import LabelledSource, say_troubles
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike, read_names, rows_of, run_labeler
 from catlip.evaluation.class_rows import head_of as head_of
@@ -57,6 +57,7 @@ def zero_shot(cfg: ZeroShot) -> dict[str, Any]:
     began = time.perf_counter()
     templates = read_templates(cfg.templates)
     data = open_labelled(cfg.data)
+    say_troubles(data)
     names = read_names(cfg.classes) if cfg.classes else own_names(data)
     rows = rows_of(data.classes, names, cfg.classes, data.name)
     wanted = torch.tensor(rows)[torch.from_numpy(data.labels)]
