@@ -6,12 +6,18 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from catlip import machine
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from catlip.data.crops import Box
 
 machine.prepare()  # before any test imports torch: processes of one test must not starve each other
 
@@ -26,6 +32,21 @@ def jpeg(colour: tuple[int, int, int] = (120, 60, 30), size: tuple[int, int] = (
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+def decode_center(data: bytes, size: int) -> "Tensor":
+    """The central square of a picture, as the loader's workers decode and resize a crop: uint8 [3, size, size]."""
+    from catlip.data.crops import decode_part, empty
+
+    out = empty(size)
+
+    def choose(width: int, height: int) -> "tuple[Box, Tensor]":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return (left, top, left + side, top + side), out
+
+    decode_part(data, choose)
+    return out
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> Path:

@@ -19,6 +19,7 @@ from catlip.data.boxes import BoxBatch, BoxBatches, decode_placed, on_canvas, pl
 from catlip.data.coco import Instances, RunLengths, bitmap, encoded, picture_source, read_instances
 from catlip.data.crops import DRAWS, empty
 from catlip.data.images import UnreadableImageError
+from catlip.data.labelled import open_labelled_source
 from catlip.data.order import Order
 from catlip.data.sources import parts
 from catlip.data.steps import Curriculum, Steps
@@ -61,8 +62,8 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     )))  # fmt: skip
     assert found.names == ["cat", "dog", "yak"]
     assert found.dropped == 2
-    assert list(found.pictures) == ["a", "b"]
-    here = found.pictures["a"]
+    assert list(found.pictures) == ["a.jpg", "b.jpg"]
+    here = found.pictures["a.jpg"]
     assert here.boxes.tolist() == [[0, 3, 10, 40], [6, 5, 10, 9], [0, 0, 48, 40]]
     assert here.classes.tolist() == [1, 2, 1]
     assert here.crowd.tolist() == [False, False, True]
@@ -71,7 +72,7 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     assert bitmap(here.masks[0], 48, 40).sum() == 370
     assert here.masks[1] is not None
     assert (bitmap(here.masks[1], 48, 40) == square).all()
-    assert len(found.pictures["b"]) == 0
+    assert len(found.pictures["b.jpg"]) == 0
     assert found.described == (
         "2 boxes of 3 classes in 2 pictures (1 pictures without boxes, 1 crowds, 1 classes without a box, 2 boxes "
         "without an area left out)"
@@ -89,13 +90,98 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     (table(annotation(segmentation=[[0, 0, 48, 40] * 120])), "a hundred times the picture's"),
     (table(annotation(segmentation="x" * 9)), "is no COCO file"),
     (table(categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]), "two categories are called 'cat'"),
-    (table(images=[{"id": i, "file_name": f"{i}/x.jpg", "width": 4, "height": 4} for i in (1, 2)]), "two pictures"),
+    (table(images=[{"id": i, "file_name": "v/x.jpg", "width": 4, "height": 4} for i in (1, 2)]), "two pictures"),
     (table(images=[{"id": 1, "file_name": "x.jpg", "width": 0, "height": 4}]), "is no COCO file"),
     (table(images=[{"id": 1, "file_name": "x.jpg", "width": 10**5, "height": 10**5}]), "is no COCO file"),
 ])  # fmt: skip
 def test_mistakes_in_files(content: Any, says: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=says):
         read_instances(write(tmp_path, content))
+
+
+def without(entry: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name not in names}
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    (table(annotation(), without(annotation() | {"id": 5}, "bbox")), r"annotation 5 of a\.jpg has no bbox"),
+    (table(annotation() | {"id": 5, "bbox": None}), r"annotation 5 of a\.jpg has no bbox"),
+    (table(annotation() | {"id": 5, "bbox": [1, 2, None, 3]}), r"annotation 5 of a\.jpg has the bbox \[1, 2, None, 3"),
+    (table(annotation() | {"id": 5, "bbox": [1, 2, 3]}), r"of a\.jpg has the bbox .* left, top, width and height"),
+    (table(without(annotation() | {"id": 5}, "image_id")), "annotation 5 has no image_id"),
+    (table(without(annotation() | {"id": 5}, "category_id")), "annotation 5 has no category_id"),
+    (table(images=[{"id": 7, "file_name": "a.jpg", "height": 4}]), r"a\.jpg has no width and height"),
+    (table(images=[{"id": 7, "file_name": "a.jpg", "height": 4, "width": None}]), r"a\.jpg has no width and height"),
+])  # fmt: skip
+def test_the_annotation_that_is_wrong_is_named(content: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says) as error:
+        read_instances(write(tmp_path, content))
+    assert "Error" not in str(error.value)
+
+
+def test_a_file_that_was_cut_is_read_and_says_what_is_left_out(tmp_path: Path) -> None:
+    """The same for boxes and for labels; where the list was renumbered, the rest cannot be trusted."""
+    entries = [annotation(), annotation(category=2), annotation(category=90, image=9), annotation(image=8)]
+    path = write(tmp_path, table(*entries))
+    found = read_instances(path)
+    assert [found.pictures[name].classes.tolist() for name in ("a.jpg", "b.jpg")] == [[1], [2]]
+    notes = [
+        "1 of 4 annotations have a image_id that the file does not list, e.g. 8: left out",
+        "1 of 3 annotations have a category_id that the file does not list, e.g. 2: left out",
+    ]
+    assert found.notes == notes
+    assert all(note in found.described for note in notes)
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(jpeg())
+    labelled = open_labelled_source(str(path))
+    assert labelled.labels.tolist() == [1, 2]
+    assert labelled.troubles == {"boxes.json": "; ".join(notes)}
+    assert notes[0] in labelled.described
+    renumbered = [{"id": i, "name": name} for i, name in enumerate(("cat", "dog", "yak"))]
+    path = write(tmp_path, table(annotation(category=2), annotation(category=90), categories=renumbered))
+    for read in (read_instances, open_labelled_source):
+        with pytest.raises(UsageError, match=r"1 of 2 annotations have a category_id .* may have been renumbered"):
+            read(str(path))
+
+
+def test_boxes_that_are_corners_and_files_of_crowds_are_told(tmp_path: Path) -> None:
+    corners = [annotation(box=(10, 12, 30, 39)), annotation(box=(2, 3, 12, 11)), annotation(box=(20, 5, 47, 30))]
+    told = read_instances(write(tmp_path, table(*corners))).described
+    assert "2 boxes reach beyond their picture and are clipped: all look like left, top, right, bottom" in told
+    beside = read_instances(write(tmp_path, table(*corners, annotation(box=(30, 3, 12, 11))))).described
+    assert "left, top" not in beside
+    crowds = read_instances(write(tmp_path, table(annotation(box=(0, 0, 48, 40), iscrowd=1))))
+    with pytest.raises(UsageError, match=r"--boxes .*boxes\.json holds no boxes: 0 boxes .*1 crowds"):
+        crowds.check("--boxes")
+
+
+def test_an_area_that_the_file_lacks_is_the_masks(tmp_path: Path) -> None:
+    square = np.zeros((40, 48), np.uint8)
+    square[5:9, 6:10] = 1
+    triangles = [[0, 0, 8, 0, 0, 6], [20, 20, 24, 20, 20, 24]]
+    found = read_instances(write(tmp_path, table(
+        annotation(segmentation=triangles), annotation(segmentation=encoded(square)), annotation(),
+        annotation(segmentation={"size": [40, 48], "counts": [48 * 40 - 7, 7]}),
+        annotation(area=5, segmentation=triangles),
+    )))  # fmt: skip
+    assert found.pictures["a.jpg"].areas.tolist() == [32, 16, 80, 7, 5]
+
+
+def test_pictures_are_found_by_their_whole_names(tmp_path: Path) -> None:
+    images = [{"id": i, "file_name": f"v{i}/1.jpg", "width": 48, "height": 40} for i in (7, 9)]
+    instances = read_instances(write(tmp_path, table(annotation(), images=images)))
+    data = {f"v{i}/1.jpg": jpeg(seed=i) for i in (9, 7)}
+    for name, image in data.items():
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        (tmp_path / "photos" / name).write_bytes(image)
+    for where in (tmp_path / "photos", write_tar(tmp_path / "x.tar", data)):
+        source = picture_source(instances, str(where))
+        assert [(r.key, r.image) for r in map(source.read, range(2))] == [
+            (k, data[k]) for k in ("v7/1.jpg", "v9/1.jpg")
+        ]
+    for where in (tmp_path / "photos" / "v7", write_tar(tmp_path / "y.tar", {"1.jpg": jpeg()})):
+        with pytest.raises(UsageError, match=r"'v7/1\.jpg' and 'v9/1\.jpg' would both be '1\.jpg'"):
+            picture_source(instances, str(where))
 
 
 @settings(max_examples=30, deadline=None)
@@ -140,7 +226,7 @@ def test_average_precision_is_that_of_pycocotools(tmp_path: Path, capsys: pytest
     results = []
     for entry in theirs.anns.values():
         image = theirs.imgs[entry["image_id"]]
-        mine = ours.pictures[Path(image["file_name"]).stem]
+        mine = ours.pictures[image["file_name"]]
         pixels = theirs.annToMask(entry)
         where = [i for i, box in enumerate(mine.boxes) if np.allclose(box[:2], entry["bbox"][:2], atol=1e-3)]
         assert any((bitmap(mine.masks[i], mine.width, mine.height) == pixels).all() for i in where)  # type: ignore[arg-type]
@@ -214,8 +300,8 @@ def test_boxes_and_masks_are_where_the_picture_shows_them(
     box = (x0, y0, int(random.integers(x0 + 5, width + 1)), int(random.integers(y0 + 5, height + 1)))
     instances, data = one_box(width, height, box, tmp_path_factory.mktemp("box"))
     canvas = empty(size)
-    placed = decode_placed(data, instances.pictures["a"], canvas, factor, (left, top))
-    boxes, classes, masks = on_canvas(instances.pictures["a"], placed, size, mirrored=mirrored, masks=True)
+    placed = decode_placed(data, instances.pictures["a.png"], canvas, factor, (left, top))
+    boxes, classes, masks = on_canvas(instances.pictures["a.png"], placed, size, mirrored=mirrored, masks=True)
     seen = canvas.flip(2) if mirrored else canvas
     white = (seen[0] > 190).numpy()
     if not len(boxes):
@@ -256,13 +342,16 @@ def test_turned_pictures(tmp_path: Path) -> None:
     stored = Image.open(io.BytesIO(data)).transpose(Image.Transpose.ROTATE_90)
     stored.save(buffer, "JPEG", quality=95, exif=exif.tobytes())
     canvas = empty(64)
-    placed = decode_placed(buffer.getvalue(), instances.pictures["a"], canvas)
-    boxes, _, _ = on_canvas(instances.pictures["a"], placed, 64)
+    placed = decode_placed(buffer.getvalue(), instances.pictures["a.png"], canvas)
+    boxes, _, _ = on_canvas(instances.pictures["a.png"], placed, 64)
     x0, y0, x1, y1 = boxes[0].round().astype(int)
     assert canvas[:, y0 + 2 : y1 - 2, x0 + 2 : x1 - 2].min() > 200
-    instances.pictures["a"].width, instances.pictures["a"].height = 30, 40  # boxes drawn on the picture as stored
+    objects = instances.pictures["a.png"]
+    objects.width, objects.height = 30, 40  # boxes drawn on the picture as stored
     with pytest.raises(UnreadableImageError, match="turned as its EXIF says; the boxes are for 30 x 40"):
-        decode_placed(buffer.getvalue(), instances.pictures["a"], canvas)
+        decode_placed(buffer.getvalue(), instances.pictures["a.png"], canvas)
+    with pytest.raises(UnreadableImageError, match="40 x 30 pixels, width and height exchanged; the boxes are for"):
+        decode_placed(data, objects, canvas)
 
 
 @pytest.fixture

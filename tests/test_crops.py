@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from catlip.data.crops import DRAWS, Crop, decode_center, decode_crop, empty, random_box
-from tests.conftest import jpeg
+from catlip.data.crops import DRAWS, Crop, decode_crop, empty, random_box
+from tests.conftest import decode_center, jpeg
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:

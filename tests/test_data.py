@@ -5,7 +5,9 @@ import json
 import os
 import tarfile
 import time
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +15,22 @@ import torch
 from PIL import Image, ImageOps
 
 from catlip.data import indexes
-from catlip.data.crops import decode_center
-from catlip.data.images import UnreadableImageError, open_image, upright
+from catlip.data.crops import decode_part, empty
+from catlip.data.images import (
+    UnreadableImageError,
+    decode_upright,
+    is_turned,
+    open_image,
+    read_image,
+    to_rgb,
+    upright,
+    upright_size,
+)
 from catlip.data.pack import Pack, pack
 from catlip.data.shards import expand, split_name
 from catlip.data.sources import TarSource, open_source
 from catlip.errors import UsageError
-from tests.conftest import jpeg, write_tar
+from tests.conftest import decode_center, jpeg, write_tar
 
 
 def test_patterns_expand_braces_and_globs(tmp_path: Path) -> None:
@@ -183,6 +194,57 @@ def test_what_is_made_upright_is_not_turned_again(orientation: int) -> None:
     once = upright(open_image(data))
     assert np.array_equal(np.asarray(once), np.asarray(expected))
     assert np.array_equal(np.asarray(upright(once)), np.asarray(expected))
+
+
+def turned(kind: str, size: tuple[int, int] = (64, 48)) -> bytes:
+    """A picture that lies on its side and says so far from its start."""
+    plain, tags = encode(Image.new("RGB", size), kind), exif(6).removeprefix(b"Exif\0\0")
+    if kind == "JPEG":
+        profile = b"\xff\xe2" + (60_000).to_bytes(2, "big") + bytes(59_998)
+        tags = b"\xff\xff\xe1" + (len(tags) + 8).to_bytes(2, "big") + b"Exif\0\0" + tags
+        return plain[:2] + profile + tags + plain[2:]
+    chunk = b"eXIf" + tags  # behind the pixels, as PNG allows
+    return plain[:-12] + len(tags).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") + plain[-12:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_all_readers_see_exif_however_far_it_is(kind: str) -> None:
+    data, seen = turned(kind), []
+
+    def choose(width: int, height: int) -> Any:
+        seen.append((width, height))
+        return (0.0, 0.0, float(width), float(height)), empty(height, width)
+
+    decode_part(data, choose)
+    pixels, width, height = decode_upright(data)
+    assert {upright_size(data), read_image(data).size, (width, height), pixels.shape[1::-1], *seen} == {(48, 64)}
+    assert is_turned(data)
+    assert not is_turned(encode(RGB, kind))
+
+
+def greys(image: Image.Image) -> list[int]:
+    return np.asarray(to_rgb(image))[0, :, 0].tolist()
+
+
+def test_deep_greys_are_scaled_alike_whatever_is_in_the_picture() -> None:
+    for high in (65535, 20_000):  # one picture's brightest pixel is no other's white
+        numbers = np.array([[0, 256, 5000, high]], np.uint16)
+        wanted = [0, 1, 19, round(high / 257)]
+        assert greys(Image.open(io.BytesIO(encode(Image.fromarray(numbers), "PNG")))) == wanted
+        assert greys(Image.open(io.BytesIO(encode(Image.fromarray(numbers.astype(np.int32)), "TIFF")))) == wanted
+    clear = encode(Image.fromarray(np.array([[0, 256, 40_000]], np.uint16)), "PNG", transparency=40_000)
+    assert greys(Image.open(io.BytesIO(clear))) == [0, 1, 255]
+    for numbers, wanted in (
+        ([0.0, 0.25, 0.5, 1.0], [0, 64, 128, 255]), ([0.0, 0.25, 0.5, 0.5], [0, 64, 128, 128]),
+        ([-0.02, 0.5, 1.0, 1.03], [0, 128, 255, 255]), ([0.0, 10.0, 20.0, 200.0], [0, 10, 20, 200]),
+    ):  # fmt: skip
+        image = Image.fromarray(np.array([numbers], np.float32))
+        assert greys(Image.open(io.BytesIO(encode(image, "TIFF")))) == wanted
+    for numbers in ([0.0, 4000.0], [-0.5, 1.0], [0.0, float("nan")], [0.0, float("inf")]):
+        with pytest.raises(UnreadableImageError, match="can be read"):
+            to_rgb(Image.fromarray(np.array([numbers], np.float32)))
+    with pytest.raises(UnreadableImageError, match=r"grey of 0 to 70000; integers of 0\.\.65535"):
+        to_rgb(Image.fromarray(np.array([[0, 70_000]], np.int32)))
 
 
 def test_broken_exif_does_no_harm() -> None:

@@ -21,7 +21,8 @@ from torch import nn
 import catlip
 from catlip import cli
 from catlip.data.batches import Batch
-from catlip.data.crops import Crop, decode_center
+from catlip.data.crops import Crop
+from catlip.data.images import read_image
 from catlip.data.labelled import open_labelled_source
 from catlip.data.steps import Curriculum
 from catlip.errors import UsageError
@@ -220,7 +221,7 @@ def test_it_learns_and_what_it_leaves_can_be_used(start: str, sets: tuple[str, s
     assert len(watched) == 4
     encoder = catlip.load(out)
     assert encoder.labels == list(COLOURS)
-    x = encoder.normalize(torch.stack([decode_center(jpeg(colour, seed=9), 32) for colour in COLOURS.values()]))
+    x = torch.stack([encoder.transform(read_image(jpeg(colour, seed=9))) for colour in COLOURS.values()])
     assert encoder.logits(x).argmax(1).tolist() == [0, 1, 2, 3]
     (tmp_path / "lemon.jpg").write_bytes(jpeg(COLOURS["lemon"], seed=1))
     best = predict(Predict(run=str(out), photo=str(tmp_path / "lemon.jpg")))

@@ -1,19 +1,23 @@
 """Relevance maps are what they claim to be, the pointing game against cases by hand, and the page."""
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from catlip import cli
-from catlip.data.coco import read_boxes
+from catlip.data.coco import read_instances
 from catlip.errors import UsageError
 from catlip.evaluation.relevance import Pointed, area, inside, peak, place_vectors, pointing_game
 from catlip.models.encoder import Encoder, load
-from tests.conftest import jpeg
+from catlip.transfer.ground import Ground, look
+from tests.conftest import jpeg, write_tar
 from tests.test_zero_shot import FRUITS
 
 
@@ -87,8 +91,8 @@ def scene(tmp_path: Path) -> Path:
 
 
 def test_boxes_are_shares_and_crowds_are_left_out(scene: Path) -> None:
-    assert read_boxes(scene / "boxes.json") == {
-        "0": {"lemon": [(0.25, 0.25, 0.75, 0.75)]}, "1": {"<b>zzxy</b>": [(0, 0, 1, 1)]}, "2": {},
+    assert read_instances(scene / "boxes.json").boxes() == {
+        "0.jpg": {"lemon": [(0.25, 0.25, 0.75, 0.75)]}, "1.jpg": {"<b>zzxy</b>": [(0, 0, 1, 1)]}, "2.jpg": {},
     }  # fmt: skip
 
 
@@ -103,6 +107,27 @@ def test_the_page(scene: Path) -> None:
     assert "<i>apple" not in html
 
 
+def test_boxes_are_of_the_picture_of_the_same_name(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = json.loads((scene / "boxes.json").read_text())
+    for image, name in zip(table["images"], ("v1/1.jpg", "v2/1.jpg", "1.crop.jpg"), strict=True):
+        image["file_name"] = name
+    (scene / "boxes.json").write_text(json.dumps(table))
+    cfg = Ground(run=str(scene / "run"), images="", boxes=str(scene / "boxes.json"), device="cpu")
+    names = {"v2/1.jpg": jpeg(seed=2), "1.crop.jpg": jpeg(seed=3), "v1/1.jpg": jpeg(seed=1)}
+    result, seen = look(replace(cfg, images=str(write_tar(scene / "x.tar", names))))
+    assert result["rounds"] == 1
+    assert np.array_equal(seen[0].pixels, np.asarray(Image.open(io.BytesIO(names["v1/1.jpg"]))))
+    assert (
+        "boxes.json: 2 boxes of 2 classes in 3 pictures (1 pictures without boxes, 1 crowds)" in capsys.readouterr().out
+    )
+    with pytest.raises(UsageError, match=r"--boxes .*boxes\.json: '1' could be 'v1/1\.jpg' or 'v2/1\.jpg'"):
+        look(replace(cfg, images=str(write_tar(scene / "y.tar", {"1.jpg": jpeg()}))))
+    table["annotations"] = [{**table["annotations"][0], "iscrowd": 1}]
+    (scene / "boxes.json").write_text(json.dumps(table))
+    with pytest.raises(UsageError, match=r"holds no boxes: 0 boxes .* 1 crowds"):
+        look(replace(cfg, images=str(scene / "x.tar")))
+
+
 @pytest.mark.parametrize(("extra", "says"), [
     ([], "say what to look for"), (["--phrases", "zzxy"], "no phrase is near a synset"),
     (["--boxes", "nowhere.json"], "no such file"), (["--phrases", "lemon", "--route", "text"], "catlip align"),
@@ -112,4 +137,4 @@ def test_mistakes(extra: list[str], says: str, scene: Path) -> None:
         cli.run(["ground", str(scene / "run"), "--images", str(scene / "photos"), *extra])
     (scene / "boxes.json").write_text('{"images": []}')
     with pytest.raises(UsageError, match="is no COCO file"):
-        read_boxes(scene / "boxes.json")
+        read_instances(scene / "boxes.json")

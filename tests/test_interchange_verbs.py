@@ -224,6 +224,24 @@ def test_embed_writes_a_row_a_picture(run: Path, photos: Path, tmp_path: Path) -
         embed(Embed(run=str(run), images=str(photos), out=str(out)))
 
 
+def test_a_damaged_picture_among_many_is_left_out_and_named(run: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "many"
+    for name in ("__MACOSX", "deep"):
+        (folder / name).mkdir(parents=True)
+    for i in range(120):
+        (folder / "deep" / f"{i:03}.jpg").write_bytes(jpeg(size=(40, 32), seed=i))
+    (folder / "deep" / "007.jpg").write_bytes(jpeg(size=(40, 32))[:-200])
+    for name in ("._a.jpg", "deep/._001.jpg", "__MACOSX/b.jpg"):
+        (folder / name).write_bytes(b"of macOS")
+    out = embed(Embed(run=str(run), images=str(folder), out=str(tmp_path / "e.parquet"), device="cpu"))
+    assert pq.read_table(out)["key"].to_pylist() == [f"deep/{i:03}.jpg" for i in range(120) if i != 7]
+    shown = capsys.readouterr()
+    assert "119 pictures" in shown.out
+    assert "--images: 1 of 120 pictures cannot be read and are left out: deep/007.jpg: damaged picture" in shown.err
+    with pytest.raises(UsageError, match=r"007\.jpg: damaged picture"):
+        predict(Predict(run=str(run), photo=str(folder / "deep" / "007.jpg")))
+
+
 def test_embed_writes_patch_tokens(run: Path, photos: Path, coloured_shards, tmp_path: Path) -> None:
     out = embed(Embed(run=str(run), images=coloured_shards(6, 2), out=str(tmp_path / "t.parquet"), tokens=True))
     found = torch.tensor(pq.read_table(out)["embedding"].to_pylist())

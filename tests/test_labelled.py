@@ -17,9 +17,10 @@ from catlip.data.loader import Loader
 from catlip.data.order import Order
 from catlip.data.steps import Curriculum, Steps
 from catlip.errors import UsageError
-from catlip.evaluation.centres import centres
 from catlip.evaluation.class_names import ClassName, rows_of
+from catlip.evaluation.decoded import decoded
 from catlip.evaluation.labelled import class_indices, open_labelled
+from catlip.models.encoder import Encoder
 from tests.conftest import SHARED, jpeg, write_tar
 
 
@@ -252,16 +253,15 @@ def test_batches_carry_the_classes_through_workers(tmp_path: Path) -> None:
     assert seen == {key: [int(name[1]) for name in cell.split(";") if name] for key, cell in cells.items()}
 
 
-def test_centres_leave_out_a_few_unreadable_pictures_and_refuse_many(tmp_path: Path) -> None:
+def test_decoding_leaves_out_a_few_unreadable_pictures_and_refuse_many(tmp_path: Path) -> None:
     folder = write_folders(tmp_path / "set", a=120, b=1)
     (folder / "a" / "a7.jpg").write_bytes(b"nothing")
     source = open_labelled(str(folder))
 
     def seen() -> list[int]:
         unreadable = Unreadable()
-        found = [n for some, _, _ in centres(source, range(len(source)), 8, unreadable, batch_size=50) for n in some]
-        unreadable.check(len(source))
-        return found
+        view = Encoder.create("test_resnet", image_size=32).pixels
+        return [n for some, _, _ in decoded(source, range(len(source)), view, unreadable, batch_size=50) for n in some]
 
     numbers = seen()
     assert len(numbers) == 120

@@ -276,6 +276,32 @@ def test_one_picture_is_a_set(tmp_path: Path) -> None:
     assert len({tuple(mask.flatten().tolist()) for mask in batch.mask}) > 3  # the same picture, other windows
 
 
+def test_masks_of_one_channel_whatever_their_mode() -> None:
+    numbers = scene(0)
+    grey = Image.fromarray(numbers)
+    opaque, clear = Image.new("L", grey.size, 255), Image.new("L", grey.size, 254)
+
+    def read(image: Image.Image) -> np.ndarray:
+        return read_mask(MaskRecord("x", b"", [], mask=png(image)))
+
+    for mode, bands in (("LA", [grey, opaque]), ("RGB", [grey] * 3), ("RGBA", [grey, grey, grey, opaque])):
+        assert (read(Image.merge(mode, bands)) == numbers).all()
+    for mode, bands in (("LA", [grey, clear]), ("RGBA", [grey, grey, grey, clear])):
+        with pytest.raises(UsageError, match=rf"mask of x has transparent parts \({mode}\)"):
+            read(Image.merge(mode, bands))
+    with pytest.raises(UsageError, match=r"mask of x is a picture in colours \(RGBA\)"):
+        read(Image.merge("RGBA", [grey, opaque, grey, opaque]))
+
+
+@pytest.mark.parametrize("void", [(255,), (7,)])
+def test_masks_of_0_and_255_are_told_what_to_write(void: tuple[int, ...], tmp_path: Path) -> None:
+    mask = np.where(scene(0) > 0, 255, 0).astype(np.uint8)
+    members = {"1.png": png(COLOURS[scene(0)]), "1.seg.png": png(mask)}
+    found = survey(open_masks(str(write_tar(tmp_path / "a.tar", members)), "train"), range(1))
+    with pytest.raises(UsageError, match=r"if 0 and 255 are two classes, write 0 and 1$"):
+        find_classes(found, [], void, "--train")
+
+
 def test_damaged_pictures_are_named_and_too_many_end_the_matter(tmp_path: Path) -> None:
     members = {f"{i}.{kind}": png(data) for i in range(3) for kind, data in
                (("png", COLOURS[scene(i)]), ("seg.png", scene(i)))}  # fmt: skip

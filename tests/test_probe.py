@@ -13,16 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from catlip import cli
+from catlip.data.images import Unreadable
+from catlip.data.subsets import share_of_each, shots_of_each
 from catlip.errors import UsageError
 from catlip.evaluation import kept_features as kept_module
 from catlip.evaluation.kept_features import kept_features
 from catlip.evaluation.labelled import open_labelled
 from catlip.evaluation.logistic import accuracy, fit_logistic, likelihood, linear_probe
-from catlip.evaluation.subsets import share_of_each, shots_of_each
 from catlip.models.encoder import Encoder
 from catlip.report.efficiency import curves, write_page
-from catlip.transfer.probe import Probe, names_of, probe
-from tests.conftest import COLOURS, jpeg
+from catlip.transfer.finetune import Finetune, Look, finetune, open_sets
+from catlip.transfer.probe import Amount, Probe, names_of, probe
+from tests.conftest import COLOURS, jpeg, write_tar
 from tests.test_finetune import coco_of, many
 from tests.test_zero_shot import FRUITS
 
@@ -144,7 +146,7 @@ def test_features_are_kept_and_a_damaged_file_is_made_again(
     device = torch.device("cpu")
 
     def again(keep: bool = True) -> Tensor:
-        pooled, kept = kept_features(encoder, data, device, keep=keep)
+        pooled, kept = kept_features(encoder, data, device, Unreadable(), keep=keep)
         assert kept.tolist() == list(range(len(data)))
         return pooled
 
@@ -178,11 +180,63 @@ def test_a_cache_that_cannot_be_written_costs_a_line(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CATLIP_CACHE", str(tmp_path / "file"))
-    kept_features(Encoder.create("test_resnet", image_size=32), open_labelled(sets[1]), torch.device("cpu"))
+    encoder = Encoder.create("test_resnet", image_size=32)
+    kept_features(encoder, open_labelled(sets[1]), torch.device("cpu"), Unreadable())
     assert "the features are not kept" in capsys.readouterr().err
 
 
 # the verb
+
+
+def test_probe_and_fine_tuning_take_the_same_part(
+    run: Path, sets: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[float, list[int]] = {}
+
+    def measured(cfg: Probe, data: tuple[Tensor, ...], told: str, part: Callable[..., Tensor], *_: object) -> Amount:
+        seen[float(told.rstrip(" %")) / 100] = part(seed=3).tolist()
+        return Amount(
+            told=told, share=1.0, pictures=1, probes={"random": [50.0]}, knn=[50.0], penalties={"random": [1]}
+        )
+
+    monkeypatch.setattr("catlip.transfer.probe.measure", measured)
+    probe(Probe(run=str(run), train=sets[0], test=sets[1], fractions="0.1,0.35", device="cpu"))
+    for fraction, rows in seen.items():
+        cfg = Finetune(run=str(run), train=sets[0], test=sets[1], out=str(tmp_path / "o"), fraction=fraction, seed=3)
+        assert open_sets(cfg).train.numbers.tolist() == rows
+    assert len(seen[0.1]) == 4
+
+
+def test_pictures_that_cannot_be_read_are_counted_and_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, count in (("train", 120), ("test", 101)):
+        members = {f"{i:03}.jpg": jpeg(COLOURS["lake" if i % 2 else "lemon"], (40, 32), i) for i in range(count)}
+        members["007.jpg"] = members["007.jpg"][:-200]
+        classes = {f"{i:03}.cls": str(i % 2).encode() for i in range(count)}
+        write_tar(tmp_path / f"{part}.tar", dict(sorted({**members, **classes}.items())))
+    cfg = Probe(run=str(run), train=str(tmp_path / "train.tar"), test=str(tmp_path / "test.tar"), device="cpu")
+    for why in ("damaged picture", "could not be read when the features were made"):
+        result = probe(cfg)
+        assert (result["train"], result["test"], result["unreadable"]) == (119, 100, {"train": 1, "test": 1})
+        said = capsys.readouterr().err
+        assert f"--train: 1 of 120 pictures cannot be read and are left out: 007: {why}" in said
+        assert f"--test: 1 of 101 pictures cannot be read and are left out: 007: {why}" in said
+    tuned = finetune(Finetune(
+        run=str(run), train=cfg.train, test=cfg.test, out=str(tmp_path / "out"), samples=32, batch_size=32, workers=1,
+        device="cpu", watch=Look(watch_limit=0),
+    ))  # fmt: skip
+    assert tuned is not None
+    assert (tuned["test"], tuned["unreadable"]) == (100, {"test": 1})
+
+
+def test_one_process_probes_and_others_are_refused(
+    run: Path, sets: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="works in one process, and 2 were started"):
+        probe(Probe(run=str(run), train=sets[0], test=sets[1], device="cpu"))
 
 
 def test_the_plain_call_is_what_it_was(run: Path, sets: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,21 @@ def test_captions_from_files(tmp_path: Path) -> None:
         read_captions(tmp_path / "c.json", ["2"])
 
 
+def test_captions_are_of_the_picture_of_the_same_name(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(json.dumps({"v2/1.jpg": ["two"], "v1/1.jpg": ["one"], "a.b.jpg": ["dotted"]}))
+    for keys in (
+        ["v1/1", "v2/1", "a.b"],
+        ["v1/1.jpg", "v2/1.jpg", "a.b.jpg"],
+        ["x/v1/1.jpg", "x/v2/1.jpg", "x/a.b.jpg"],
+    ):
+        assert read_captions(tmp_path / "c.json", keys) == [["one"], ["two"], ["dotted"]]
+    with pytest.raises(UsageError, match=r"--captions .*c\.json: '1' could be 'v2/1\.jpg' or 'v1/1\.jpg'"):
+        read_captions(tmp_path / "c.json", ["1"])
+    (tmp_path / "c.json").write_text(json.dumps({"1.jpg": ["one"]}))
+    with pytest.raises(UsageError, match=r"'v1/1' and 'v2/1' would both be '1\.jpg'"):
+        read_captions(tmp_path / "c.json", ["v1/1", "v2/1"])
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     torch.manual_seed(0)
@@ -110,3 +125,8 @@ def test_mistakes(run: Path, coloured_shards: Callable[..., str], tmp_path: Path
     (tmp_path / "captions.txt").write_text("only one\n" * 13)
     with pytest.raises(UsageError, match="13 captions for 8 pictures"):
         cli.run(["retrieve", str(run), "--data", data, "--captions", str(tmp_path / "captions.txt")])
+
+
+def test_chance_is_at_most_certainty(run: Path, coloured_shards: Callable[..., str], capsys) -> None:
+    retrieve(Retrieve(run=str(run), data=coloured_shards(8, 1), device="cpu"))
+    assert "R@1 12.50   R@5 62.50   R@10 100.00" in capsys.readouterr().out

@@ -8,7 +8,6 @@ task mirrors the picture on the device, they are mirrored here.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 from catlip.data.batches import Batch, Batches
 from catlip.data.coco import Objects, bitmap
 from catlip.data.crops import Box, decode_part
-from catlip.data.images import UnreadableImageError
+from catlip.data.images import UnreadableImageError, is_turned
 from catlip.data.order import Order
 from catlip.data.records import Record
 from catlip.data.sources import Source
@@ -86,9 +85,11 @@ def decode_placed(
 
     def choose(width: int, height: int) -> tuple[Box, Tensor]:
         if (width, height) != (objects.width, objects.height):
-            turned = ", turned as its EXIF says" if (height, width) == (objects.width, objects.height) else ""
+            how = ""
+            if (height, width) == (objects.width, objects.height):
+                how = ", turned as its EXIF says" if is_turned(data) else ", width and height exchanged"
             raise UnreadableImageError(
-                f"{width} x {height} pixels{turned}; the boxes are for {objects.width} x {objects.height}"
+                f"{width} x {height} pixels{how}; the boxes are for {objects.width} x {objects.height}"
             )
         return placed.box, out[:, : placed.height, : placed.width]
 
@@ -103,14 +104,14 @@ class BoxBatches(Batches):
         self, source: Source, order: Order, steps: Steps, *, pictures: dict[str, Objects], scale: tuple[float, float],
         masks: bool, rank: int = 0, world: int = 1,
     ) -> None:  # fmt: skip
-        """pictures: by file name without folder and ending. scale: range of the picture's longer side, as a share of
+        """pictures: by the keys of their records. scale: range of the picture's longer side, as a share of
         the canvas. masks: whether they travel too."""
         super().__init__(source, order, steps, rank=rank, world=world)
         self.pictures, self.scale, self.masks = pictures, scale, masks
 
     def picture(self, record: Record, draws: list[float], out: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(boxes, classes, packed masks) of what is to be seen; boxes and masks mirrored if the task will mirror."""
-        objects = self.pictures[Path(record.key).stem]
+        objects = self.pictures[record.key]
         low, high = self.scale
         placed = decode_placed(record.image, objects, out, low + (high - low) * draws[1], draws[2:4])
         return on_canvas(objects, placed, out.shape[-1], mirrored=draws[0] < 0.5, masks=self.masks)

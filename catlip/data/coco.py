@@ -5,16 +5,16 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from catlip.data.folders import TarPictures
+from catlip.data.folders import FolderPictures, TarPictures
 from catlip.data.images import MAX_PIXELS
-from catlip.data.paths import TEXTS, Folders, PathSource
+from catlip.data.paths import PathSource
+from catlip.data.pictures import picture_files
 from catlip.data.shards import expand
 from catlip.errors import UsageError
 
@@ -59,8 +59,11 @@ class Instances:
     path: Path
     names: list[str]  # of the classes; classes are numbered in the order of the file, whatever its ids are
     ids: list[Any]  # of the categories, as the file has them
-    pictures: dict[str, Objects]  # file name without folder and ending -> what it shows; also those that show nothing
+    pictures: dict[str, Objects]  # file name, as the file has it -> what it shows; also those that show nothing
+    notes: list[str] = field(default_factory=list)  # what was left out of the file
     dropped: int = 0  # boxes without an area inside their picture
+    clipped: int = 0  # boxes that reach beyond their picture, by more than a pixel
+    corners: bool = True  # all boxes could be left, top, right, bottom
 
     @property
     def described(self) -> str:
@@ -72,7 +75,29 @@ class Instances:
         notes = [f"{empty:,} pictures without boxes"] * bool(empty) + [f"{crowds:,} crowds"] * bool(crowds)
         notes += [f"{without:,} classes without a box"] * bool(without)
         notes += [f"{self.dropped:,} boxes without an area left out"] * bool(self.dropped)
+        if self.clipped and self.corners:
+            notes.append(
+                f"{self.clipped:,} boxes reach beyond their picture and are clipped: all look like left, top, right, "
+                "bottom, but COCO's are left, top, width, height"
+            )
+        notes += self.notes
         return found + (f" ({', '.join(notes)})" if notes else "")
+
+    def check(self, option: str) -> None:
+        """Raises UsageError if there is not one box; crowds are none."""
+        if all(objects.crowd.all() for objects in self.pictures.values()):
+            raise UsageError(f"{option} {self.path} holds no boxes: {self.described}")
+
+    def boxes(self) -> dict[str, dict[str, list[Box]]]:
+        """{file name: {category: boxes}} of all pictures; without crowds, as most of their box is none of them."""
+        found: dict[str, dict[str, list[Box]]] = {}
+        for name, objects in self.pictures.items():
+            shares = objects.boxes.astype(np.float64) / [objects.width, objects.height, objects.width, objects.height]
+            here = found[name] = {}
+            for box, label, crowd in zip(shares.tolist(), objects.classes, objects.crowd, strict=True):
+                if not crowd:
+                    here.setdefault(self.names[label], []).append(tuple(box))
+        return found
 
 
 def read_instances(path: str | Path, option: str = "--boxes") -> Instances:
@@ -84,39 +109,61 @@ def read_instances(path: str | Path, option: str = "--boxes") -> Instances:
     if not path.is_file():
         raise UsageError(f"{option}: no such file: {path}")
     where = f"{option} {path}"
-    names, images, annotations = coco_tables(path, where)
+    names, images, annotations, notes = coco_tables(path, where)
     class_of = {category: number for number, category in enumerate(names)}
-    found = Instances(path, list(names.values()), list(names), {})
+    found = Instances(path, list(names.values()), list(names), {}, notes)
     with told_as_no_coco(where, "boxes"):
-        _refuse_twice([Path(e["file_name"]).stem for e in images.values()], f"{where}: two pictures are called")
+        _refuse_twice([str(entry["file_name"]) for entry in images.values()], f"{where}: two pictures are called")
         for entry in images.values():
             objects = _objects(entry, annotations.pop(entry["id"]), class_of, found, option)
-            found.pictures[Path(objects.name).stem] = objects
+            found.pictures[objects.name] = objects
     return found
 
 
-def coco_tables(path: Path, where: str) -> tuple[dict[Any, str], dict[Any, Any], dict[Any, list[Any]]]:
-    """({category id: name}, {picture id: entry}, {picture id: its annotations}), in the order of the file.
+def coco_tables(path: Path, where: str) -> tuple[dict[Any, str], dict[Any, Any], dict[Any, list[Any]], list[str]]:
+    """({category id: name}, {picture id: entry}, {picture id: its annotations}, notes), in the order of the file.
 
-    Raises UsageError, which begins with `where`, for anything but COCO's {"images", "annotations", "categories"}, for
-    annotations of what is not listed, and for two categories of one name.
+    Annotations of a picture or category that is not listed, as in a file that was cut to some of them, are left out,
+    which the notes say. Raises UsageError, which begins with `where`, for anything but COCO's {"images", "annotations",
+    "categories"}, if no annotation is left or the list of categories is of another numbering, and for two categories
+    of one name.
     """
     with told_as_no_coco(where, "annotations"):
         table = json.loads(path.read_bytes())
         names = {entry["id"]: str(entry["name"]) for entry in table["categories"]}
         images = {entry["id"]: entry for entry in table["images"]}
+        kept, notes = table["annotations"], list[str]()
         for what, known in (("image_id", images), ("category_id", names)):
-            unknown = Counter(entry[what] for entry in table["annotations"] if entry[what] not in known)
-            if unknown:
+            if bare := [entry for entry in kept if what not in entry]:
+                raise ValueError(f"annotation {bare[0].get('id')} has no {what}")
+            unknown = Counter(entry[what] for entry in kept if entry[what] not in known)
+            if not unknown:
+                continue
+            told = f"{unknown.total():,} of {len(kept):,} annotations have a {what} that the file does not list"
+            told += f", e.g. {next(iter(unknown))!r}"
+            if unknown.total() == len(kept):
+                raise UsageError(f"{where}: {told}")
+            if what == "category_id" and _renumbered(list(known), list(unknown)):
                 raise UsageError(
-                    f"{where}: {unknown.total():,} of {len(table['annotations']):,} annotations have a {what} that the "
-                    f"file does not list, e.g. {next(iter(unknown))!r}"
+                    f"{where}: {told}, while the list has numbers without gaps: it may have been renumbered, and then "
+                    "the others mean other categories than it says. Write the list that belongs to the annotations, "
+                    "or take the annotations of other categories out"
                 )
+            kept = [entry for entry in kept if entry[what] in known]
+            notes.append(f"{told}: left out")
         _refuse_twice(list(names.values()), f"{where}: two categories are called")
         annotations: dict[Any, list[Any]] = {image: [] for image in images}
-        for entry in table["annotations"]:
+        for entry in kept:
             annotations[entry["image_id"]].append(entry)
-    return names, images, annotations
+    return names, images, annotations, notes
+
+
+def _renumbered(listed: list[Any], others: list[Any]) -> bool:
+    """Whether a list of several categories counts from 0 or 1 and annotations go beyond: its gaps were lost."""
+    if len(listed) < 2 or not all(isinstance(number, int) for number in (*listed, *others)):
+        return False
+    listed.sort()
+    return listed[0] in (0, 1) and listed[-1] - listed[0] == len(listed) - 1 and min(others) > listed[-1]
 
 
 @contextmanager
@@ -127,7 +174,7 @@ def told_as_no_coco(where: str, holds: str) -> Iterator[None]:
     except UsageError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        what = f"{type(error).__name__}: {error}"
+        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"{where} is no COCO file with images, categories and {holds} ({what})") from None
 
 
@@ -138,27 +185,51 @@ def _refuse_twice(names: Sequence[str], says: str) -> None:
 
 
 def _objects(image: Any, entries: list[Any], class_of: dict[Any, int], found: Instances, option: str) -> Objects:
-    width, height = int(image["width"]), int(image["height"])
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise ValueError(f"a picture of {width} x {height} pixels")
-    boxes, kept, masks = [], [], []
+    name = str(image["file_name"])
+    width, height = _size(image, name)
+    boxes, kept, masks, areas = [], [], [], []
     for entry in entries:
-        x, y, w, h = map(float, entry["bbox"])
-        if not all(map(math.isfinite, (x, y, w, h))):
-            raise ValueError(f"a box {entry['bbox']}")
+        x, y, w, h = _box(entry, name)
         box = (max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height))
+        found.clipped += max(-x, -y, x + w - width, y + h - height) > 1
+        found.corners &= w > x and h > y
         if box[2] <= box[0] or box[3] <= box[1]:
             found.dropped += 1
             continue
         boxes.append(box)
         kept.append(entry)
-        masks.append(_mask(entry.get("segmentation"), width, height, f"{option} {found.path}: {image['file_name']}"))
+        mask = _mask(entry.get("segmentation"), width, height, f"{option} {found.path}: {name}")
+        masks.append(mask)
+        areas.append(float(entry.get("area") or (_area(mask) if mask is not None else 0) or w * h))
     return Objects(
-        image["id"], str(image["file_name"]), width, height, np.array(boxes, np.float32).reshape(-1, 4),
+        image["id"], name, width, height, np.array(boxes, np.float32).reshape(-1, 4),
         np.array([class_of[entry["category_id"]] for entry in kept], np.int64),
-        np.array([bool(entry.get("iscrowd")) for entry in kept], bool),
-        np.array([float(entry.get("area") or entry["bbox"][2] * entry["bbox"][3]) for entry in kept]), masks,
+        np.array([bool(entry.get("iscrowd")) for entry in kept], bool), np.array(areas, np.float64), masks,
     )  # fmt: skip
+
+
+def _size(image: Any, name: str) -> tuple[int, int]:
+    """(width, height). Raises ValueError."""
+    try:
+        width, height = int(image["width"]), int(image["height"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{name} has no width and height in pixels") from None
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        raise ValueError(f"{name} is a picture of {width} x {height} pixels")
+    return width, height
+
+
+def _box(entry: Any, name: str) -> tuple[float, float, float, float]:
+    """(left, top, width, height). Raises ValueError."""
+    found = entry.get("bbox")
+    try:
+        x, y, w, h = map(float, found)
+    except (TypeError, ValueError):
+        x = y = w = h = math.nan
+    if not all(map(math.isfinite, (x, y, w, h))):
+        what = "no bbox" if found is None else f"the bbox {found}, but left, top, width and height are needed"
+        raise ValueError(f"annotation {entry.get('id')} of {name} has {what}")
+    return x, y, w, h
 
 
 def _mask(found: Any, width: int, height: int, where: str) -> Mask | None:
@@ -180,6 +251,14 @@ def _mask(found: Any, width: int, height: int, where: str) -> Mask | None:
     if any(np.abs(np.diff(points, axis=0)).sum() > 100 * (width + height) for points in inside):
         raise UsageError(f"{where} has a polygon whose outline is a hundred times the picture's")
     return [points.ravel() for points in inside] or None
+
+
+def _area(mask: Mask) -> float:
+    """Square pixels: of polygons as COCO computes it, parts that lie over each other counted twice."""
+    if isinstance(mask, RunLengths):
+        return float((_run_lengths(mask.counts) if isinstance(mask.counts, str) else mask.counts)[1::2].sum())
+    pairs = [points.reshape(-1, 2).T for points in mask]
+    return sum(0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) for x, y in pairs)
 
 
 def mask_tools() -> Any:
@@ -239,13 +318,12 @@ def picture_source(instances: Instances, images: str, option: str = "--images") 
 
     Raises UsageError if some of them are not there.
     """
-    names = [objects.name for objects in instances.pictures.values()]
+    names = list(instances.pictures)
     if not names:
         raise UsageError(f"{instances.path} lists no pictures")
     if Path(images).is_dir():
-        folder = Path(images)
-        names = [name if (folder / name).is_file() else Path(name).name for name in names]
-        pictures, missing = Folders([images]), [name for name in names if not (folder / name).is_file()]
+        pictures = FolderPictures(images)
+        missing = pictures.missing(names)
     else:
         paths = expand(images)
         if any(path.suffix != ".tar" for path in paths):
@@ -257,23 +335,5 @@ def picture_source(instances: Instances, images: str, option: str = "--images") 
             f"{option} {images}: {len(missing):,} of the {len(names):,} pictures that {instances.path} lists are not "
             f"there, e.g. {missing[0]}"
         )
-    table = pa.table({
-        "image": pa.array(names, pa.large_string()), "folder": pa.array(np.zeros(len(names), np.uint32)),
-        "captions": pa.array([[]] * len(names), TEXTS), "rest": pa.nulls(len(names), pa.large_string()),
-    })  # fmt: skip
     facts = [instances.path.name, instances.path.stat().st_size]
-    return PathSource(images, f" of {images}", table, pictures, [len(names)], {}, facts)
-
-
-def read_boxes(path: str | Path) -> dict[str, dict[str, list[Box]]]:
-    """{file name without folder and ending: {category: boxes}}, of all pictures of the file; crowds are left out, as
-    most of their box is none of them. Raises UsageError as `read_instances` does."""
-    instances = read_instances(path)
-    found: dict[str, dict[str, list[Box]]] = {}
-    for key, objects in instances.pictures.items():
-        shares = objects.boxes.astype(np.float64) / [objects.width, objects.height, objects.width, objects.height]
-        here = found[key] = {}
-        for box, label, crowd in zip(shares.tolist(), objects.classes, objects.crowd, strict=True):
-            if not crowd:
-                here.setdefault(instances.names[label], []).append(tuple(box))
-    return found
+    return picture_files(images, names, pictures, facts=facts, described=f" of {images}")

@@ -46,20 +46,6 @@ def decode_crop(data: bytes, crop: Crop, draws: Sequence[float], out: Tensor) ->
         _resize(part, out)
 
 
-def decode_center(data: bytes, size: int, share: float = 1.0) -> Tensor:
-    """Decode and cut the central square of `share` of the shorter side out -> uint8 [3, size, size]."""
-
-    out = empty(size)
-
-    def choose(width: int, height: int) -> tuple[Box, Tensor]:
-        side = min(width, height) * share
-        left, top = (width - side) / 2, (height - side) / 2
-        return (left, top, left + side, top + side), out
-
-    decode_part(data, choose)
-    return out
-
-
 def empty(height: int, width: int = 0) -> Tensor:
     """uint8 [3, height, width], channels last in memory; a square without width."""
     return torch.empty((height, width or height, 3), dtype=torch.uint8).permute(2, 0, 1)
@@ -86,7 +72,7 @@ def decode_part(data: bytes, choose: Callable[[int, int], tuple[Box, Tensor]]) -
 
     Raises UnreadableImageError.
     """
-    if data[:3] == b"\xff\xd8\xff" and b"Exif\0\0" not in data[:4096]:
+    if data[:3] == b"\xff\xd8\xff" and not _has_exif(data):
         try:
             header: Any = simplejpeg.decode_jpeg_header(data, strict=False)
             height, width = header[:2]
@@ -108,6 +94,19 @@ def decode_part(data: bytes, choose: Callable[[int, int], tuple[Box, Tensor]]) -
     pixels, width, height = decode_upright(data, least_of)
     box, out = choose(width, height)
     return _cut(pixels, box, width, height, out)
+
+
+def _has_exif(data: bytes) -> bool:
+    """Whether a JPEG has EXIF before its pixels, which only Pillow heeds; also where its header is not understood."""
+    at = 2
+    while data[at : at + 1] == b"\xff":
+        marker, length = data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == b"\xda":  # pixels begin
+            return False
+        if marker == b"\xe1" and data[at + 4 : at + 10] == b"Exif\0\0":
+            return True
+        at += 1 if marker == b"\xff" else 2 + length  # any number of 0xff may fill the space before a marker
+    return True
 
 
 def _room(box: Box, out: Tensor) -> float:

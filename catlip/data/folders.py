@@ -76,7 +76,7 @@ def listed(folder: str, troubles: dict[str, str]) -> Iterator[tuple[str, str]]:
             with os.scandir(os.path.join(folder, inside)) as entries:
                 for entry in entries:
                     stem, suffix = os.path.splitext(entry.name)
-                    if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":  # what macOS puts into archives
                         continue
                     if suffix.lower()[1:] in IMAGE_EXTENSIONS:
                         pictures.append(entry.name)
@@ -136,6 +136,22 @@ class TarPictures:
             return b""
         tar, at, size = self._places[number].tolist()
         return self.files.open(tar).read(at, size)
+
+
+class FolderPictures:
+    """Pictures of a folder and its sub-folders by their names; `TarPictures` without a tar."""
+
+    def __init__(self, folder: str) -> None:
+        self.folders = Folders([folder])
+        self.names = Names((name for name, _ in listed(folder, {})), folder)
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """As of `TarPictures`."""
+        return [name for name, number in zip(names, self.names.find_all(names), strict=True) if number is None]
+
+    def read(self, folder: int, name: str) -> bytes:
+        number = self.names.find(name)
+        return b"" if number is None else self.folders.read(0, self.names.names[number])
 
 
 def coco_captions(path: Path) -> dict[str, tuple[list[str], dict[str, Any]]]:

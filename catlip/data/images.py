@@ -1,8 +1,10 @@
 """Pictures of any kind, opened with care: size limits, odd modes, rotation, and what becomes of unreadable ones."""
 
 import io
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -31,12 +33,14 @@ class Unreadable:
     """Pictures that were skipped because they could not be read, and why."""
 
     reasons: dict[str, str] = field(default_factory=dict)  # key -> why
+    met: int = 0  # pictures that were looked at, as far as `check` was told
 
     def add(self, key: str, why: str) -> None:
         self.reasons[key] = why
 
     def check(self, met: int) -> None:
         """Raises UsageError if more than 1 % of the pictures met so far are unreadable."""
+        self.met = met
         if len(self.reasons) > MAX_UNREADABLE * met:
             share = f"more than {MAX_UNREADABLE:.0%}"
             raise UsageError(f"{len(self.reasons):,} of {met:,} pictures cannot be read, {share}: {self.some()}")
@@ -44,6 +48,16 @@ class Unreadable:
     def some(self) -> str:
         """The first few, for a message."""
         return "; ".join(f"{key}: {why}" for key, why in list(self.reasons.items())[:5])
+
+
+def left_out(**sets: Unreadable) -> dict[str, Any]:
+    """Name what could not be read, on standard error; for results: {"unreadable": {set: pictures}} if any are."""
+    for name, found in sets.items():
+        if found.reasons:
+            count = f"{len(found.reasons):,} of {found.met:,}"
+            sys.stderr.write(f"--{name}: {count} pictures cannot be read and are left out: {found.some()}\n")
+    counts = {name: len(found.reasons) for name, found in sets.items() if found.reasons}
+    return {"unreadable": counts} if counts else {}
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -58,31 +72,41 @@ def open_image(data: bytes) -> Image.Image:
         raise UnreadableImageError("EPS is a program, and Pillow would have it run")
     if image.width * image.height > MAX_PIXELS:
         raise UnreadableImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+    if image.format == "PNG" and "exif" not in image.info and b"eXIf" in data:
+        _load(image)  # the chunk may stand behind the pixels; whoever asks for the size has to know of it too
     return image
+
+
+def read_image(data: bytes) -> Image.Image:
+    """Any picture, decoded, turned as its EXIF says, in RGB. Raises UnreadableImageError."""
+    return _decoded(open_image(data))
 
 
 def decode_upright(
     data: bytes, least: Callable[[int, int], tuple[int, int]] | None = None
 ) -> tuple[np.ndarray, int, int]:
-    """Any picture, turned as its EXIF says -> (uint8 [h, w, 3], full width, full height). Raises UnreadableImageError.
+    """As `read_image` -> (uint8 [h, w, 3], full width, full height). Raises UnreadableImageError.
 
     least(width, height) says how many pixels are needed; a JPEG is then decoded at the smallest scale that has them.
     """
     image = open_image(data)
+    width, height = _upright_size(image)
+    if least is not None:
+        wanted = least(width, height)
+        image.draft("RGB", wanted if image.size == (width, height) else (wanted[1], wanted[0]))
+    return np.array(_decoded(image)), width, height  # a copy: Pillow's own memory is read-only
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    _load(image)
+    return upright(image)
+
+
+def _load(image: Image.Image) -> None:
     try:
-        turn = _turn(image)
-        sideways = turn in SIDEWAYS
-        width, height = (image.height, image.width) if sideways else (image.width, image.height)
-        if least is not None:
-            wanted = least(width, height)
-            image.draft("RGB", (wanted[1], wanted[0]) if sideways else wanted)
         image.load()
-        pixels = np.array(upright(image))  # a copy: Pillow's own memory is read-only
-    except UnreadableImageError:
-        raise  # of `least`
     except Exception as error:  # Pillow's plug-ins raise what they like
         raise UnreadableImageError(f"damaged picture: {error}") from None
-    return pixels, width, height
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -98,8 +122,16 @@ def upright(image: Image.Image) -> Image.Image:
 def upright_size(data: bytes) -> tuple[int, int]:
     """(width, height) of a picture once it is turned as its EXIF says; no pixel is decoded. Raises
     UnreadableImageError."""
-    image = open_image(data)
-    return (image.height, image.width) if _turn(image) in SIDEWAYS else (image.width, image.height)
+    return _upright_size(open_image(data))
+
+
+def is_turned(data: bytes) -> bool:
+    """Whether EXIF exchanges the picture's width and height. Raises UnreadableImageError."""
+    return _turn(open_image(data)) in SIDEWAYS
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    return (image.height, image.width) if _turn(image) in SIDEWAYS else image.size
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -113,12 +145,34 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB; transparent parts become white, 16-bit grey is scaled."""
+    """Any mode -> RGB; transparent parts become white, grey of more than 8 bits is scaled, all pictures alike.
+
+    Raises UnreadableImageError for numbers outside that scale.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _eight_bit(image).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
-    if image.mode.startswith("I"):
-        grey = np.asarray(image, dtype=np.float32)
-        return Image.fromarray((grey / max(255.0, grey.max()) * 255).astype(np.uint8)).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Integers of 0..65535, or floating-point numbers of 0..1 or 0..255, -> grey of 8 bits.
+
+    A picture's own extremes are not its black and white: what is dark stays dark. Floating-point numbers may lie a
+    tenth outside, as a resize overshoots.
+    """
+    numbers = np.asarray(image).astype(np.float32)
+    low, high = float(numbers.min()), float(numbers.max())
+    white = 65535.0 if image.mode != "F" else 1.0 if high <= 1.1 else 255.0
+    slack = 0.1 * white if image.mode == "F" else 0.0
+    if not (low >= -slack and high <= white + slack):  # NaN is not in there either
+        raise UnreadableImageError(
+            f"grey of {low:g} to {high:g}; integers of 0..65535, or fractions of 0..1 or 0..255, can be read"
+        )
+    grey = np.rint(np.clip(numbers, 0, white) * (255 / white)).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[numbers == image.info["transparency"]] = 255
+    return Image.fromarray(grey)

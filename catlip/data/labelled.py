@@ -6,7 +6,7 @@ ten bytes a picture; the pictures stay where they are until they are read. Nothi
 """
 
 import hashlib
-import os
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from catlip.data.coco import coco_tables, told_as_no_coco
 from catlip.data.folders import listed, pictures_of
-from catlip.data.order import uniforms
-from catlip.data.paths import TEXTS, Folders, PathSource, Pictures, table_source
+from catlip.data.paths import Folders, table_source
+from catlip.data.pictures import decodable, picture_files
 from catlip.data.records import Record, Source
 from catlip.data.shards import expand
+from catlip.data.subsets import share_of_each, shuffled
 from catlip.data.tables import IMAGE_COLUMNS, column_names, find_column, first_rows, kind_of
 from catlip.data.tars import TarSource
 from catlip.errors import UsageError
@@ -120,19 +120,14 @@ class LabelledSource:
 
         Multi-label: a share of the samples, and the first of each class that would have none.
         """
-        drawn = np.argsort(uniforms(np.arange(len(self)), 1, seed ^ 0x5EED)[:, 0], kind="stable")
-        if self.multi:
-            chosen, met, wanted = set[int](), set[int](), max(1, round(fraction * len(self)))
-            for number in drawn.tolist():
-                own = self.labels[self.offsets[number] : self.offsets[number + 1]].tolist()
-                if len(chosen) < wanted or not met.issuperset(own):
-                    chosen.add(number)
-                    met.update(own)
-        else:
-            of = self.labels[drawn]
-            by_class = drawn[np.argsort(of, kind="stable")]
-            parts = np.split(by_class, np.cumsum(self.counts())[:-1])
-            chosen = {n for part in parts for n in part[: max(1, round(fraction * len(part)))].tolist()}
+        if not self.multi:
+            return self.taken(np.sort(share_of_each(self.labels, fraction, seed)))
+        chosen, met, wanted = set[int](), set[int](), max(1, round(fraction * len(self)))
+        for number in shuffled(len(self), seed).tolist():
+            own = self.labels[self.offsets[number] : self.offsets[number + 1]].tolist()
+            if len(chosen) < wanted or not met.issuperset(own):
+                chosen.add(number)
+                met.update(own)
         return self.taken(np.array(sorted(chosen), np.int64))
 
 
@@ -172,6 +167,13 @@ def open_labelled_source(
             "have none or several, say so with --labels multi"
         )
     return found
+
+
+def say_troubles(*sets: LabelledSource) -> None:
+    """On standard error, what was left out when these were opened."""
+    for data in sets:
+        if data.troubles:
+            sys.stderr.write(f"{data.name}: {data.described}\n")
 
 
 def _made(source: Source, labels: Iterable[list[str]], classes: list[str] | None = None) -> LabelledSource:
@@ -219,13 +221,13 @@ def _of_folders(folder: Path) -> LabelledSource:
     classes = sorted(sub.name for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith("."))
     for name in classes:
         for path, _ in listed(str(folder / name), troubles):
-            names.append(os.fsencode(f"{name}/{path}").decode("utf-8", "replace"))
-            labels.append([os.fsencode(name).decode("utf-8", "replace")])
+            names.append(decodable(f"{name}/{path}"))
+            labels.append([decodable(name)])
     if not names:
         raise UsageError(f"{folder} holds no pictures in sub-folders, one sub-folder per class")
     if empty := sorted(set(classes) - {label[0] for label in labels}):
         troubles[empty[0]] = f"no pictures in this folder{f', nor in {len(empty) - 1} others' if empty[1:] else ''}"
-    return _made(_pictures(str(folder), names, Folders([str(folder)]), troubles, [folder.name]), labels)
+    return _made(picture_files(str(folder), names, Folders([str(folder)]), troubles, [folder.name]), labels)
 
 
 def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: str | None) -> LabelledSource:
@@ -244,7 +246,7 @@ def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: st
 
 def _of_coco(path: Path) -> LabelledSource:
     """Crowds count, as a crowd of persons shows persons; pictures without annotations are there, without labels."""
-    names, images, annotations = coco_tables(path, str(path))
+    names, images, annotations, notes = coco_tables(path, str(path))
     with told_as_no_coco(str(path), "annotations"):
         files = [str(entry["file_name"]) for entry in images.values()]
         classes = [names[number] for number in sorted(names)]
@@ -253,14 +255,7 @@ def _of_coco(path: Path) -> LabelledSource:
     labels = [[names[entry["category_id"]] for entry in annotations[image]] for image in images]
     pictures, _, troubles = pictures_of(path, files)
     facts = [path.name, path.stat().st_size]
-    found = _made(_pictures(str(path), files, pictures, troubles, facts), labels, classes)
+    troubles |= {path.name: "; ".join(notes)} if notes else {}
+    found = _made(picture_files(str(path), files, pictures, troubles, facts), labels, classes)
     found.multi = True
     return found
-
-
-def _pictures(name: str, files: list[str], pictures: Pictures, troubles: dict[str, str], facts: list[Any]) -> Source:
-    table = pa.table({
-        "image": pa.array(files, pa.large_string()), "folder": pa.array(np.zeros(len(files), np.uint32)),
-        "captions": pa.array([[]] * len(files), TEXTS), "rest": pa.nulls(len(files), pa.large_string()),
-    })  # fmt: skip
-    return PathSource(name, "", table, pictures, [len(files)], troubles, facts)

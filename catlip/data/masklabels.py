@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, upright_size
 from catlip.data.masks import MaskRecord, MaskSource
@@ -25,22 +25,40 @@ VALUES = 1 << 16
 def read_mask(record: MaskRecord) -> np.ndarray:
     """uint16 [h, w]: the numbers as they stand in the file; a palette's colours are left aside.
 
-    Raises UnreadableImageError for a damaged file, UsageError for a picture in colours.
+    Raises UnreadableImageError for a damaged file, UsageError for a picture in colours or with transparent parts.
     """
     image = open_image(record.mask)
-    if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-        raise UsageError(
-            f"the mask of {record.key} is a picture in colours ({image.mode}), but a mask has one channel of class "
-            "numbers: turn each colour into its number (0, 1, 2, ...) and save it as a grey PNG"
-        )
     try:
-        numbers = np.asarray(image)
+        numbers = np.asarray(_one_channel(image, record.key))
+    except UsageError:
+        raise
     except Exception as error:  # Pillow's plug-ins raise what they like
         raise UnreadableImageError(f"damaged mask: {error}") from None
     low, high = int(numbers.min()), int(numbers.max())
     if low < 0 or high >= VALUES:
         raise UsageError(f"the mask of {record.key} has the value {low if low < 0 else high}; 0..65535 can be read")
     return numbers.astype(np.uint16)
+
+
+def _one_channel(image: Image.Image, key: str) -> Image.Image:
+    """The class numbers, also of a mask whose colours are all grey or whose alpha says nothing. Raises UsageError."""
+    if image.mode in ("1", "L", "P", "I", "I;16", "I;16B"):
+        return image
+    bands = image.split()
+    if image.mode in ("LA", "PA", "RGBA"):
+        if bands[-1].getextrema() != (255, 255):
+            raise UsageError(
+                f"the mask of {key} has transparent parts ({image.mode}), and it is not clear of which class they are: "
+                "give them a number of their own, and save it without transparency"
+            )
+        bands = bands[:-1]
+    grey = image.mode in ("LA", "PA", "RGB", "RGBA")
+    if not grey or any(ImageChops.difference(bands[0], band).getbbox() for band in bands[1:]):
+        raise UsageError(
+            f"the mask of {key} is a picture in colours ({image.mode}), but a mask has one channel of class numbers: "
+            "turn each colour into its number (0, 1, 2, ...) and save it as a grey PNG"
+        )
+    return bands[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +172,16 @@ def find_classes(train: Survey, names: list[str], void: tuple[int, ...], told: s
     if not there:
         raise UsageError(f"{told}: not one pixel is of a class; void is {', '.join(map(str, void))} (--void)")
     first = 1 if 0 in void else 0
+    seen = set(np.flatnonzero(train.pixels).tolist())
+    two = "; if 0 and 255 are two classes, write 0 and 1" if seen == {0, 255} else ""
     count = len(names) or there[-1] - first + 1
     if count > MAX_CLASSES:
         raise UsageError(
             f"{told}: {count:,} classes (the greatest number is {there[-1]:,}, e.g. in {train.where[there[-1]]}), but "
-            f"{MAX_CLASSES} are the most; --void N says that N is no class"
+            f"{MAX_CLASSES} are the most{two or '; --void N says that N is no class'}"
         )
     if count < 2:
-        more = "; if 0 and 255 are two classes, write 0 and 1, or give --void another number" if 255 in void else ""
-        raise UsageError(f"{told}: every labelled pixel has the number {there[0]}, and one class teaches nothing{more}")
+        raise UsageError(f"{told}: every labelled pixel has the number {there[0]}, and one class teaches nothing{two}")
     classes = Classes(tuple(names) or tuple(f"class {first + c}" for c in range(count)), void)
     check_numbers(train, classes, told)
     return classes

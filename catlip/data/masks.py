@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from catlip.data.pictures import is_picture
 from catlip.data.records import Record, bounded
 from catlip.data.remote import Files, is_url
 from catlip.data.shards import IMAGE_EXTENSIONS, MAX_MEMBER, DamagedError, expand, members
@@ -225,7 +226,7 @@ def _voc(folder: Path, split: str, name: str) -> MaskSource:
 def _cityscapes(folder: Path, split: str, name: str) -> MaskSource:
     """leftImg8bit and gtFine; the 19 classes that are scored are in *_labelTrainIds.png."""
     pairs = {}
-    for path in sorted((folder / "leftImg8bit" / split).rglob(f"*{CITYSCAPES[0]}")):
+    for path in sorted((folder / "leftImg8bit" / split).rglob(f"[!.]*{CITYSCAPES[0]}")):  # no ._ twins of macOS
         stem = path.name.removesuffix(CITYSCAPES[0])
         mask = folder / "gtFine" / split / path.parent.name / f"{stem}{CITYSCAPES[1]}"
         pairs[stem] = path, mask
@@ -239,4 +240,4 @@ def _cityscapes(folder: Path, split: str, name: str) -> MaskSource:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS)
+    return sorted(path for path in folder.iterdir() if is_picture(path) and not path.name.startswith("."))

@@ -1,32 +1,55 @@
 """Pictures of which only the pictures are wanted: a folder, a file, tars, or a table of paths."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from catlip.data.paths import NO_CAPTIONS
+import numpy as np
+import pyarrow as pa
+
+from catlip.data.folders import listed
+from catlip.data.paths import NO_CAPTIONS, TEXTS, Folders, PathSource, Pictures
+from catlip.data.records import Source
 from catlip.data.shards import IMAGE_EXTENSIONS
 from catlip.data.sources import open_source
 from catlip.errors import UsageError
 
 
-def open_pictures(where: str) -> Iterator[tuple[str, bytes]]:
-    """(key, encoded picture) of a folder (recursively), one picture, or tars and tables as `--data` takes them.
+def open_pictures(where: str) -> Source:
+    """The pictures of a folder (recursively), one picture, or tars and tables as `--data` takes them.
 
     Raises UsageError for a path that holds none.
     """
     path = Path(where)
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if is_picture(file))
-        if not found:
+        troubles: dict[str, str] = {}
+        names = sorted(decodable(name) for name, _ in listed(where, troubles))
+        if not names:
             raise UsageError(f"{where} holds no pictures")
-        return ((str(file.relative_to(path)), file.read_bytes()) for file in found)
+        return picture_files(where, names, Folders([where]), troubles)
     if is_picture(path):
         if not path.is_file():
             raise UsageError(f"no such picture: {where}")
-        return iter([(path.name, path.read_bytes())])
-    source = open_source(where, text_col=NO_CAPTIONS)
-    records = (source.read(number) for number in range(len(source)))
-    return ((record.key, record.image) for record in records)
+        return picture_files(where, [path.name], Folders([str(path.parent)]))
+    return open_source(where, text_col=NO_CAPTIONS)
+
+
+def picture_files(
+    name: str, files: Sequence[str], pictures: Pictures, troubles: dict[str, str] | None = None,
+    facts: Sequence[Any] = (), described: str = "",
+) -> PathSource:  # fmt: skip
+    """Pictures by their names in `pictures`, without captions. facts: of the fingerprint."""
+    table = pa.table({
+        "image": pa.array(files, pa.large_string()), "folder": pa.array(np.zeros(len(files), np.uint32)),
+        "captions": pa.array([[]] * len(files), TEXTS), "rest": pa.nulls(len(files), pa.large_string()),
+    })  # fmt: skip
+    return PathSource(name, described, table, pictures, [len(files)], troubles or {}, list(facts))
+
+
+def decodable(name: str) -> str:
+    """A file's name as Arrow can hold it; where it is no UTF-8, the file will not be found, and be counted."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def is_picture(path: Path) -> bool:

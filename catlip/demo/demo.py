@@ -62,8 +62,8 @@ def demo(cfg: Demo) -> dict[str, float]:
     pretrain(recipe)
     trained = load(out / "run")
     source = open_source(str(out / "data" / f"{TEST}.tar"))
-    test = open_held_out(source, vocabulary, recipe.image_size)
-    seen = open_held_out(open_source(train), vocabulary, recipe.image_size)
+    test = open_held_out(source, vocabulary, trained.pixels)
+    seen = open_held_out(open_source(train), vocabulary, trained.pixels)
     logits = {
         "this encoder": _scores(trained, test.pixels),
         "untrained encoder": _untrained(recipe, seen, test, len(vocabulary)),

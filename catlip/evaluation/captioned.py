@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from catlip.data.images import Unreadable
+from catlip.data.names import Names
 from catlip.data.records import Source
 from catlip.errors import UsageError
-from catlip.evaluation.centres import centres
+from catlip.evaluation.decoded import decoded
 from catlip.models.encoder import Encoder
 
 
@@ -45,13 +46,12 @@ def embed_source(
     encoder.to(device).eval()
     unreadable, keys, texts, rows = Unreadable(), [], [], []
     everything = range(len(source))
-    for numbers, records, pixels in centres(source, everything, encoder.image_size, unreadable, batch_size=batch_size):
+    for numbers, records, pixels in decoded(source, everything, encoder.pixels, unreadable, batch_size=batch_size):
         rows.append(encoder.pooled(encoder.normalize(pixels.to(device))).float().cpu())
         keys += [record.key for record in records]
         texts += [captions[n] if captions else r.captions for n, r in zip(numbers, records, strict=True)]
         if said is not None:
             said(len(keys))
-    unreadable.check(max(len(source), 1))
     if not rows:
         raise UsageError(f"{source.name} holds no pictures")
     return Captioned(keys, texts, torch.cat(rows), unreadable)
@@ -89,11 +89,12 @@ def _from_json(path: Path, text: str, keys: list[str]) -> list[list[str]]:
     )
     if not good:
         raise UsageError(f"--captions {path}: expected {{key: [captions]}}")
-    by_stem = {Path(name).stem: captions for name, captions in table.items()}
-    missing = [key for key in keys if Path(key).stem not in by_stem]
+    numbers = Names(table, f"--captions {path}").find_all(keys)
+    missing = [key for key, number in zip(keys, numbers, strict=True) if number is None]
     if missing:
         raise UsageError(
             f"--captions {path} has captions of {len(table):,} pictures; {len(missing):,} of the {len(keys):,} "
             f"pictures are not among them, e.g. {missing[0]}"
         )
-    return [by_stem[Path(key).stem] for key in keys]
+    captions = list(table.values())
+    return [captions[number] for number in numbers if number is not None]

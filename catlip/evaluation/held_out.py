@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from catlip.data.images import Unreadable
 from catlip.data.order import samples_at
 from catlip.data.records import Record, Source
 from catlip.errors import UsageError
-from catlip.evaluation.centres import centres
+from catlip.evaluation.decoded import decoded
 from catlip.evaluation.multilabel import average_precision, top1
 
 FILE = "held_out.json"
@@ -48,15 +49,17 @@ class HeldOut:
         return found
 
 
-def open_held_out(source: Source, vocabulary: Vocabulary, size: int, limit: int = 0) -> HeldOut:
-    """Decode a captioned source, or a random `limit` of it. Raises UsageError if no caption names a known class."""
+def open_held_out(source: Source, vocabulary: Vocabulary, view: Callable[[Any], Tensor], limit: int = 0) -> HeldOut:
+    """Decode a captioned source, or a random `limit` of it. view: `Encoder.pixels` of the encoder that is to be scored.
+
+    Raises UsageError if no caption names a known class.
+    """
     count = min(limit, len(source)) if limit else len(source)
     numbers = samples_at(np.arange(count), len(source), seed=0) if count < len(source) else np.arange(count)
     unreadable, records, pixels = Unreadable(), list[Record](), list[Tensor]()
-    for _, some, squares in centres(source, numbers.tolist(), size, unreadable):
+    for _, some, squares in decoded(source, numbers.tolist(), view, unreadable):
         records += [Record(record.key, b"", record.captions) for record in some]
         pixels.append(squares)
-    unreadable.check(max(count, 100))
     rows = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
     labeler = vocabulary.labeler()
     sparse = labeler.sparse([caption for record in records for caption in record.captions], rows)

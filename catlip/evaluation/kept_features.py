@@ -15,24 +15,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from catlip.data.images import Unreadable
 from catlip.data.indexes import cache_folder
 from catlip.data.labelled import LabelledSource
 from catlip.evaluation.labelled import features
 from catlip.models.encoder import Encoder
 
-FORMAT = 1  # part of every name: raise it when pictures are decoded or cropped in another way
+FORMAT = 2  # part of every name: raise it when pictures are decoded or cropped in another way
 
 
 def kept_features(
-    encoder: Encoder, data: LabelledSource, device: torch.device, *, batch_size: int = 256, keep: bool = True
+    encoder: Encoder, data: LabelledSource, device: torch.device, unreadable: Unreadable, *, keep: bool = True
 ) -> tuple[Tensor, Tensor]:
     """What `labelled.features` returns, from its file if there is a sound one. keep: False neither reads nor writes."""
     if not keep:
-        return features(encoder, data, device, batch_size)
+        return features(encoder, data, device, unreadable)
     path = cache_folder() / "features" / f"{_name(encoder, data, device)}.safetensors"
     if (found := _read(path, encoder.width, len(data))) is not None:
+        for number in sorted(set(range(len(data))) - set(found[1].tolist())):
+            unreadable.add(data.read(number).key, "could not be read when the features were made")
+        unreadable.check(len(data))
         return found
-    pooled, kept = features(encoder, data, device, batch_size)
+    pooled, kept = features(encoder, data, device, unreadable)
     _write(path, {"pooled": pooled.contiguous(), "kept": kept})
     return pooled, kept
 
@@ -40,8 +44,7 @@ def kept_features(
 def _name(encoder: Encoder, data: LabelledSource, device: torch.device) -> str:
     """Of the weights without the classifier, which pooled features do not pass."""
     # Devices round differently: what one of them measured is not mixed with what another did.
-    facts = [FORMAT, encoder.architecture, encoder.image_size, encoder.mean.tolist(), encoder.std.tolist(), device.type]
-    found = hashlib.sha256(repr(facts).encode())
+    found = hashlib.sha256(repr([FORMAT, encoder.architecture, sorted(encoder.view.items()), device.type]).encode())
     classifier = encoder.backbone.pretrained_cfg.get("classifier")
     for name, value in sorted(encoder.backbone.state_dict().items()):
         if not (isinstance(classifier, str) and name.startswith(f"{classifier}.")):

@@ -1,4 +1,4 @@
-"""Labelled pictures as an encoder sees them: at their centre, in the classes of a training set."""
+"""Labelled pictures as an encoder sees them, in the classes of a training set."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from torch import Tensor
 from catlip.data.images import Unreadable
 from catlip.data.labelled import LabelledSource, open_labelled_source
 from catlip.errors import UsageError
-from catlip.evaluation.centres import centres
 from catlip.evaluation.classified import accuracies, ranks
+from catlip.evaluation.decoded import decoded
 from catlip.evaluation.multilabel import Counted, exact_metrics
 from catlip.models.encoder import Encoder
 
@@ -35,36 +35,39 @@ def class_indices(train: LabelledSource, test: LabelledSource) -> tuple[list[str
 
 @torch.no_grad()
 def features(
-    encoder: Encoder, data: LabelledSource, device: torch.device, batch_size: int = 256
+    encoder: Encoder, data: LabelledSource, device: torch.device, unreadable: Unreadable | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(float [N, D] pooled features, int64 [N] which pictures they belong to: unreadable ones are left out)."""
+    """(float [N, D] pooled features, int64 [N] which pictures they belong to).
+
+    Pictures that cannot be read are left out and added to `unreadable`. Raises UsageError if these are more than 1 %.
+    """
     encoder.to(device).eval()
-    rows, kept, unreadable = [], [], Unreadable()
-    for numbers, _, pixels in centres(data, range(len(data)), encoder.image_size, unreadable, batch_size=batch_size):
+    rows, kept, left_out = [], [], Unreadable() if unreadable is None else unreadable
+    for numbers, _, pixels in decoded(data, range(len(data)), encoder.pixels, left_out):
         rows.append(encoder.pooled(encoder.normalize(pixels.to(device))).float().cpu())
         kept += numbers
-    unreadable.check(len(data))
     return torch.cat(rows), torch.tensor(kept)
 
 
 @torch.no_grad()
-def evaluate(objective: Any, data: LabelledSource, device: torch.device, share: float = 1.0) -> dict[str, float]:
+def evaluate(
+    objective: Any, data: LabelledSource, device: torch.device, unreadable: Unreadable | None = None
+) -> dict[str, float]:
     """In percent: top-1, top-5 and mean per class; of multi-label sets mAP and F1. objective: a `ClassObjective`.
 
-    share: of the shorter side that the central crop takes. Where all scores together would take over half a gigabyte,
-    average precision is counted (see `Counted`), and its error stated. Raises UsageError if over 1 % cannot be read.
+    Where all scores together would take over half a gigabyte, average precision is counted (see `Counted`), and its
+    error stated. Pictures that cannot be read: as in `features`.
     """
     objective.eval()
-    scores, kept, unreadable, size = [], [], Unreadable(), objective.encoder.image_size
+    scores, kept, left_out = [], [], Unreadable() if unreadable is None else unreadable
     counted = Counted(len(data.classes)) if data.multi and len(data) * len(data.classes) > EXACT else None
-    for numbers, _, pixels in centres(data, range(len(data)), size, unreadable, share=share, batch_size=64):
+    for numbers, _, pixels in decoded(data, range(len(data)), objective.encoder.pixels, left_out, batch_size=64):
         some = objective.logits(pixels.to(device)).float().cpu()
         if counted is None:
             scores.append(some)
             kept += numbers
         else:
             counted.update(some, positives(data, numbers))
-    unreadable.check(len(data))
     if counted is not None:
         return counted.metrics()
     if data.multi:

@@ -1,10 +1,8 @@
 """Pictures -> vectors in a Parquet file. The verb `embed`."""
 
+import contextlib
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,12 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from catlip.data.images import Unreadable, UnreadableImageError
+from catlip.data.images import Unreadable, left_out
 from catlip.data.pictures import open_pictures
 from catlip.errors import UsageError
-from catlip.interchange.pictures import to_input
+from catlip.evaluation.decoded import decoded
 from catlip.models.encoder import Encoder, load
-from catlip.training.distributed import pick_device
+from catlip.training.distributed import one_device
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,49 +42,30 @@ def embed(cfg: Embed) -> Path:
         raise UsageError(f"--out {out} exists already; choose another file")
     if cfg.batch_size < 1:
         raise UsageError("--batch-size is a positive number")
-    encoder, device = load(cfg.run), pick_device(cfg.device)
-    pictures = open_pictures(cfg.images)
+    encoder, device = load(cfg.run), one_device(cfg.device)
+    source, unreadable = open_pictures(cfg.images), Unreadable()
     encoder.to(device).eval()
-    unreadable, part, writer, written, shape = Unreadable(), out.with_name(out.name + ".part"), None, 0, ()
+    part, written, shape = out.with_name(out.name + ".part"), 0, ()
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        for keys, x in _batches(encoder, pictures, cfg.batch_size, unreadable):
-            found = _vectors(encoder, x.to(device), cfg.tokens)
-            table = _table(keys, found, _facts(cfg, encoder))
-            writer = writer or pq.ParquetWriter(part, table.schema, compression="zstd")
-            writer.write_table(table)
-            written, shape = written + len(keys), found.shape[1:]
-    finally:
-        if writer is not None:
-            writer.close()
-    if writer is None:
-        raise UsageError(f"{cfg.images}: no picture can be read: {unreadable.some() or 'there is none'}")
-    try:
-        unreadable.check(written + len(unreadable.reasons))
-    except UsageError:
-        part.unlink()
+        with contextlib.ExitStack() as stack:
+            writer: Any = None
+            for _, records, pixels in decoded(
+                source, range(len(source)), encoder.pixels, unreadable, batch_size=cfg.batch_size
+            ):
+                found = _vectors(encoder, encoder.normalize(pixels.to(device)), cfg.tokens)
+                table = _table([record.key for record in records], found, _facts(cfg, encoder))
+                if writer is None:
+                    writer = stack.enter_context(pq.ParquetWriter(part, table.schema, compression="zstd"))
+                writer.write_table(table)
+                written, shape = written + len(records), found.shape[1:]
+        part.replace(out)
+    except BaseException:  # nothing half-written stays
+        part.unlink(missing_ok=True)
         raise
-    part.replace(out)
-    left = f"; left out: {unreadable.some()}" if unreadable.reasons else ""
-    print(f"{out}: {written:,} pictures, {' x '.join(map(str, shape))} numbers each{left}")
+    left_out(images=unreadable)
+    print(f"{out}: {written:,} pictures, {' x '.join(map(str, shape))} numbers each")
     return out
-
-
-def _batches(
-    encoder: Encoder, pictures: Iterator[tuple[str, bytes]], size: int, unreadable: Unreadable
-) -> Iterator[tuple[list[str], Tensor]]:
-    def prepare(picture: tuple[str, bytes]) -> tuple[str, Tensor] | None:
-        try:
-            return picture[0], to_input(encoder, picture[1])
-        except UnreadableImageError as error:
-            unreadable.add(picture[0], str(error))
-            return None
-
-    with ThreadPoolExecutor() as pool:
-        while taken := list(islice(pictures, size)):
-            good = [found for found in pool.map(prepare, taken) if found is not None]
-            if good:
-                yield [key for key, _ in good], torch.stack([x for _, x in good])
 
 
 @torch.no_grad()
@@ -107,4 +86,5 @@ def _facts(cfg: Embed, encoder: Encoder) -> dict[str, str]:
         "encoder": cfg.run, "architecture": encoder.architecture, "kind": "tokens" if cfg.tokens else "pooled",
         "image_size": str(encoder.image_size), "mean": json.dumps(encoder.mean.flatten().tolist()),
         "std": json.dumps(encoder.std.flatten().tolist()),
+        **{name: str(encoder.view[name]) for name in ("crop_pct", "crop_mode", "interpolation")},
     }  # fmt: skip

@@ -8,7 +8,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +131,14 @@ def _images(encoder: Encoder, cfg: Export) -> tuple[list[bytes], str]:
     wanted, where = sum(BATCHES), cfg.images or _data_of(cfg.run)
     found: list[bytes] = []
     try:
-        for key, image in islice(open_pictures(where), 10 * wanted) if where else ():
+        source = open_pictures(where) if where else ()
+        for record in map(source.read, range(min(len(source), 10 * wanted))) if source else ():
             try:
-                to_input(encoder, image)
+                to_input(encoder, record.image)
             except UnreadableImageError as error:
-                print(f"{key} is skipped: {error}")
+                print(f"{record.key} is skipped: {error}")
                 continue
-            found.append(image)
+            found.append(record.image)
             if len(found) == wanted:
                 return found, str(where)
     except UsageError:

@@ -27,8 +27,8 @@ def facts_of(encoder: Encoder) -> dict[str, str]:
     """What a graph's user has to know, as text."""
     facts: dict[str, Any] = {
         "architecture": encoder.architecture, "image_size": encoder.image_size, "mean": encoder.mean.flatten().tolist(),
-        "std": encoder.std.flatten().tolist(), "crop_pct": encoder.backbone.pretrained_cfg.get("crop_pct") or 1.0,
-        "interpolation": encoder.backbone.pretrained_cfg.get("interpolation") or "bilinear",
+        "std": encoder.std.flatten().tolist(),
+        **{name: encoder.view[name] for name in ("crop_pct", "crop_mode", "interpolation")},
         "label_names": encoder.labels, "label_descriptions": dict(zip(encoder.labels, encoder.names, strict=True)),
     }  # fmt: skip
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from catlip.data.images import open_image, upright
+from catlip.data.images import read_image
 from catlip.data.pictures import is_picture
 from catlip.models.encoder import Encoder
 
@@ -33,7 +33,7 @@ def to_input(encoder: Encoder, image: bytes, size: int | None = None) -> Tensor:
 
     Raises UnreadableImageError.
     """
-    picture = upright(open_image(image))
+    picture = read_image(image)
     if size is None:
         return encoder.transform(picture)
     square = torch.frombuffer(bytearray(picture.resize((size, size)).tobytes()), dtype=torch.uint8)

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from catlip.data.images import UnreadableImageError, open_image, upright
+from catlip.data.images import UnreadableImageError, read_image
 from catlip.errors import UsageError
 from catlip.models.encoder import Encoder, load
 from catlip.models.folders import model_folder, read_json
+from catlip.training.distributed import one_device
 from catlip.training.log import table
 
 INK, SOFT, BAR = "#1c2430", "#5b6675", "#2f5fd0"
@@ -40,12 +41,12 @@ def predict(cfg: Predict) -> list[Prediction]:
     """
     if cfg.top < 1:
         raise UsageError("--top is a positive number")
-    encoder = load(cfg.run)
+    encoder = load(cfg.run).to(one_device("cpu"))
     photo = Path(cfg.photo)
     if not photo.is_file():
         raise UsageError(f"no such picture: {photo}")
     try:
-        picture = upright(open_image(photo.read_bytes()))
+        picture = read_image(photo.read_bytes())
     except (UnreadableImageError, OSError) as error:
         raise UsageError(f"{photo}: {error}") from None
     found = best_labels(encoder, picture, cfg.top, exclusive=_exclusive(cfg.run))

@@ -11,7 +11,8 @@ from typing import Any
 
 import timm
 import torch
-from PIL import Image
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -88,7 +89,8 @@ class Encoder(nn.Module):
                 "mean": MEAN,
                 "std": STD,
                 "interpolation": "bilinear",
-                "crop_pct": 1.0,
+                "crop_pct": 1.0,  # the whole central square: training saw crops up to the whole picture
+                "crop_mode": "center",
             }
         if own:
             backbone.build_args = {**getattr(backbone, "build_args", {}), **own}
@@ -154,19 +156,25 @@ class Encoder(nn.Module):
         return self.pooled(x)
 
     @property
+    def view(self) -> dict[str, Any]:
+        """How a whole picture becomes the encoder's input, in timm's words: input_size, interpolation, mean, std,
+        crop_pct, crop_mode."""
+        return resolve_data_config({"input_size": (3, self.image_size, self.image_size)}, self.backbone.pretrained_cfg)
+
+    @property
+    def pixels(self) -> v2.Compose:
+        """PIL picture -> uint8 [3, H, W], which `normalize` takes: upright, then timm's evaluation transform.
+
+        Whatever shows an encoder whole pictures goes this way.
+        """
+        evaluated: Any = create_transform(**self.view, normalize=False)
+        return v2.Compose([v2.Lambda(upright), evaluated])
+
+    @property
     def transform(self) -> v2.Compose:
-        """PIL picture -> float [3, H, W] in the encoder's input space: upright, resized, cropped to the centre."""
-        cfg = self.backbone.pretrained_cfg
-        size, crop = self.image_size, cfg.get("crop_pct") or 1.0
-        how = Image.Resampling[(cfg.get("interpolation") or "bilinear").upper()]
-        return v2.Compose([
-            v2.Lambda(upright),
-            v2.Resize(round(size / crop), interpolation=how),
-            v2.CenterCrop(size),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(self.mean.flatten().tolist(), self.std.flatten().tolist()),
-        ])  # fmt: skip
+        """PIL picture -> float [3, H, W] in the encoder's input space: `pixels`, normalized."""
+        normalize = v2.Normalize(self.mean.flatten().tolist(), self.std.flatten().tolist())
+        return v2.Compose([self.pixels, v2.ToDtype(torch.float32, scale=True), normalize])
 
     def save(self, folder: Path, head: nn.Linear | None = None, **card: Any) -> None:
         """Write timm's model folder. head: the classifier to ship, its rows in the order of card["label_names"]."""
@@ -179,7 +187,8 @@ class Encoder(nn.Module):
             name = self.backbone.pretrained_cfg["classifier"]
             state |= {f"{name}.weight": head.weight, f"{name}.bias": head.bias}
         model.load_state_dict({key: value.detach().float().cpu() for key, value in state.items()})
-        cfg = {k: self.backbone.pretrained_cfg[k] for k in ("input_size", "mean", "std", "interpolation", "crop_pct")}
+        names = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+        cfg = {name: self.backbone.pretrained_cfg[name] for name in names if name in self.backbone.pretrained_cfg}
         model.pretrained_cfg = {**model.pretrained_cfg, **cfg, "num_classes": num_classes, "license": "other"}
         folder.mkdir(parents=True, exist_ok=True)
         timm.models.save_for_hf(model, str(folder), model_config={"model_args": args, **card}, safe_serialization=True)

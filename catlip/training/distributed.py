@@ -66,6 +66,13 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def one_device(name: str) -> torch.device:
+    """As `pick_device`, for work that one process does. Raises UsageError if there are several."""
+    if (size := _place(os.environ)[1]) > 1:
+        raise UsageError(f"this verb works in one process, and {size} were started; call it without torchrun or srun")
+    return pick_device(name)
+
+
 def _place(env: Any) -> tuple[int, int, int, int]:
     """(rank, size, local rank, local size) from torchrun's or SLURM's variables."""
     if "RANK" in env and "WORLD_SIZE" in env:

@@ -173,7 +173,7 @@ def _train(cfg: Pretrain, world: World, parts: Parts) -> dict[str, torch.Tensor]
     return carry_out(
         parts.task, parts.loader(budget), world, cfg, budget=budget, facts=facts, begin=parts.begin, peak=peak,
         flops=train_flops(cfg.backbone, cfg.image_size, len(vocabulary)) if peak else 0.0,
-        watch=make_watch(cfg.watch, vocabulary, cfg.image_size, world.device, Path(cfg.out), world.main),
+        watch=make_watch(cfg.watch, vocabulary, parts.task.encoder, world.device, Path(cfg.out), world.main),
         watch_every=cfg.watch.watch_every, track=cfg.watch.track,
         described=f"{source.described}; {len(vocabulary):,} classes; {cfg.backbone} at {cfg.image_size} px on "
         f"{world.size} x {world.device.type}, batch {cfg.batch_size:,}, {parts.workers} loader workers",

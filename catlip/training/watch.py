@@ -14,6 +14,7 @@ from catlip.errors import UsageError
 from catlip.evaluation import held_out
 from catlip.evaluation.labelled import class_indices, features, open_labelled
 from catlip.evaluation.neighbours import knn
+from catlip.models.encoder import Encoder
 from catlip.training.objective import synset_part
 
 
@@ -29,14 +30,14 @@ class Watch:
 
 
 def make_watch(
-    cfg: Watch, vocabulary: Vocabulary, size: int, device: torch.device, out: Path, main: bool
+    cfg: Watch, vocabulary: Vocabulary, encoder: Encoder, device: torch.device, out: Path, main: bool
 ) -> Callable[[nn.Module, int], dict[str, float]] | None:
     """A function of (task, samples seen) that measures, or None if there is nothing to measure.
 
     Raises UsageError for data that cannot be opened, before training starts.
     """
     data = (
-        held_out.open_held_out(open_source(cfg.held_out), vocabulary, size, cfg.held_out_limit)
+        held_out.open_held_out(open_source(cfg.held_out), vocabulary, encoder.pixels, cfg.held_out_limit)
         if cfg.held_out
         else None
     )

@@ -1,6 +1,6 @@
 """LiT: a text tower learns to describe what a frozen encoder sees (arXiv 2111.07991). The verb `align`.
 
-The encoder does not change, so each picture goes through it once, at the centre crop that evaluation uses, and the
+The encoder does not change, so each picture goes through it once, as evaluation shows it, and the
 text tower trains on the vectors: minutes, where the pictures themselves would take hours.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from catlip.captions.tokenizer import Tokenizer, Tokens, make_tokenizer
 from catlip.data.batches import Batch
+from catlip.data.images import left_out
 from catlip.data.sources import open_source
 from catlip.errors import UsageError
 from catlip.evaluation.captioned import Captioned, embed_source
@@ -24,7 +25,7 @@ from catlip.models.folders import ENCODER_FOLDER, model_folder
 from catlip.models.text import Text
 from catlip.objectives.align import Align as AlignSettings
 from catlip.objectives.align import AlignObjective
-from catlip.training.distributed import pick_device
+from catlip.training.distributed import one_device
 from catlip.training.log import append_json, duration
 from catlip.training.optim import Optim, learning_rate, make_optimizers
 from catlip.training.runfolder import write_card
@@ -61,9 +62,10 @@ def align(cfg: Align) -> Path:
         raise UsageError(f"--out {out} is not empty; choose another folder")
     if cfg.steps < 1 or cfg.batch_size < 2:
         raise UsageError("--steps is 1 or more, --batch-size 2 or more")
-    encoder, device = load(cfg.run), pick_device(cfg.device)
+    encoder, device = load(cfg.run), one_device(cfg.device)
     source = open_source(cfg.data, cfg.image_col, cfg.text_col)
     data = with_captions(embed_source(encoder, source, device, said=_progress(len(source))), cfg.data)
+    left_out(data=data.unreadable)
     if len(data) < cfg.batch_size:
         raise UsageError(f"--batch-size {cfg.batch_size} for {len(data):,} pictures with captions; lower it")
     torch.manual_seed(cfg.seed)

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from catlip.captions.labeler import Labeler
+from catlip.data.images import left_out
 from catlip.data.sources import open_source
 from catlip.errors import UsageError
 from catlip.evaluation.association import Association, association, concept_direction, without
 from catlip.evaluation.captioned import embed_source
 from catlip.evaluation.class_names import ClassName, Matcher, run_labeler
 from catlip.models.encoder import Encoder
-from catlip.training.distributed import pick_device
+from catlip.training.distributed import one_device
 from catlip.training.log import append_json, table
 from catlip.transfer.probe import fit_logistic
 from catlip.transfer.zero_shot import TEMPLATES, Route, embed_names, head_of, open_routes
@@ -61,7 +62,7 @@ def bias(cfg: Bias) -> dict[str, Any]:
     targets = _lines(cfg.targets, "--targets") if cfg.targets else list(TARGETS)
     encoder, dual, tokenizer = open_routes(cfg.run, cfg.route)
     labeler = run_labeler(cfg.run)
-    data = embed_source(encoder, open_source(cfg.data, cfg.image_col, cfg.text_col), pick_device(cfg.device))
+    data = embed_source(encoder, open_source(cfg.data, cfg.image_col, cfg.text_col), one_device(cfg.device))
     group_a, group_b = groups(data.captions, pairs, labeler)
     if min(len(group_a), len(group_b)) < FEWEST:
         raise UsageError(
@@ -98,7 +99,7 @@ def bias(cfg: Bias) -> dict[str, Any]:
         "effects": {t: {"before": _row(before), "after": _row(after)} for t, (before, after) in effects.items()},
         "mean_size": [round(sum(abs(pair[i].effect) for pair in effects.values()) / len(effects), 3) for i in (0, 1)],
         "separable": [round(value, 2) for value in told], "data": cfg.data, "encoder": cfg.run,
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(time.perf_counter() - began, 1), **left_out(data=data.unreadable),
     }  # fmt: skip
     _say(result, effects)
     if Path(cfg.run).is_dir():

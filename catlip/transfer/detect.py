@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from catlip.data.boxes import BoxBatches, Placed, decode_placed
 from catlip.data.coco import Instances, Objects, encoded, mask_tools, picture_source, read_instances
 from catlip.data.crops import empty
-from catlip.data.images import Unreadable, UnreadableImageError
+from catlip.data.images import Unreadable, UnreadableImageError, left_out
 from catlip.data.loader import Loader
 from catlip.data.order import Order
 from catlip.data.records import Source
@@ -100,8 +100,10 @@ def fine_tune(cfg: Detect) -> tuple[dict[str, Any], list[Shown], Instances] | No
     task.load_state_dict(weights)
     objective, out = task.eval().objective.to(world.device), Path(cfg.out)
     _save(objective, out)
-    found, shown = _search(objective, test_source, train, test, cfg, world.device)
+    unreadable = Unreadable()
+    found, shown = _search(objective, test_source, train, test, cfg, world.device, unreadable)
     (out / "detections.json").write_text(json.dumps(found), encoding="utf-8")
+    test = replace(test, pictures={key: truth for key, truth in test.pictures.items() if key not in unreadable.reasons})
     scores: dict[str, Any] = {"box": average_precision(test, found, "bbox")}
     if cfg.objective.masks:
         scores["mask"] = average_precision(test, found, "segm")
@@ -109,7 +111,7 @@ def fine_tune(cfg: Detect) -> tuple[dict[str, Any], list[Shown], Instances] | No
         "task": "detect", **{name: _rounded(score) for name, score in scores.items()}, "classes": len(train.names),
         "train": len(train.pictures), "test": len(test.pictures), "image_size": cfg.image_size,
         "data": [cfg.boxes, cfg.test_boxes], "encoder": f"{cfg.run}{' untrained' if cfg.untrained else ''}",
-        "detections": len(found), "seconds": round(time.perf_counter() - began, 1),
+        "detections": len(found), "seconds": round(time.perf_counter() - began, 1), **left_out(test_images=unreadable),
     }  # fmt: skip
     append_json(out / "results.jsonl", result)
     rows = {f"{name} {part}": _said(value) for name, score in scores.items() for part, value in score.items()}
@@ -129,9 +131,8 @@ def _open(cfg: Detect) -> tuple[Instances, Instances]:
         raise UsageError("--compile does not reach a detector's encoder; leave it out")
     train, test = read_instances(cfg.boxes), read_instances(cfg.test_boxes, "--test-boxes")
     for option, found in (("--boxes", train), ("--test-boxes", test)):
+        found.check(option)
         ordinary = [(objects, row) for objects in found.pictures.values() for row in range(len(objects))]
-        if not any(not objects.crowd[row] for objects, row in ordinary):
-            raise UsageError(f"{option} {found.path} holds no boxes")
         without = [objects.name for objects, row in ordinary if objects.masks[row] is None]
         if cfg.objective.masks and without:
             raise UsageError(
@@ -196,13 +197,20 @@ def _save(objective: BoxObjective, out: Path) -> None:
 
 
 def _search(
-    objective: BoxObjective, source: Source, train: Instances, test: Instances, cfg: Detect, device: torch.device
+    objective: BoxObjective,
+    source: Source,
+    train: Instances,
+    test: Instances,
+    cfg: Detect,
+    device: torch.device,
+    unreadable: Unreadable,
 ) -> tuple[list[dict[str, Any]], list[Shown]]:
     """(all detections as COCO's results, some pictures with theirs)."""
     ids = dict(zip(test.names, test.ids, strict=True))
     category_of = [ids.get(name) for name in train.names]
     every, found, shown = max(1, len(source) // max(cfg.show, 1)), [], []
-    for number, (truth, image, result, placed) in enumerate(_detected(objective, source, test, cfg.image_size, device)):
+    pictures = _detected(objective, source, test, cfg.image_size, device, unreadable)
+    for number, (truth, image, result, placed) in enumerate(pictures):
         here = as_coco(result, truth, placed, category_of)
         found += here
         if number % every == 0 and len(shown) < cfg.show:
@@ -211,14 +219,13 @@ def _search(
 
 
 def _detected(
-    objective: BoxObjective, source: Source, test: Instances, size: int, device: torch.device
+    objective: BoxObjective, source: Source, test: Instances, size: int, device: torch.device, unreadable: Unreadable
 ) -> Iterator[tuple[Objects, bytes, dict[str, Tensor], Placed]]:
     """What is found in each picture, in pixels of the canvas onto which the whole of it fits."""
-    unreadable = Unreadable()
 
     def decode(number: int) -> tuple[Objects, bytes, Tensor, Placed] | None:
         record, canvas = source.read(number), empty(size)
-        truth = test.pictures[Path(record.key).stem]
+        truth = test.pictures[record.key]
         try:
             return truth, record.image, canvas, decode_placed(record.image, truth, canvas)
         except UnreadableImageError as error:
@@ -235,7 +242,7 @@ def _detected(
                 results = objective.detect(objective.encoder.normalize(pixels))
                 for (truth, image, _, placed), result in zip(some, results, strict=True):
                     yield truth, image, result, placed
-    unreadable.check(max(len(source), 100))
+    unreadable.check(len(source))
 
 
 def as_coco(result: dict[str, Tensor], truth: Objects, placed: Placed, category_of: list[Any]) -> list[dict[str, Any]]:

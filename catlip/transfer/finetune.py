@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from catlip.data.batches import ClassBatches
 from catlip.data.crops import Crop
+from catlip.data.images import Unreadable, left_out
 from catlip.data.labelled import Kind, LabelledSource, open_labelled_source
 from catlip.data.loader import Loader
 from catlip.data.order import Order, samples_at
@@ -77,7 +78,7 @@ class Finetune:
     batch_size: int = 64  # of all processes together
     drop_path: float = 0.0  # share of the residual branches that are skipped at the last layer, less below it
     wise: float = 1.0  # weights used: 0 those of the start, 1 the fine-tuned ones, between them a mixture (2109.01903)
-    center: float = 1.0  # share of the shorter side that the crop for testing takes
+    center: float = 1.0  # crop_pct that the encoder gets: share of the shorter side that testing sees
     seed: int = 0
     workers: int = 0  # decoding processes of each training process; 0: what the cores allow
     device: str = "auto"  # auto, cpu, cuda, mps
@@ -158,7 +159,7 @@ def open_sets(cfg: Finetune) -> Sets:
         raise UsageError(
             f"--train {cfg.train} has no picture of {len(hopeless)} classes that --test has, e.g. {hopeless[0]!r}"
         )
-    notes = []
+    notes = [f"--test: {test.described}"] if test.troubles else []
     for option, some in (("--train", learned), ("--test", tested)):
         if missing := [name.name for name, here in zip(names, some, strict=True) if not here]:
             what = "they cannot be learned" if option == "--train" else "nothing is measured of them"
@@ -285,7 +286,7 @@ def make_watch(
         some = test
 
     def watch(task: nn.Module, seen: int) -> dict[str, float]:
-        return evaluate(task.get_submodule("objective"), some, device, cfg.center)
+        return evaluate(task.get_submodule("objective"), some, device)
 
     return watch
 
@@ -304,13 +305,15 @@ def _finish(cfg: Finetune, sets: Sets, task: Task, device: torch.device, weights
     objective, out = task.eval().objective, Path(cfg.out)
     names = [name.name for name in sets.names]
     objective.encoder.save(out / ENCODER_FOLDER, objective.head, label_names=names, multi_label=sets.multi)
-    found = {name: round(value, 2) for name, value in evaluate(task.to(device).objective, sets.test, device,
-                                                               cfg.center).items()}  # fmt: skip
+    unreadable = Unreadable()
+    measured = evaluate(task.to(device).objective, sets.test, device, unreadable)
+    found = {name: round(value, 2) for name, value in measured.items()}
+    tested = len(sets.test) - len(unreadable.reasons)
     result = {
-        "task": "finetune", **found, "classes": len(names), "train": len(sets.train), "test": len(sets.test),
+        "task": "finetune", **found, "classes": len(names), "train": len(sets.train), "test": tested,
         "fraction": cfg.fraction, "head": cfg.init, "wise": cfg.wise, "image_size": objective.encoder.image_size,
         "data": [cfg.train, cfg.test], "encoder": f"{cfg.run}{' untrained' if cfg.untrained else ''}",
-        "backbone": weights.architecture,
+        "backbone": weights.architecture, **left_out(test=unreadable),
     }  # fmt: skip
     rows = {
         told: f"{found[name]:.2f} %" + (f" (at most {off:.2f} off)" if (off := found.get(f"{name}_error")) else "")
@@ -319,5 +322,5 @@ def _finish(cfg: Finetune, sets: Sets, task: Task, device: torch.device, weights
     if not sets.multi:
         often = sets.train.counts().argmax()
         rows["the commonest class of --train"] = f"{100 * (sets.test.labels == often).mean():.2f} %"
-    print(table(rows, f"{out}: {len(names)} classes, {len(sets.train):,} to learn, {len(sets.test):,} to test"))
+    print(table(rows, f"{out}: {len(names)} classes, {len(sets.train):,} to learn, {tested:,} to test"))
     return result

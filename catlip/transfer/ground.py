@@ -6,7 +6,6 @@ report/grounding.py draws the maps and is the verb `ground`.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,21 @@ from PIL import Image
 from torch import Tensor
 
 from catlip.captions.tokenizer import Tokenizer
-from catlip.data.coco import Box, read_boxes
-from catlip.data.images import Unreadable, UnreadableImageError, decode_upright
+from catlip.data.coco import Box, read_instances
+from catlip.data.images import Unreadable, UnreadableImageError, decode_upright, left_out
+from catlip.data.names import Names
 from catlip.data.pictures import open_pictures
+from catlip.data.records import Source
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher, run_labeler
 from catlip.evaluation.relevance import Pointed, area, inside, peak, place_vectors, pointing_game
 from catlip.models.dual import DualEncoder
-from catlip.training.distributed import pick_device
+from catlip.training.distributed import one_device
 from catlip.training.log import append_json, table
 from catlip.transfer.zero_shot import TEMPLATES, Route, embed_names, head_of, matching, open_routes
 
 SHOWN = 480  # pixels of the longer side on the page
+Boxes = dict[str, list[Box]]  # of a picture, by category
 
 
 @dataclass(kw_only=True, slots=True)
@@ -105,14 +107,22 @@ def look(cfg: Ground) -> tuple[dict[str, Any], list[Seen]]:
     began = time.perf_counter()
     if bool(cfg.boxes) == bool(cfg.phrases):
         raise UsageError('say what to look for: --boxes COCO.json, or --phrases dog "a red car"; one of them')
-    boxes = read_boxes(cfg.boxes) if cfg.boxes else {}
-    phrases = sorted({name for found in boxes.values() for name in found}) if cfg.boxes else list(cfg.phrases)
-    if not phrases or not all(phrase.strip() for phrase in phrases):
-        raise UsageError(f"--boxes {cfg.boxes} holds no boxes" if cfg.boxes else "--phrases: an empty phrase")
+    boxes, phrases = dict[str, Boxes](), list(cfg.phrases)
+    if cfg.boxes:
+        instances = read_instances(cfg.boxes)
+        instances.check("--boxes")
+        print(f"{cfg.boxes}: {instances.described}")
+        boxes = instances.boxes()
+        phrases = sorted({name for found in boxes.values() for name in found})
+    elif not all(phrase.strip() for phrase in phrases):
+        raise UsageError("--phrases: an empty phrase")
+    source = open_pictures(cfg.images)
+    count = min(cfg.limit or len(source), len(source))
+    by_key = _by_key(boxes, [source.read(number).key for number in range(count)], cfg) if cfg.boxes else {}
     pointer = Pointer(cfg, phrases)
     rounds, seen, pictures, met, stride, unreadable = [], [], 0, 0, 1, Unreadable()
-    for key, pixels, maps in _maps(pointer, cfg, unreadable):
-        there = boxes.get(Path(key).stem)
+    for key, pixels, maps in _maps(pointer, cfg, source, count, unreadable):
+        there = by_key.get(key)
         if cfg.boxes and not there:
             continue
         pictures += 1
@@ -130,25 +140,32 @@ def look(cfg: Ground) -> tuple[dict[str, Any], list[Seen]]:
                 seen, stride = seen[::2], 2 * stride
     if not seen:
         raise UsageError(f"--images {cfg.images}: none of its pictures is in --boxes {cfg.boxes} with a known category")
-    result = _result(cfg, pointer, rounds, pictures, time.perf_counter() - began)
+    result = _result(cfg, pointer, rounds, pictures, time.perf_counter() - began) | left_out(images=unreadable)
     _say(result, rounds, pointer)
     if Path(cfg.run).is_dir():
         append_json(Path(cfg.run) / "results.jsonl", result)
     return result, seen
 
 
-def _maps(pointer: Pointer, cfg: Ground, unreadable: Unreadable) -> Iterator[tuple[str, np.ndarray, Tensor]]:
+def _by_key(boxes: dict[str, Boxes], keys: list[str], cfg: Ground) -> dict[str, Boxes]:
+    """Boxes of the pictures with these keys. Raises UsageError where it is not clear which picture is meant."""
+    names = list(boxes)
+    found = zip(keys, Names(names, f"--boxes {cfg.boxes}").find_all(keys), strict=True)
+    return {key: boxes[names[number]] for key, number in found if number is not None}
+
+
+def _maps(
+    pointer: Pointer, cfg: Ground, source: Source, count: int, unreadable: Unreadable
+) -> Iterator[tuple[str, np.ndarray, Tensor]]:
     """(key, pixels for the page, maps [phrases, h, w]) of each picture."""
-    encoder, device, met = pointer.encoder.eval(), pick_device(cfg.device), 0
+    encoder, device = pointer.encoder.eval(), one_device(cfg.device)
     encoder.to(device)
     size = cfg.image_size or encoder.image_size
-    pictures = open_pictures(cfg.images)
-    for key, data in islice(pictures, cfg.limit or None):
-        met += 1
+    for record in map(source.read, range(count)):
         try:
-            pixels, _, _ = decode_upright(data)
+            pixels, _, _ = decode_upright(record.image)
         except UnreadableImageError as error:
-            unreadable.add(key, str(error))
+            unreadable.add(record.key, str(error))
             continue
         # The whole picture, squeezed into a square: a centre crop would cut what the boxes show.
         square = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
@@ -159,8 +176,8 @@ def _maps(pointer: Pointer, cfg: Ground, unreadable: Unreadable) -> Iterator[tup
             raise UsageError(f"--image-size {size}: {encoder.architecture} refuses it: {error}") from None
         small = Image.fromarray(pixels)
         small.thumbnail((SHOWN, SHOWN))
-        yield key, np.array(small), maps
-    unreadable.check(max(met, 100))
+        yield record.key, np.array(small), maps
+    unreadable.check(count)
 
 
 def _result(cfg: Ground, pointer: Pointer, rounds: list[Pointed], pictures: int, seconds: float) -> dict[str, Any]:

@@ -1,17 +1,20 @@
 """How good are frozen features? A linear probe and a nearest-neighbour vote, with all labels or with few of them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from catlip.data.labelled import LabelledSource, open_labelled_source
+from catlip.data.images import Unreadable, left_out
+from catlip.data.labelled import LabelledSource, open_labelled_source, say_troubles
+from catlip.data.subsets import share_of_each, shots_of_each
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, read_names, rows_of
 from catlip.evaluation.class_rows import ALPHA, TransferRows, head_of, match_rows, scale_rows, told
@@ -20,9 +23,8 @@ from catlip.evaluation.labelled import class_indices
 from catlip.evaluation.logistic import fit_logistic as fit_logistic
 from catlip.evaluation.logistic import linear_probe as linear_probe
 from catlip.evaluation.neighbours import knn
-from catlip.evaluation.subsets import share_of_each, shots_of_each
 from catlip.models.encoder import Encoder, load
-from catlip.training.distributed import pick_device
+from catlip.training.distributed import one_device
 from catlip.training.log import append_json, table
 from catlip.transfer.probe_labels import probe_labels
 from catlip.transfer.zero_shot import own_names
@@ -84,27 +86,24 @@ def probe(cfg: Probe) -> dict[str, Any]:
     if train.multi:
         return _of_several(cfg, train)
     test = open_labelled_source(cfg.test, kind="single")
+    say_troubles(train, test)
     classes, y_train, y_test = class_indices(train, test)
     for number in shots:
-        shots_of_each(y_train, number, cfg.seed, classes)
+        shots_of_each(train.labels, number, cfg.seed, classes)
     encoder = open_encoder(cfg)
     rows, matches = None, []
     if cfg.init == "transfer":
         names = names_of(train, classes, cfg.classes)
         matches = match_rows(encoder, cfg.run or cfg.encoder or "", names, cfg.alpha)
         rows = partial(scale_rows, matches, head_of(encoder)[0])
-    device = pick_device(cfg.device)
-    x_train, kept = kept_features(encoder, train, device, keep=cfg.cache)
-    y_train = y_train[kept]
-    x_test, kept = kept_features(encoder, test, device, keep=cfg.cache)
-    data = (x_train, y_train, x_test, y_test[kept])
-    amounts = [
-        measure(cfg, data, f"{100 * share:g} %", partial(share_of_each, y_train, share), rows, whole=share == 1)
-        for share in shares
-    ] + [
-        measure(cfg, data, f"{n} a class", partial(shots_of_each, y_train, n, classes=classes), rows) for n in shots
-    ]  # fmt: skip
-    result = _result(cfg, amounts, len(classes), data, encoder)
+    device, bad_train, bad_test = one_device(cfg.device), Unreadable(), Unreadable()
+    x_train, kept = kept_features(encoder, train, device, bad_train, keep=cfg.cache)
+    x_test, tested = kept_features(encoder, test, device, bad_test, keep=cfg.cache)
+    data = (x_train, y_train[kept], x_test, y_test[tested])
+    parts = [(f"{100 * share:g} %", partial(share_of_each, train.labels, share), share == 1) for share in shares]
+    parts += [(f"{n} a class", partial(shots_of_each, train.labels, n, classes=classes), False) for n in shots]
+    amounts = [measure(cfg, data, told, partial(_rows, kept, part), rows, whole) for told, part, whole in parts]
+    result = _result(cfg, amounts, len(classes), data, encoder) | left_out(train=bad_train, test=bad_test)
     if rows is not None:
         result |= {"init": "transfer", "alpha": cfg.alpha, "names": told(matches, encoder)}
     result["seconds"] = round(time.perf_counter() - began, 1)
@@ -122,8 +121,9 @@ def _of_several(cfg: Probe, train: LabelledSource) -> dict[str, Any]:
                 f"--{option} is for sets with one label a picture; pictures of --train {cfg.train} have several"
             )
     test = open_labelled_source(cfg.test, kind="multi")
+    say_troubles(train, test)
     found = probe_labels(
-        open_encoder(cfg), train, test, pick_device(cfg.device), name=encoder_name(cfg), seed=cfg.seed, keep=cfg.cache
+        open_encoder(cfg), train, test, one_device(cfg.device), name=encoder_name(cfg), seed=cfg.seed, keep=cfg.cache
     )
     found["data"] = [cfg.train, cfg.test]
     if cfg.run:
@@ -172,12 +172,17 @@ def names_of(train: LabelledSource, classes: Sequence[str], file: str | None) ->
     return [names[place] for place in places]
 
 
+def _rows(kept: Tensor, part: Callable[..., np.ndarray], seed: int) -> Tensor:
+    """Rows of the features of a part's pictures. kept int64 [N]: which picture each row is of; part(seed=): numbers."""
+    return torch.isin(kept, torch.from_numpy(part(seed=seed))).nonzero().flatten()
+
+
 def measure(
     cfg: Probe, data: tuple[Tensor, Tensor, Tensor, Tensor], told: str, part: Any, rows: Any, whole: bool = False
 ) -> Amount:
     """Probe and vote on random parts of the training set, or once on the whole.
 
-    data: x and y to train on, x and y to test. part(seed=...): numbers of a part's pictures. rows(pooled): the
+    data: x and y to train on, x and y to test. part(seed=...): rows of x in a part. rows(pooled): the
     transferred classifier, if that is to be measured beside the random one.
     """
     x, y, *test = data

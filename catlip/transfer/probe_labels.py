@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from catlip.data.images import Unreadable, left_out
 from catlip.data.labelled import LabelledSource
 from catlip.errors import UsageError
 from catlip.evaluation.kept_features import kept_features
@@ -31,9 +32,10 @@ def probe_labels(
     if not learned.any() or not test.counts()[learned.numpy()].any():
         which = "test" if learned.any() else "train"
         raise UsageError(f"--{which} {(test if learned.any() else train).name} has no class that can be told apart")
-    x_train, kept = kept_features(encoder, train, device, keep=keep)
+    bad_train, bad_test = Unreadable(), Unreadable()
+    x_train, kept = kept_features(encoder, train, device, bad_train, keep=keep)
     positive = positives(train, kept.tolist())
-    x_test, tested = kept_features(encoder, test, device, keep=keep)
+    x_test, tested = kept_features(encoder, test, device, bad_test, keep=keep)
     learned = positive.any(0) & ~positive.all(0)  # what can be read decides
     found = voc07_svm(x_train, positive[:, learned], x_test, seed=seed)
     truth = positives(test, tested.tolist())[:, learned]
@@ -47,7 +49,7 @@ def probe_labels(
         },
         f"{name}: {int(learned.sum())} of {len(learned)} classes, {len(kept):,} to train on, {len(tested):,} to test",
     ))  # fmt: skip
-    return {
+    return left_out(train=bad_train, test=bad_test) | {
         "task": "probe_labels", **metrics, "classes": int(learned.sum()), "left_out": int((~learned).sum()),
         "costs": found.costs.tolist(), "train": len(kept), "test": len(tested), "encoder": name,
         "image_size": encoder.image_size, "seconds": round(time.perf_counter() - began, 1),

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from catlip.captions.labeler import Labeler
 from catlip.data.batches import to_classes
+from catlip.data.images import left_out
 from catlip.data.sources import open_source
 from catlip.errors import UsageError
 from catlip.evaluation.captioned import Captioned, embed_source, read_captions
 from catlip.evaluation.class_names import run_labeler
 from catlip.evaluation.ranking import first_ranks, recalls
 from catlip.models.encoder import Encoder
-from catlip.training.distributed import pick_device
+from catlip.training.distributed import one_device
 from catlip.training.log import append_json, table
 from catlip.transfer.zero_shot import Route, embed_texts, head_of, open_routes
 
@@ -53,7 +54,7 @@ def retrieve(cfg: Retrieve) -> dict[str, Any]:
     other = None
     if cfg.captions:
         other = read_captions(cfg.captions, [source.read(i).key for i in range(len(source))])
-    data = embed_source(encoder, source, pick_device(cfg.device), other)
+    data = embed_source(encoder, source, one_device(cfg.device), other)
     texts = [caption for captions in data.captions for caption in captions]
     if not texts:
         raise UsageError(f"--data {cfg.data}: not one picture has a caption; --captions names a file that has them")
@@ -75,6 +76,7 @@ def retrieve(cfg: Retrieve) -> dict[str, Any]:
     result = {
         "task": "retrieve", **found, "pictures": len(data), "captions": len(texts), "data": cfg.data,
         "image_size": encoder.image_size, "encoder": cfg.run, "seconds": round(time.perf_counter() - began, 1),
+        **left_out(data=data.unreadable),
     }  # fmt: skip
     _say(result, found)
     if Path(cfg.run).is_dir():
@@ -121,7 +123,7 @@ def _say(result: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
         for way in ("image_to_text", "text_to_image"):
             told = "   ".join(f"{name.upper()} {value:.2f}" for name, value in ways[way].items() if name[0] == "r")
             rows[f"{route} route, {way.replace('_', ' ')}"] = f"{told}   median rank {ways[way]['median_rank']:g}"
-    chance = 100 / result["pictures"]
-    rows["chance, text to image"] = f"R@1 {chance:.2f}   R@5 {5 * chance:.2f}   R@10 {10 * chance:.2f}"
+    chance = (f"R@{k} {min(100 * k / result['pictures'], 100):.2f}" for k in (1, 5, 10))
+    rows["chance, text to image"] = "   ".join(chance)
     title = f"{result['encoder']}: {result['pictures']:,} pictures, {result['captions']:,} captions; recall in percent"
     print(table(rows, title))

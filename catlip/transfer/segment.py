@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from catlip.data.images import Unreadable, UnreadableImageError, decode_upright
+from catlip.data.images import Unreadable, UnreadableImageError, decode_upright, left_out
 from catlip.data.loader import Loader
 from catlip.data.maskbatches import MaskBatches, Window, check_window
 from catlip.data.masklabels import (
@@ -112,9 +112,11 @@ def fine_tune(cfg: Segment) -> tuple[dict[str, Any], list[Seen]] | None:
             task.load_state_dict(weights)
             save_segmenter(Path(cfg.out), task.eval().objective, card)
         any_rank(False)  # the others wait for the folder
-        matrix, seen = _test(cfg, test, world)
-        result = _result(cfg, classes, fit_of(matrix), len(train), len(test), time.perf_counter() - began)
+        matrix, seen, unreadable = _test(cfg, test, world)
+        tested = len(test) - len(unreadable.reasons)
+        result = _result(cfg, classes, fit_of(matrix), len(train), tested, time.perf_counter() - began)
         if world.main:
+            result |= left_out(test=unreadable)
             append_json(Path(cfg.out) / "results.jsonl", result)
             _say(result, cfg)
         return (result, seen) if world.main else None
@@ -197,8 +199,8 @@ def _card(cfg: Segment, classes: Classes) -> SegmentationCard:
     )  # fmt: skip
 
 
-def _test(cfg: Segment, test: MaskSource, world: World) -> tuple[Tensor, list[Seen]]:
-    """(confusion matrix over all processes, pictures of this one) of the model in --out."""
+def _test(cfg: Segment, test: MaskSource, world: World) -> tuple[Tensor, list[Seen], Unreadable]:
+    """(confusion matrix, pictures of this process, what could not be read by any) of the model in --out."""
     model = load_segmenter(cfg.out, cfg.device)
     classes = model.classes
     matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
@@ -220,8 +222,10 @@ def _test(cfg: Segment, test: MaskSource, world: World) -> tuple[Tensor, list[Se
         if number % stride == 0 and len(seen) < cfg.show:
             accuracy = 100 * float(found.diag().sum()) / max(float(found.sum()), 1)
             seen.append(_small(record.key, pixels, truth, predicted, accuracy))
-    unreadable.check(max(len(test), 100))
-    return total(matrix), seen
+    for reasons in gathered(unreadable.reasons):
+        unreadable.reasons |= reasons
+    unreadable.check(len(test))
+    return total(matrix), seen, unreadable
 
 
 def _small(key: str, pixels: np.ndarray, truth: np.ndarray, predicted: np.ndarray, accuracy: float) -> Seen:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from catlip.captions.tokenizer import Tokenizer
 from catlip.captions.wordnet import open_lexicon
-from catlip.data.labelled import LabelledSource
+from catlip.data.images import Unreadable, left_out
+from catlip.data.labelled import LabelledSource, say_troubles
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike, read_names, rows_of, run_labeler
 from catlip.evaluation.class_rows import head_of as head_of
@@ -24,7 +25,7 @@ from catlip.evaluation.classified import accuracies, combine, ranks, standard
 from catlip.evaluation.labelled import features, open_labelled
 from catlip.models.dual import TEXT_FOLDER, DualEncoder, load_dual
 from catlip.models.encoder import Encoder, load
-from catlip.training.distributed import pick_device
+from catlip.training.distributed import one_device
 from catlip.training.log import append_json, table
 
 Route = Literal["auto", "head", "text"]
@@ -56,6 +57,7 @@ def zero_shot(cfg: ZeroShot) -> dict[str, Any]:
     began = time.perf_counter()
     templates = read_templates(cfg.templates)
     data = open_labelled(cfg.data)
+    say_troubles(data)
     names = read_names(cfg.classes) if cfg.classes else own_names(data)
     rows = rows_of(data.classes, names, cfg.classes, data.name)
     wanted = torch.tensor(rows)[torch.from_numpy(data.labels)]
@@ -69,7 +71,8 @@ def zero_shot(cfg: ZeroShot) -> dict[str, Any]:
         except UsageError:
             if cfg.route == "head" or dual is None:
                 raise
-    pooled, kept = features(encoder, data, pick_device(cfg.device))
+    unreadable = Unreadable()
+    pooled, kept = features(encoder, data, one_device(cfg.device), unreadable)
     wanted = wanted[kept]
     scores: dict[str, Tensor] = {}
     if matches:
@@ -86,6 +89,7 @@ def zero_shot(cfg: ZeroShot) -> dict[str, Any]:
     result["calibrate"] = cfg.calibrate
     if matches:
         result |= matching(matches, encoder)
+    result |= left_out(data=unreadable)
     _say(result, accuracy, matches, encoder)
     if Path(cfg.run).is_dir():
         append_json(Path(cfg.run) / "results.jsonl", result)
