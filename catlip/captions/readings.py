@@ -106,7 +106,7 @@ class Candidate:
     synset: str
     weight: float
     pictured: bool = True
-    concrete: bool = True  # pictured and a thing, not a sport or a broadcast: may stand beside the best sense
+    concrete: bool = True  # pictured and a thing, not a person, a sport or a broadcast: may stand beside the best sense
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,8 @@ def weigh(lexicon: Lexicon, senses: list[Sense], *, phrase: bool = False) -> tup
         if synset.instance or (sense.capitalised and not only_capitalised):
             visible *= CAPITALISED
         pictured = synset.pictured and not synset.instance
-        concrete = pictured and VISIBLE[synset.lexfile] >= CONCRETE
+        # A person is no second meaning: either it is the same one (boy, son) or a figure of speech (puppy, peach).
+        concrete = pictured and VISIBLE[synset.lexfile] >= CONCRETE and synset.lexfile != "person"
         candidates.append(Candidate(sense.synset, mass * visible, pictured, concrete))
         unseen += mass * (1 - visible)
     candidates.sort(key=lambda c: -c.weight * (PREFERENCE if c.pictured else 1))
@@ -241,7 +242,8 @@ def read(lexicon: Lexicon, word: str) -> Reading:
     candidates, unseen = weigh(lexicon, senses)
     if chosen:
         others = [c for c in candidates if c.synset != chosen[0]]
-        candidates = [Candidate(chosen[0], max([1.0, *(c.weight for c in others)])), *others]
+        rivals = others if word in lists["cue"] or lemma in lists["cue"] else candidates
+        candidates = [Candidate(chosen[0], max([1.0, *(c.weight for c in rivals)])), *others]
     form, others = other_mass(lexicon, word, lemma)
     if form == Form.ADJECTIVE and candidates and lexicon.synset(candidates[0].synset).lexfile == "substance":
         form = Form.PLAIN  # a cardboard box, a rubber boot: a material before a noun is still there to be seen

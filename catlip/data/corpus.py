@@ -121,6 +121,7 @@ def run(cfg: Corpus, parts: Path, labels_folder: Path | None) -> tuple[Counts, L
     print(describe(paths, columns))
     settings = {
         "rule": cfg.rule, "ancestors": cfg.ancestors, "terms": cfg.lexicon and os.path.abspath(cfg.lexicon),
+        "terms_hash": labeler.terms_hash,
         "lexicon": labeler.wordnet.hash, "text": columns.text, "keys": list(columns.keys),
         "parts": str(parts.absolute()), "labels": str(labels_folder.absolute()) if labels_folder else None,
         "vocab": getattr(cfg, "vocab", None) and os.path.abspath(cfg.vocab),  # pyright: ignore
