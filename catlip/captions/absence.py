@@ -30,9 +30,9 @@ _SIGNS = frozenset("area board icon label logo notice poster sign signs sticker 
 # Before "free", written apart: in "dog free vector" nothing is free of dogs.
 _FREE_OF = frozenset("""alcohol car dairy drug dust duty egg fat fragrance gluten grain ice lead meat milk nut oil
     peanut pet plastic rust scent smoke soy sugar tax toll wheat wire""".split())  # fmt: skip
-_UNITS = {unit: unit in ("foot", "yard", "star", "thread", "knot")  # whether it is a singular: "two foot", but two feet
+UNITS = {unit: unit in ("foot", "yard", "star", "thread", "knot")  # whether it is a singular: "two foot", but two feet
           for unit in "foot feet yard yards star thread knot knots".split()}  # fmt: skip
-TRIGGERS = frozenset({*_DENY, *_DENY_WITH_OF, *_FORBIDDEN, *_UNITS, FREE, "not", "missing", "neither", "non", "anti"})
+TRIGGERS = frozenset({*_DENY, *_DENY_WITH_OF, *_FORBIDDEN, *UNITS, FREE, "not", "missing", "neither", "non", "anti"})
 
 WORDS = frozenset().union(
     TRIGGERS, _NOT_VERBS, _LIGHT, _INDEFINITE, _DEFINITE, _NOT_THERE, _IDIOMS, _TRACES, _SIGNS, _FREE_OF
@@ -80,7 +80,7 @@ class Denial:
             yield from self._unit(i - 1)
         elif word in ("non", "anti") and self._noun(i + 1) and self._noun(i + 2):
             yield from self._unit(i + 1)
-        elif word in _UNITS and i and self._measures(self.words[i - 1], singular=_UNITS[word]):
+        elif word in UNITS and i and self._measures(self.words[i - 1], singular=UNITS[word]):
             yield i
 
     def _noun(self, i: int) -> bool:

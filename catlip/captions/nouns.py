@@ -86,7 +86,10 @@ class NounRule:
         """uint8 [words]: the number in `MUTED` of what forbids a word to give a label, or 0. units: see `Denial`."""
         words = self._words
         muted = np.zeros(len(ids), np.uint8)
-        for row in np.unique(np.searchsorted(bounds, np.flatnonzero(words.trigger[ids]), side="right") - 1).tolist():
+        triggers = np.flatnonzero(words.trigger[ids])
+        after_number = words.kind[ids[triggers - 1]] == Kind.NUMBER
+        triggers = triggers[after_number | ~words.unit[ids[triggers]]]
+        for row in np.unique(np.searchsorted(bounds, triggers, side="right") - 1).tolist():
             start, end = int(bounds[row]), int(bounds[row + 1])
             caption = ids[start:end].tolist()
             kinds = words.kind[ids[start:end]].tolist()
@@ -219,7 +222,11 @@ class NounRule:
 def _light(captions: Sequence[Any], first: int) -> Iterator[tuple[int, Sequence[Any]]]:
     """(number of the first, captions): in halves until no part has too many characters for its arrays."""
     half = len(captions) // 2
-    if half and sum(min(len(c), cleaning.MAX_CHARACTERS) for c in captions if isinstance(c, str)) > CHUNK_CHARACTERS:
+    try:
+        characters = sum(map(len, captions))
+    except TypeError:  # some are missing
+        characters = sum(len(caption) for caption in captions if isinstance(caption, str))
+    if half and characters > CHUNK_CHARACTERS:
         yield from _light(captions[:half], first)
         yield from _light(captions[half:], first + half)
     else:

@@ -77,6 +77,8 @@ class Vocabulary:
 
         Raises UsageError if this version's lexicon or the file of the domain's own terms is another one.
         """
+        if self.terms and not Path(self.terms).is_file():
+            raise UsageError(f"the vocabulary was made with the terms of {self.terms}, and there is no such file")
         labeler = Labeler(self.rule, ancestors=self.ancestors, lexicon=self.terms)
         if self.lexicon and self.lexicon != labeler.wordnet.hash:
             raise UsageError(

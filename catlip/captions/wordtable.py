@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from catlip.captions import cleaning, language
-from catlip.captions.absence import TRIGGERS
+from catlip.captions.absence import TRIGGERS, UNITS
 from catlip.captions.absence import WORDS as ABSENCE
 from catlip.captions.hashtags import words_of
 from catlip.captions.phrases import BY_CONTEXT, MAX_CACHED, NO_LABEL, Phrases, word_hash
@@ -23,6 +23,7 @@ COLUMNS = {
     "carrier": bool,  # names the picture itself ("photo")
     "foreign": np.int8,  # what it says against the caption being English
     "trigger": bool,  # what stands near it may be said to be absent
+    "unit": bool,  # of measurement, after a number
     "key": np.uint32,  # hash of the word
     "key_singular": np.uint32,  # and of its singular
 }
@@ -39,6 +40,7 @@ class WordTable:
     carrier: np.ndarray
     foreign: np.ndarray
     trigger: np.ndarray
+    unit: np.ndarray
     key: np.ndarray
     key_singular: np.ndarray
 
@@ -99,7 +101,7 @@ class WordTable:
         self.label[number], self.several[number] = label, several
         self.carrier[number] = reading.singular in word_lists()["carrier"]
         self.foreign[number] = language.evidence(word, noun=word in self.lexicon or reading.singular in self.lexicon)
-        self.trigger[number] = word in TRIGGERS
+        self.trigger[number], self.unit[number] = word in TRIGGERS, word in UNITS
         self.key[number], self.key_singular[number] = word_hash(word), word_hash(reading.singular)
         return number
 
