@@ -241,9 +241,12 @@ def read(lexicon: Lexicon, word: str) -> Reading:
         return replace(never, kind=_kind_by_ending(word), why="not a noun of WordNet")
     candidates, unseen = weigh(lexicon, senses)
     if chosen:
+        own = {c.synset: c.weight for c in candidates}
         others = [c for c in candidates if c.synset != chosen[0]]
-        rivals = others if word in lists["cue"] or lemma in lists["cue"] else candidates
-        candidates = [Candidate(chosen[0], max([1.0, *(c.weight for c in rivals)])), *others]
+        best = Candidate(chosen[0], max([1.0, *(c.weight for c in others)]))
+        if word in lists["sense"] or lemma in lists["sense"]:  # no kid is a goat, but a crane can be a bird
+            others = [replace(c, concrete=c.concrete and c.weight >= CLOSE * own.get(chosen[0], 0)) for c in others]
+        candidates = [best, *others]
     form, others = other_mass(lexicon, word, lemma)
     if form == Form.ADJECTIVE and candidates and lexicon.synset(candidates[0].synset).lexfile == "substance":
         form = Form.PLAIN  # a cardboard box, a rubber boot: a material before a noun is still there to be seen
