@@ -1,6 +1,9 @@
 """Captions -> synsets: a table of cases, properties that hold for any text, and agreement of the ways to ask."""
 
+import gzip
 import pickle
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from catlip.captions.labeler import Labeler
 from catlip.errors import UsageError
 
 LABELER = Labeler()
+MULTI30K = Path(__file__).parents[2] / "shared" / "data" / "multi30k"
 
 
 def names(caption: str, labeler: Labeler = LABELER) -> set[str]:
@@ -34,6 +38,18 @@ def names(caption: str, labeler: Labeler = LABELER) -> set[str]:
         ("a dog watches a watch", {"dog", "watch"}),
         ("women wearing glasses drink from glasses of wine", {"woman", "glass", "wine"}),
         ("hot, dog", {"dog"}),  # no phrase across punctuation
+        ("a 'dog' on the 'green' grass", {"dog", "grass"}),
+        ("foot\xadball and a d\u200dog", {"football", "dog"}),  # soft hyphen, joiner
+        ("#goldenretriever #dog puppy playing", {"golden_retriever", "dog", "puppy"}),
+        ("#GoldenRetriever, #hot_air_balloon", {"golden_retriever", "hot-air_balloon"}),
+        ("#dogsofinstagram and a #café", {"dog", "cafe"}),
+        ("Vintage leather mouse pad with wrist rest", {"mousepad", "leather", "wrist"}),
+        ("a base ball and a note pad", {"baseball", "notepad"}),
+        ("Men's Nike Air Max 90 running shoe, size 10", {"running_shoe"}),
+        ("Mens wallet, EU size, 64 GB stick", {"wallet", "stick"}),
+        ("the men's shoes", {"man", "shoe"}),
+        ("a 12 foot ladder, 6 feet tall", {"ladder"}),
+        ("two feet on a ladder", {"foot", "ladder"}),
     ],
 )
 def test_labels(caption: str, wanted: set[str]) -> None:
@@ -41,13 +57,73 @@ def test_labels(caption: str, wanted: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "caption",
-    ["a", "in", "are", "while", "playing", "He is at it", "no will can do must", "white black red", "standing, sitting",
-     "don't", "I'll", "one two three", "while they are walking", "http://dog.com/cat.jpg", "<img alt='dog'>",
-     "www.horse.org", "IMG_dog.jpg", "&lt;&gt;", "", "   ", "!!!", "12 34", "#dog @cat"],
+    ("caption", "wanted"),
+    [
+        ("a room without windows", {"room"}),
+        ("dog-free park", {"park"}),
+        ("no dogs allowed sign", {"sign"}),
+        ("there is no evidence of fracture of the hand", {"hand"}),
+        ("no fracture or dislocation of the wrist", {"wrist"}),
+        ("a beach devoid of people", {"beach"}),
+        ("a cat instead of a dog", {"cat"}),
+        ("a street with no cars, trucks or people on it", {"street"}),
+        ("a man with no shirt and blue jeans", {"man", "jean"}),
+        ("a man with no shirt on and a hat", {"man", "hat"}),
+        ("a puppy without collar and leash", {"puppy"}),
+        ("a dog without the man's leash", {"dog", "man"}),
+        ("a man who isn't wearing a hat", {"man"}),
+        ("there aren't any dogs on the beach", {"beach"}),
+        ("this is not a dog but a cat", {"cat"}),
+        ("dogs or cats are not allowed on the beach", {"beach"}),
+        ("a vase, flowers not included", {"vase"}),
+        ("a child missing a front tooth", {"child"}),
+        ("a house with one window missing", {"house"}),
+        ("a room with neither windows nor doors", {"room"}),
+        ("non slip rug", {"rug"}),
+        ("sugar free gum", {"chewing_gum"}),
+        # What follows "no" is there all the same.
+        ("a dog and a no smoking sign", {"dog", "sign"}),
+        ("no dog sign", {"sign"}),
+        ("a dog without a doubt", {"dog"}),
+        ("without a doubt the best dog", {"dog"}),
+        ("no more than two dogs", {"dog"}),
+        ("not only dogs but cats", {"dog", "cat"}),
+        ("neither dog is looking at the cat", {"dog", "cat"}),
+        ("a man without looking at the camera eats an apple", {"man", "camera", "apple"}),
+        ("a player missing the ball", {"player", "ball"}),
+        ("drug free zone", {"zone"}),
+        ("duty-free shop", {"shop"}),
+        ("dog free vector", {"dog"}),
+        ("jersey no. 5 and No 7 bus", {"jersey", "bus"}),
+    ],
+)
+def test_what_is_said_to_be_absent(caption: str, wanted: set[str]) -> None:
+    assert names(caption) == wanted
+
+
+def test_terms_of_ones_own_can_be_absent(tmp_path) -> None:
+    (tmp_path / "terms.tsv").write_text("pleural effusion\tRID34539\npneumothorax\tRID5352\n")
+    own = Labeler(lexicon=tmp_path / "terms.tsv")
+    assert own(["no pleural effusion or pneumothorax", "a pleural effusion"]) == [[], ["RID34539"]]
+
+
+@pytest.mark.parametrize("noun", ["girl", "boy", "kid", "child", "dog", "brother", "boat"])
+def test_a_noun_has_one_label_whatever_stands_before_it(noun: str) -> None:
+    plural = {"child": "children"}.get(noun, noun + "s")
+    phrases = [f"a {word} {noun}" for word in ("little", "young", "small", "big", "old")]
+    found = {tuple(labels) for labels in LABELER([*phrases, f"the {noun} is here", f"two young {plural}"])}
+    assert len(found) == 1
+    assert len(found.pop()) == 1
+
+
+@pytest.mark.parametrize(
+    ("caption", "synset"),
+    [("a fracture of the hand", "n14292090"), ("a fracture in the rock", "n09278537"), ("a calf muscle", "n05574332"),
+     ("the sole of the foot", "n05577190"), ("the bridge of the nose", "n05599203"),
+     ("a crown on a tooth", "n05308141"), ("the pupil of the eye", "n05320183")],
 )  # fmt: skip
-def test_no_label(caption: str) -> None:
-    assert names(caption) == set()
+def test_words_beside_parts_of_the_body(caption: str, synset: str) -> None:
+    assert synset in LABELER([caption])[0]
 
 
 def test_homonyms_look_for_cues() -> None:
@@ -146,6 +222,24 @@ WORDS = st.lists(
             "é",
             "\x00",
             "狗",
+            "no",
+            "without",
+            "not",
+            "wearing",
+            "or",
+            "more",
+            "sign",
+            "allowed",
+            "missing",
+            "neither",
+            "non",
+            "dog-free",
+            "free",
+            "12",
+            "feet",
+            "#hotdog",
+            "un",
+            "chien",
         ]
     ),
     max_size=14,
@@ -195,7 +289,88 @@ def test_labels_do_not_depend_on_what_was_seen_before(monkeypatch) -> None:
     assert len(forgetful._rule._words.reading) < 100
 
 
-def test_foreign_captions_are_noticed() -> None:
-    german = ["ein brauner Hund läuft über die grüne Wiese", "zwei Kinder spielen am Strand mit einem Ball"]
-    assert LABELER.foreign(german) == 2
-    assert LABELER.foreign(["a brown dog runs over the green grass", "dog", ""]) == 0
+@pytest.mark.parametrize(
+    "caption",
+    ["ein brauner Hund läuft über die grüne Wiese", "zwei Kinder spielen am Strand mit einem Ball", "ein Hund",
+     "un chien court sur la plage", "UN CHIEN COURT SUR LA PLAGE", "un perro corre por la playa",
+     "un cane sulla spiaggia", "um cachorro na praia", "een hond op het strand", "собака бежит по пляжу",
+     "一只狗在草地上奔跑", "犬が草の上を走る"],
+)  # fmt: skip
+def test_a_foreign_caption_is_noticed_and_has_no_label(caption: str) -> None:
+    assert LABELER.foreign([caption]) == 1
+    assert LABELER([caption]) == [[]]
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["a dog on grass", "A DOG ON GRASS", "dog", "woof", "a red cat", "cute big happy fluffy dog", "", "12 34", "!!!",
+     "IKEA Kallax Shelf Unit", "Adidas Ultraboost Primeknit Running Shoes", "Rio de Janeiro beach",
+     "Los Angeles skyline", "café au lait", "crème brûlée", "Taj Mahal", "a dog in front of 東京スカイツリー", "🐶🐱"],
+)  # fmt: skip
+def test_short_captions_and_titles_are_not_foreign(caption: str) -> None:
+    assert LABELER.foreign([caption]) == 0
+
+
+def test_terms_of_ones_own_may_be_foreign(tmp_path) -> None:
+    (tmp_path / "terms.tsv").write_text("Hund\tK9\nSchwarzes Brett\tB1\n", encoding="utf-8")
+    own = Labeler(lexicon=tmp_path / "terms.tsv")
+    assert own(["ein Hund und eine Hand an dem schwarzen Strand", "ein schwarzes Brett"]) == [["K9"], ["B1"]]
+
+
+@pytest.mark.skipif(not MULTI30K.is_dir(), reason="the captions are in the shared data")
+@pytest.mark.parametrize(("language", "least", "most"), [("de", 0.97, 1), ("fr", 0.97, 1), ("en", 0, 0.001)])
+def test_how_many_foreign_captions_are_noticed(language: str, least: float, most: float) -> None:
+    with gzip.open(MULTI30K / f"val.{language}.gz", "rt", encoding="utf-8") as lines:
+        captions = lines.read().splitlines()
+    assert least <= LABELER.foreign(captions) / len(captions) <= most
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["a@" * 9000, "a." * 9000, "no dog or " * 2000, "no " * 9000, "no " + "dog, " * 4000, "#" + "dog" * 3000],
+)
+def test_long_captions_take_no_longer_than_others(caption: str) -> None:
+    began = time.process_time()
+    LABELER([caption])
+    assert time.process_time() - began < 5  # seconds; some took minutes
+
+
+def test_many_long_captions_are_labelled_in_parts(monkeypatch) -> None:
+    from catlip.captions import nouns
+
+    captions = ["a dog", None, "a cat " * 50, "a bird", "a horse " * 50, float("nan"), "grass"]
+    whole = LABELER(captions)
+    monkeypatch.setattr(nouns, "CHUNK_CHARACTERS", 100)
+    assert LABELER(captions) == whole
+
+
+@pytest.mark.parametrize("rule", ["nouns", "corenet"])
+def test_odd_captions(rule: str) -> None:
+    labeler = Labeler(rule)
+    odd = ["a dog \ud83d lone", "a dog\0", "\ufeffa dog", "a\x07dog\x1b[0m", "\u202edog", np.str_("a dog")]
+    assert all("n02084071" in labels for labels in labeler(odd)[: 3 if rule == "corenet" else None])
+    assert labeler([None, float("nan"), np.float32("nan"), ""]) == [[], [], [], []]
+    with pytest.raises(UsageError, match="bytes"):
+        labeler([b"a dog"])
+    with pytest.raises(UsageError, match="a list of captions is needed, not generator"):
+        labeler(caption for caption in odd)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_lexicon_as_editors_save_it(tmp_path, encoding: str, end: str) -> None:
+    (tmp_path / "terms.tsv").write_bytes(f"café\tK9{end}dog\tK1{end}".encode(encoding))
+    assert Labeler(lexicon=tmp_path / "terms.tsv")(["a dog in a cafe"]) == [["K1", "K9"]]
+
+
+def test_a_lexicon_in_another_encoding_is_refused(tmp_path) -> None:
+    (tmp_path / "terms.tsv").write_bytes("café\tK9\n".encode("cp1252"))
+    with pytest.raises(UsageError, match="is not in UTF-8"):
+        Labeler(lexicon=tmp_path / "terms.tsv")
+
+
+def test_a_pickled_labeler_keeps_the_terms_it_was_made_with(tmp_path) -> None:
+    (tmp_path / "terms.tsv").write_text("dog\tK9\n")
+    packed = pickle.dumps(Labeler(lexicon=tmp_path / "terms.tsv"))
+    (tmp_path / "terms.tsv").write_text("dog\tK8\n")
+    assert pickle.loads(packed)(["a dog"]) == [["K9"]]

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,11 @@ def test_encode() -> None:
         ("# catlip vocabulary; rule=nouns\n0\tn1\tx\n", "line 2"),
         ("# catlip vocabulary; rule=nouns\n1\tn1\tx\t3\n", "line 2"),
         ("# catlip vocabulary; rule=nouns\n0\tn1\tx\tmany\n", "line 2"),
+        ("# catlip vocabulary; rule=nouns\n0\tn1\tx\t²\n", "line 2"),
+        ("# catlip vocabulary; rule=nouns\n0\t\tx\t3\n", "line 2"),
+        ("# catlip vocabulary; rule=nouns\n0\tn1\tx\t3\n\n", "line 3"),
+        ("# catlip vocabulary; samples=many\n0\tn1\tx\t3\n", "line 1: 'samples=many' is no number"),
+        ("# catlip vocabulary; rule=nouns ancest\n0\tn1\tx\t3\n", "line 1: unknown 'ancest'"),
         ("# catlip vocabulary; rule=nouns\n0\tn1\tx\t3\n1\tn1\tx\t3\n", "twice"),
     ],
 )
@@ -89,6 +95,64 @@ def test_damaged_files_are_refused(tmp_path: Path, text: str, says: str) -> None
     (tmp_path / "v.tsv").write_text(text)
     with pytest.raises(UsageError, match=says):
         Vocabulary.load(tmp_path / "v.tsv")
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "v.tsv").write_text("# catlip vocabulary; rule=nouns\n0\tn1\tcafé\t3\n", encoding="cp1252")
+    with pytest.raises(UsageError, match="is not in UTF-8"):
+        Vocabulary.load(tmp_path / "v.tsv")
+
+
+def test_a_file_that_an_editor_saved_again(tmp_path: Path) -> None:
+    one = vocabulary(dog=9, cat=4)
+    one.save(tmp_path / "v.tsv")
+    text = (tmp_path / "v.tsv").read_text()
+    (tmp_path / "v.tsv").write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert Vocabulary.load(tmp_path / "v.tsv") == one
+
+
+def test_the_path_of_the_terms_survives(tmp_path: Path) -> None:
+    for name in (
+        "my terms.tsv",
+        "a  b\tc\nd",
+        " source=x terms_hash=y ",
+        "50%25.tsv",
+        "größe.tsv",
+        "\udcff.tsv",
+        "a=b",
+    ):
+        one = replace(vocabulary(dog=1), terms=name, terms_hash="0123456789ab", source="\udcff.csv")
+        one.save(tmp_path / "v.tsv")
+        again = Vocabulary.load(tmp_path / "v.tsv")
+        assert (again.terms, again.terms_hash, again.hash) == (name, "0123456789ab", one.hash)
+
+
+def test_edited_terms_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "my terms.tsv"
+    file.write_text("dog\tK9\n")
+    Vocabulary.from_counts({"K9": 3}, Labeler(lexicon=file), samples=3, captions=3, source="").save(tmp_path / "v.tsv")
+    one = Vocabulary.load(tmp_path / "v.tsv")
+    file.write_bytes(b"\xef\xbb\xbf# a comment\r\ndog\tK9\r\n")
+    one.labeler()  # it says the same
+    file.write_text("dog\tK9\ncat\tK8\n")
+    with pytest.raises(UsageError, match=r"terms\.tsv, which now says others"):
+        one.labeler()
+    other = replace(one, terms_hash=Labeler(lexicon=file).terms_hash)
+    assert one.hash != other.hash
+    with pytest.raises(UsageError, match="different terms_hash"):
+        Vocabulary.merge([one, other])
+
+
+def test_older_files_still_load(tmp_path: Path) -> None:
+    """The path as it is, and no hash of what the file said."""
+    (tmp_path / "my terms.tsv").write_text("dog\tK9\n")
+    head = f"# catlip vocabulary; rule=nouns ancestors=0 lexicon={LABELER.wordnet.hash} samples=3 captions=4"
+    for terms in (str(tmp_path / "my terms.tsv"), ""):
+        (tmp_path / "v.tsv").write_text(f"{head} terms={terms} source=a b.csv\n0\tK9\tK9\t3\n")
+        old = Vocabulary.load(tmp_path / "v.tsv")
+        assert (old.terms, old.terms_hash, old.source, old.captions) == (terms or None, "", "a b.csv", 4)
+        assert old.hash == "f740a3699d08"
+        old.labeler()
 
 
 def test_another_lexicon_is_refused() -> None:

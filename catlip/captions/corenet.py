@@ -19,6 +19,7 @@ from urllib.parse import unquote
 import ftfy
 import numpy as np
 
+from catlip.captions.cleaning import MAX_CHARACTERS, as_text
 from catlip.captions.explained import Explained
 from catlip.captions.wordnet import Lexicon
 
@@ -39,8 +40,11 @@ _MERGED = re.compile(r"\b(can)(not)\b|\b(gim|lem)(me)\b|\b(gon|wan)(na)\b|\b(got
 
 
 def clean(caption: Any) -> str:
-    """The official code's preparation of a caption; None becomes "none", as it does there."""
-    text = unquote(str(caption)).replace("+", " ")
+    """The official code's preparation of a caption; None becomes "none", as it does there.
+
+    Of what is longer than `MAX_CHARACTERS` only the beginning is read: there, all is, in quadratic time.
+    """
+    text = unquote(str(caption)[:MAX_CHARACTERS]).replace("+", " ")
     text = _SPACES.sub(" ", _TAG.sub("", text).strip("\n"))
     return ftfy.fix_text(text).strip().lower()
 
@@ -51,9 +55,9 @@ def tokenize(text: str) -> list[str]:
     text = _COMMA.sub(r" \1 ", text)
     words = text.split()
     tokens: list[str] = []
+    last = max((i for i, word in enumerate(words) if any(c.isalnum() for c in word)), default=0)
     for position, word in enumerate(words):
-        last = position == len(words) - 1 or all(not any(c.isalnum() for c in w) for w in words[position + 1 :])
-        if word.endswith(".") and len(word) > 1 and (last or _ends_sentence(word[:-1])):
+        if word.endswith(".") and len(word) > 1 and (position >= last or _ends_sentence(word[:-1])):
             tokens += [word[:-1], "."]
         else:
             tokens.append(word)
@@ -93,10 +97,10 @@ class CorenetRule:
         return self.index[senses[0].synset], f"head of the first sense of {lemma!r}"
 
     def labels(self, captions: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """(caption of each label, label)."""
+        """(caption of each label, label). A missing caption has none, while the official code reads "none" or "nan"."""
         rows, labels = [], []
         for row, caption in enumerate(captions):
-            for token in tokenize(clean(caption)):
+            for token in tokenize(clean(as_text(caption))):
                 label = self._judge(token)[0]
                 if label >= 0:
                     rows.append(row)

@@ -1,6 +1,7 @@
 """Caption -> synsets, with the reason for each: the public face of the caption side."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,10 +47,11 @@ class Labeler:
         self.rule = rule
         self.ancestors = ancestors
         self.lexicon = str(lexicon) if lexicon is not None else None
+        self.terms = read_terms(Path(self.lexicon)) if self.lexicon else {}
         self._open()
 
     def _open(self) -> None:
-        terms = read_terms(Path(self.lexicon)) if self.lexicon else {}
+        terms = self.terms
         self.wordnet: Lexicon = open_lexicon()
         own = {label for labels in terms.values() for label in labels if not self.wordnet.has_synset(label)}
         # Sorted, so that a label's number sorts like the label itself.
@@ -72,7 +74,7 @@ class Labeler:
         return NounRule(self.wordnet, self._index, terms)
 
     def __getstate__(self) -> dict[str, Any]:  # worker processes open their own
-        return {"rule": self.rule, "ancestors": self.ancestors, "lexicon": self.lexicon}
+        return {"rule": self.rule, "ancestors": self.ancestors, "lexicon": self.lexicon, "terms": self.terms}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -81,6 +83,8 @@ class Labeler:
     def __call__(self, captions: Sequence[Any]) -> list[list[str]]:
         if isinstance(captions, str):
             raise UsageError(f"a list of captions is needed, not one caption: labeler([{captions[:40]!r}])")
+        if not hasattr(captions, "__getitem__"):
+            raise UsageError(f"a list of captions is needed, not {type(captions).__name__}: labeler(list(captions))")
         indices, offsets = self.sparse(captions)
         names = self._names[indices].tolist()
         bounds = offsets.tolist()
@@ -116,6 +120,12 @@ class Labeler:
             known = self._parents[number] = np.array(sorted(self._index[s] for s in above), np.int64)
         return known
 
+    @property
+    def terms_hash(self) -> str:
+        """Identifies the terms of a lexicon of one's own by what they say; "" without one."""
+        lines = sorted("\t".join((phrase, *labels)) for phrase, labels in self.terms.items())
+        return sha256("\n".join(lines).encode()).hexdigest()[:12] if lines else ""
+
     def name(self, synset: str) -> str:
         """A label for people: the synset's first lemma, or the id itself for a label of one's own."""
         return self.wordnet.synset(synset).name if self.wordnet.has_synset(synset) else synset
@@ -129,6 +139,14 @@ class Labeler:
         return self._rule.explain(caption)
 
 
+def read_utf8(path: Path) -> str:
+    """A text file, with any line ends and with or without a byte-order mark. Raises UsageError if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not in UTF-8 (byte {error.start}); save it again with this encoding") from None
+
+
 def read_terms(path: Path) -> dict[str, tuple[str, ...]]:
     """A lexicon of one's own: TSV lines `phrase<TAB>label[<TAB>label ...]`; # starts a comment line.
 
@@ -137,7 +155,7 @@ def read_terms(path: Path) -> dict[str, tuple[str, ...]]:
     if not path.is_file():
         raise UsageError(f"--lexicon: no such file: {path}")
     terms: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_utf8(path).split("\n"), 1):
         if not line.strip() or line.startswith("#"):
             continue
         phrase, *labels = (part.strip() for part in line.split("\t"))

@@ -10,14 +10,16 @@ A caption's words are judged in three steps, each on arrays over all words of a 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from catlip.captions import cleaning
+from catlip.captions.absence import Denial
 from catlip.captions.explained import Explained
+from catlip.captions.language import FOREIGN
 from catlip.captions.neighbours import AFTER, BEFORE, table
 from catlip.captions.phrases import BY_CONTEXT, NO_LABEL, Phrase, Span
 from catlip.captions.readings import THRESHOLD, Kind, close_meanings, cue_words
@@ -25,7 +27,11 @@ from catlip.captions.wordnet import Lexicon
 from catlip.captions.wordtable import WordTable
 
 CHUNK = 1024  # captions at a time: their arrays stay in the processor's cache
-ENGLISH = 0.34  # share of known words below which a caption is not English
+CHUNK_CHARACTERS = 1 << 20  # a thousand pages of text would need gigabytes
+# "Men's shoes" are made for men, "the men's shoes" have their men beside them.
+WEARERS = frozenset("babies boys children gentlemen girls juniors kids ladies men toddlers women".split())
+# Why a noun gives no label, by its number in `Batch.muted`.
+MUTED = ("", "by the words near it, nothing in the picture", "the caption is not English")
 
 
 @dataclass(slots=True)
@@ -35,7 +41,7 @@ class Batch:
     ids: np.ndarray
     scores: np.ndarray
     spans: list[Span]  # first word, end, what it is
-    emitted: np.ndarray  # bool: the word gives a label of its own
+    muted: np.ndarray  # uint8, of each word: why it gives no label, a number of MUTED
     rows: np.ndarray  # caption of each label
     labels: np.ndarray
     positions: np.ndarray  # word of each label
@@ -56,7 +62,7 @@ class NounRule:
     def run(self, captions: Sequence[Any]) -> Batch:
         """All of the rule, on a batch of captions."""
         words = self._words
-        ids = words.numbers(cleaning.plain(captions))
+        ids = words.numbers(cleaning.plain(captions, words.tag_words))
         spans = words.phrases.find(ids, words.key[ids], words.key_singular[ids])
         kind = words.kind[ids]
         form = words.form[ids]
@@ -65,34 +71,69 @@ class NounRule:
         scores[:1] += self._before[Kind.BREAK, form[:1]]
         scores[:-1] += self._after[kind[1:], form[:-1]]
         labels = words.label[ids]
-        emitted = (scores >= THRESHOLD) & (labels != NO_LABEL)
-        for start, end, _ in spans:
-            emitted[start:end] = False
-        positions = np.flatnonzero(emitted)
-        return self._resolve(ids, scores, spans, emitted, positions, labels[positions])
+        units = ((scores >= THRESHOLD) & (labels != NO_LABEL)).astype(np.int32)
+        for unit, (start, end, _) in enumerate(spans, 2):
+            units[start:end] = unit
+        bounds = np.concatenate([[0], np.flatnonzero(ids == words.end) + 1])
+        muted = self._muted(ids, bounds, units, spans)
+        emitted = (units == 1) & (muted == 0)
+        spans = [span for span in spans if not muted[span[0]]]
+        denied = np.searchsorted(bounds, np.flatnonzero(muted == 1), side="right") - 1
+        rows, given, positions = self._resolve(ids, bounds, spans, emitted, labels, denied)
+        return Batch(ids, scores, spans, muted, rows, given, positions)
+
+    def _muted(self, ids: np.ndarray, bounds: np.ndarray, units: np.ndarray, spans: list[Span]) -> np.ndarray:
+        """uint8 [words]: the number in `MUTED` of what forbids a word to give a label, or 0. units: see `Denial`."""
+        words = self._words
+        muted = np.zeros(len(ids), np.uint8)
+        triggers = np.flatnonzero(words.trigger[ids])
+        after_number = words.kind[ids[triggers - 1]] == Kind.NUMBER
+        triggers = triggers[after_number | ~words.unit[ids[triggers]]]
+        for row in np.unique(np.searchsorted(bounds, triggers, side="right") - 1).tolist():
+            start, end = int(bounds[row]), int(bounds[row + 1])
+            caption = ids[start:end].tolist()
+            kinds = words.kind[ids[start:end]].tolist()
+            denial = Denial([words.text[n] for n in caption], kinds, units[start:end].tolist())
+            muted[[start + i for i in denial.positions()]] = 1
+        for owner in np.flatnonzero(ids[1:] == words.genitive).tolist():
+            if words.text[ids[owner]] in WEARERS and words.kind[ids[owner - 1]] not in (Kind.DETERMINER, Kind.NUMBER):
+                muted[owner] = 1
+        foreign = self._foreign(ids, bounds)
+        if foreign.any():
+            muted[np.repeat(foreign, np.diff(bounds)) & (words.score[ids] < np.inf)] = 2
+            for start, end, phrase in spans:
+                if tuple(phrase.lemma.split(" ")) in self._terms:
+                    muted[start:end] = 0
+        return muted
+
+    def _foreign(self, ids: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+        """bool [captions]: not English by its words."""
+        return np.add.reduceat(self._words.foreign[ids], bounds[:-1], dtype=np.int32) >= FOREIGN
 
     def _resolve(
-        self, ids: np.ndarray, scores: np.ndarray, spans: list[Span], emitted: np.ndarray,
-         positions: np.ndarray, labels: np.ndarray,
-    ) -> Batch:  # fmt: skip
-        """Give every emitted word and phrase its labels, and every label its caption."""
-        ends = ids == self._words.end
-        row_of = np.cumsum(ends) - ends
-        n_rows = int(ends.sum())
+        self, ids: np.ndarray, bounds: np.ndarray, spans: list[Span], emitted: np.ndarray, labels: np.ndarray,
+        denied: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+        """Give every emitted word and phrase its labels, and every label its caption: (rows, labels, positions).
+
+        denied: the captions of what is said to be absent; it gives no label, and is company all the same.
+        """
+        n_rows = len(bounds) - 1
+        positions = np.flatnonzero(emitted)
+        labels = labels[positions]
         if spans:
             positions = np.concatenate([positions, np.array([start for start, _, _ in spans])])
             labels = np.concatenate([labels, np.array([phrase.label for _, _, phrase in spans], np.int32)])
         real = labels != NO_LABEL
         positions, labels = positions[real], labels[real]
-        rows = row_of[positions]
+        rows = np.searchsorted(bounds, positions, side="right") - 1
         counted = rows[~self._words.carrier[ids[positions]]]  # "a photo of": the photo is no company
-        alone = np.bincount(counted, minlength=n_rows)[rows] == 1
+        alone = np.bincount(np.concatenate([counted, denied]), minlength=n_rows)[rows] == 1
         phrase_at = {start: phrase for start, _, phrase in spans}
         several = self._words.several[ids[positions]] | np.isin(positions, list(phrase_at))
         open_ = np.flatnonzero((labels == BY_CONTEXT) | (alone & several))
         if len(open_):
             extra_rows, extra_labels, extra_positions = [], [], []
-            bounds = np.concatenate([[0], np.flatnonzero(ends) + 1])
             for i in open_.tolist():
                 row, position = int(rows[i]), int(positions[i])
                 caption = [self._words.text[n] for n in ids[bounds[row] : bounds[row + 1]].tolist()]
@@ -105,7 +146,7 @@ class NounRule:
             rows = np.concatenate([rows, np.array(extra_rows, rows.dtype)])
             labels = np.concatenate([labels, np.array(extra_labels, labels.dtype)])
             positions = np.concatenate([positions, np.array(extra_positions, positions.dtype)])
-        return Batch(ids, scores, spans, emitted, rows, labels, positions)
+        return rows, labels, positions
 
     def _meanings(self, number: int, phrase: Phrase | None, caption: list[str], alone: bool) -> list[int]:
         """Labels of a word of several meanings, given the words of its caption."""
@@ -124,18 +165,13 @@ class NounRule:
         return [self.index[synset] for synset in dict.fromkeys([usual, *close])]
 
     def foreign(self, captions: Sequence[Any]) -> int:
-        """Captions of four words or more of which WordNet's nouns and English function words know too few."""
-        if not captions:
-            return 0
-        ids = self._words.numbers(cleaning.plain(captions))
-        starts = np.concatenate([[0], np.flatnonzero(ids == self._words.end)[:-1] + 1])
-        words = np.add.reduceat(self._words.kind[ids] != Kind.BREAK, starts)
-        known = np.add.reduceat(self._words.english[ids], starts)
-        return int(((words >= 4) & (known < ENGLISH * words)).sum())
+        """Captions that are not English by their words."""
+        ids = self._words.numbers(cleaning.plain(captions, self._words.tag_words))
+        return int(self._foreign(ids, np.concatenate([[0], np.flatnonzero(ids == self._words.end) + 1])).sum())
 
     def explain(self, caption: str) -> list[Explained]:
         """What became of each word, from the arrays of the very run that labels the caption."""
-        texts = cleaning.split([caption])
+        texts = cleaning.split([caption], self._words.tag_words)
         batch = self.run([caption])
         given: dict[int, list[str]] = {}
         for position, label in zip(batch.positions.tolist(), batch.labels.tolist(), strict=True):
@@ -158,6 +194,8 @@ class NounRule:
         reading = self._words.reading[batch.ids[position]]
         if math.isinf(reading.score):
             return reading.why
+        if batch.muted[position]:
+            return MUTED[batch.muted[position]]
         score, context = float(batch.scores[position]), float(batch.scores[position]) - reading.score
         why = f"{reading.why}; score {reading.score:+.1f}, neighbours {context:+.1f}"
         if not labels:
@@ -172,9 +210,24 @@ class NounRule:
         """(caption of each label, label), in no particular order and with repetitions."""
         rows, labels = [], []
         for start in range(0, len(captions), CHUNK):
-            batch = self.run(captions[start : start + CHUNK])
-            rows.append(batch.rows + start)
-            labels.append(batch.labels)
+            for first, part in _light(captions[start : start + CHUNK], start):
+                batch = self.run(part)
+                rows.append(batch.rows + first)
+                labels.append(batch.labels)
         if not rows:
             return np.empty(0, np.int64), np.empty(0, np.int32)
         return np.concatenate(rows), np.concatenate(labels)
+
+
+def _light(captions: Sequence[Any], first: int) -> Iterator[tuple[int, Sequence[Any]]]:
+    """(number of the first, captions): in halves until no part has too many characters for its arrays."""
+    half = len(captions) // 2
+    try:
+        characters = sum(map(len, captions))
+    except TypeError:  # some are missing
+        characters = sum(len(caption) for caption in captions if isinstance(caption, str))
+    if half and characters > CHUNK_CHARACTERS:
+        yield from _light(captions[:half], first)
+        yield from _light(captions[half:], first + half)
+    else:
+        yield first, captions

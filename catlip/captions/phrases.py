@@ -5,7 +5,7 @@ words are dismissed in a few array operations; the few that are left are looked 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,7 @@ class Phrases:
         for words in self.terms:
             if len(words) > 1:
                 self._enter(" ".join(words), "")
-        self._enter_split_compounds(plain)
+        self._enter_split_compounds(plain, skip)
         pairs = [pair.split(" ", 1) for pair in self._longest]
         self._parts = {word for text in self._entries for word in text.split(" ")}
         first = np.array([word_hash(a) for a, _ in pairs], np.uint32)
@@ -92,21 +92,27 @@ class Phrases:
         if len(words) == 2:
             self._closed_up.setdefault(words[0] + words[1], text)
 
-    def _enter_split_compounds(self, plain: list[str]) -> None:
-        """Closed compounds that people write apart: "skate board", "sun glasses" (pictured ones only)."""
+    def _enter_split_compounds(self, plain: list[str], skip: Collection[str]) -> None:
+        """Closed compounds that people write apart: "skate board", "mouse pad"; `_judge_phrase` wants them visible."""
         known = set(plain)
-        nouns = {w for w in known if w not in CLOSED and "a" not in self.lexicon.other_readings(w)}  # no long beard
+        nouns = {w for w in known if w not in CLOSED and self._rather_noun(w)}  # no long beard
         for lemma in plain:
             if len(lemma) < 7 or not lemma.isalpha():
                 continue
             for cut in range(3, len(lemma) - 2):
                 head, tail = lemma[:cut], lemma[cut:]
                 if head in nouns and tail in known and tail not in CLOSED:
-                    if any(self.lexicon.synset(s.synset).pictured for s in self.lexicon.senses(lemma)):
-                        text = f"{head} {tail}"
+                    text = f"{head} {tail}"
+                    senses = self.lexicon.senses(lemma)  # not of towns: Cape Town has its space, Manchester none
+                    thing = any(not s.capitalised or self.lexicon.synset(s.synset).pictured for s in senses)
+                    if thing and text not in skip:
                         self._entries.setdefault(text, lemma)
                         self._longest.setdefault(text, 2)
                     break
+
+    def _rather_noun(self, word: str) -> bool:
+        others = self.lexicon.other_readings(word)
+        return "a" not in others or others["a"] < sum(sense.count for sense in self.lexicon.senses(word))
 
     @staticmethod
     def _slot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -179,7 +185,7 @@ class Phrases:
         lemma = self._entries[text]
         if text in word_lists()["never"]:
             return Phrase(NO_LABEL, (), lemma)
-        chosen = word_lists()["sense"].get(text)
+        chosen = word_lists()["sense"].get(text) or word_lists()["sense"].get(lemma)
         if chosen:
             return Phrase(self.index[chosen[0]], (), lemma)
         candidates, unseen = weigh(self.lexicon, self.lexicon.senses(lemma), phrase=True)

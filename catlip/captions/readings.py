@@ -106,7 +106,7 @@ class Candidate:
     synset: str
     weight: float
     pictured: bool = True
-    concrete: bool = True  # pictured and a thing, not a sport or a broadcast: may stand beside the best sense
+    concrete: bool = True  # pictured and a thing, not a person, a sport or a broadcast: may stand beside the best sense
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,8 @@ def weigh(lexicon: Lexicon, senses: list[Sense], *, phrase: bool = False) -> tup
         if synset.instance or (sense.capitalised and not only_capitalised):
             visible *= CAPITALISED
         pictured = synset.pictured and not synset.instance
-        concrete = pictured and VISIBLE[synset.lexfile] >= CONCRETE
+        # A person is no second meaning: either it is the same one (boy, son) or a figure of speech (puppy, peach).
+        concrete = pictured and VISIBLE[synset.lexfile] >= CONCRETE and synset.lexfile != "person"
         candidates.append(Candidate(sense.synset, mass * visible, pictured, concrete))
         unseen += mass * (1 - visible)
     candidates.sort(key=lambda c: -c.weight * (PREFERENCE if c.pictured else 1))
@@ -240,8 +241,12 @@ def read(lexicon: Lexicon, word: str) -> Reading:
         return replace(never, kind=_kind_by_ending(word), why="not a noun of WordNet")
     candidates, unseen = weigh(lexicon, senses)
     if chosen:
+        own = {c.synset: c.weight for c in candidates}
         others = [c for c in candidates if c.synset != chosen[0]]
-        candidates = [Candidate(chosen[0], max([1.0, *(c.weight for c in others)])), *others]
+        best = Candidate(chosen[0], max([1.0, *(c.weight for c in others)]))
+        if word in lists["sense"] or lemma in lists["sense"]:  # no kid is a goat, but a crane can be a bird
+            others = [replace(c, concrete=c.concrete and c.weight >= CLOSE * own.get(chosen[0], 0)) for c in others]
+        candidates = [best, *others]
     form, others = other_mass(lexicon, word, lemma)
     if form == Form.ADJECTIVE and candidates and lexicon.synset(candidates[0].synset).lexfile == "substance":
         form = Form.PLAIN  # a cardboard box, a rubber boot: a material before a noun is still there to be seen

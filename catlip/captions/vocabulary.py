@@ -2,24 +2,28 @@
 
 A vocabulary is one table in plain text, `vocab.tsv`, that a person can grep and sort:
 
-    # catlip vocabulary; rule=nouns ancestors=0 lexicon=1a2b3c samples=6000 captions=30000 source=...
+    # catlip vocabulary; rule=nouns ancestors=0 lexicon=1a2b3c samples=6000 captions=30000 terms= terms_hash= source=...
     0   n10287213   man   2714
 """
 
+import os
 import pickle
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
 
 from catlip.atomic import write_text
-from catlip.captions.labeler import Labeler
+from catlip.captions.labeler import Labeler, read_utf8
 from catlip.captions.wordnet import open_lexicon
 from catlip.errors import UsageError
 
 _HEADER = "# catlip vocabulary;"
+_COUNT = re.compile("[0-9]{1,18}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,6 +43,7 @@ class Vocabulary:
     lexicon: str = ""  # hash of the lexicon the labels were made with
     source: str = ""
     terms: str | None = None  # file of the domain's own terms, as given to the labeler
+    terms_hash: str = ""  # of what that file said; "" in vocabularies of older versions
     _index: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -62,18 +67,28 @@ class Vocabulary:
 
     @property
     def hash(self) -> str:
-        """Identifies the classes and their order."""
+        """Identifies the classes, their order and the domain's own terms."""
         from hashlib import sha256
 
-        return sha256("\n".join(self.synsets).encode()).hexdigest()[:12]
+        return sha256("\n".join([*self.synsets, *filter(None, [self.terms_hash])]).encode()).hexdigest()[:12]
 
     def labeler(self) -> Labeler:
-        """The labeler that the counts were made with. Raises UsageError if this version's lexicon is another one."""
+        """The labeler that the counts were made with.
+
+        Raises UsageError if this version's lexicon or the file of the domain's own terms is another one.
+        """
+        if self.terms and not Path(self.terms).is_file():
+            raise UsageError(f"the vocabulary was made with the terms of {self.terms}, and there is no such file")
         labeler = Labeler(self.rule, ancestors=self.ancestors, lexicon=self.terms)
         if self.lexicon and self.lexicon != labeler.wordnet.hash:
             raise UsageError(
                 f"the vocabulary was made with lexicon {self.lexicon}, this version of catlip has "
                 f"{labeler.wordnet.hash}: its labels would differ. Make it anew with `catlip vocab`"
+            )
+        if self.terms_hash and self.terms_hash != labeler.terms_hash:
+            raise UsageError(
+                f"the vocabulary was made with the terms {self.terms_hash} of {self.terms}, which now says others "
+                f"({labeler.terms_hash}): its labels would differ. Restore the file or make it anew with `catlip vocab`"
             )
         return labeler
 
@@ -100,6 +115,7 @@ class Vocabulary:
             counts=[-n for n, _ in ranked],
             samples=samples, captions=captions, rule=labeler.rule, ancestors=labeler.ancestors,
             lexicon=labeler.wordnet.hash, source=source, terms=labeler.lexicon,
+            terms_hash=labeler.terms_hash,
         )  # fmt: skip
         return whole.prune(min_count=min_count, max_size=max_size)
 
@@ -130,7 +146,7 @@ class Vocabulary:
         """
         first = vocabularies[0]
         for other in vocabularies[1:]:
-            for fact in ("rule", "ancestors", "lexicon", "terms"):
+            for fact in ("rule", "ancestors", "lexicon", "terms_hash" if other.terms_hash else "terms"):
                 if getattr(first, fact) != getattr(other, fact):
                     mine, theirs = getattr(first, fact), getattr(other, fact)
                     raise UsageError(f"vocabularies of different {fact} cannot be merged: {mine!r} and {theirs!r}")
@@ -164,7 +180,8 @@ class Vocabulary:
         path = Path(path)
         facts: dict[str, Any] = {
             "rule": self.rule, "ancestors": self.ancestors, "lexicon": self.lexicon, "samples": self.samples,
-            "captions": self.captions, "terms": self.terms or "", "source": self.source,
+            "captions": self.captions, "terms": quote(os.fsencode(self.terms or "")), "terms_hash": self.terms_hash,
+            "source": self.source,
         }  # fmt: skip
         header = " ".join(f"{key}={_quiet(value)}" for key, value in facts.items())
         rows = (
@@ -180,15 +197,14 @@ class Vocabulary:
         path = Path(path)
         if not path.is_file():
             raise UsageError(f"no such vocabulary: {path}. Make one with `catlip vocab DATA --out {path}`")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        if not lines or not lines[0].startswith(_HEADER):
+        lines = read_utf8(path).removesuffix("\n").split("\n")
+        if not lines[0].startswith(_HEADER):
             raise UsageError(f"{path} is no vocabulary: its first line should start with {_HEADER!r}")
-        before, _, source = lines[0].removeprefix(_HEADER).partition(" source=")
-        facts: dict[str, str] = {name: value for name, _, value in (part.partition("=") for part in before.split())}
+        facts = _facts(path, lines[0].removeprefix(_HEADER))
         synsets, names, counts = [], [], []
         for number, line in enumerate(lines[1:], 2):
             fields = line.split("\t")
-            if len(fields) != 4 or fields[0] != str(len(synsets)) or not fields[3].isdigit():
+            if len(fields) != 4 or fields[0] != str(len(synsets)) or not fields[1] or not _COUNT.fullmatch(fields[3]):
                 raise UsageError(
                     f"{path}, line {number}: expected `index<TAB>synset<TAB>name<TAB>count`, found {line!r}"
                 )
@@ -197,12 +213,7 @@ class Vocabulary:
             counts.append(int(fields[3]))
         if not synsets:
             raise UsageError(f"{path} holds no classes")
-        return cls(
-            synsets=synsets, names=names, counts=counts, source=source,
-            samples=int(facts.get("samples", 0)), captions=int(facts.get("captions", 0)),
-            rule=facts.get("rule", "nouns"), ancestors=int(facts.get("ancestors", 0)),
-            lexicon=facts.get("lexicon", ""), terms=facts.get("terms") or None,
-        )  # fmt: skip
+        return cls(synsets=synsets, names=names, counts=counts, **facts)
 
     @classmethod
     def load_corenet(cls, path: str | Path, max_size: int | None = None) -> "Vocabulary":
@@ -244,6 +255,26 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to objects outside the file")
 
 
+def _facts(path: Path, header: str) -> dict[str, Any]:
+    """The header's `name=value` pairs, `source` last and with spaces. Raises UsageError for a damaged one."""
+    before, _, source = header.partition(" source=")
+    before, _, terms = before.partition(" terms=")
+    terms, hashed, terms_hash = terms.partition(" terms_hash=")
+    if hashed:  # older versions wrote the path as it is
+        terms = os.fsdecode(unquote_to_bytes(terms))
+    facts: dict[str, Any] = {"source": source, "terms": terms or None, "terms_hash": terms_hash}
+    for part in before.split():
+        name, _, value = part.partition("=")
+        number = name in ("samples", "captions", "ancestors")
+        if name not in ("rule", "lexicon") and not number:
+            raise UsageError(f"{path}, line 1: unknown {part!r}; the header is damaged, or a newer catlip wrote it")
+        if number and not _COUNT.fullmatch(value):
+            raise UsageError(f"{path}, line 1: {part!r} is no number; the header is damaged")
+        facts[name] = int(value) if number else value
+    return {"samples": 0, **facts}
+
+
 def _quiet(value: object) -> str:
-    """One field of a line: no tabs, no line breaks."""
-    return " ".join(str(value).split()) if not isinstance(value, int) else str(value)
+    """One field of a line: no tabs, no line breaks, nothing that UTF-8 cannot write."""
+    text = " ".join(str(value).split()) if not isinstance(value, int) else str(value)
+    return text.encode("utf-8", "backslashreplace").decode()

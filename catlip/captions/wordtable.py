@@ -5,13 +5,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from catlip.captions import cleaning
+from catlip.captions import cleaning, language
+from catlip.captions.absence import TRIGGERS, UNITS
+from catlip.captions.absence import WORDS as ABSENCE
+from catlip.captions.hashtags import words_of
 from catlip.captions.phrases import BY_CONTEXT, MAX_CACHED, NO_LABEL, Phrases, word_hash
 from catlip.captions.readings import CLOSED, Form, Kind, Reading, all_cues, close_meanings, read, word_lists
 from catlip.captions.wordhash import WordNumbers
 from catlip.captions.wordnet import Lexicon
 
-NOT_ONLY_ENGLISH = frozenset("a am an as do en he her i in me no on per so was will".split())
 COLUMNS = {
     "kind": np.uint8,
     "form": np.uint8,
@@ -19,7 +21,9 @@ COLUMNS = {
     "label": np.int32,  # or NO_LABEL, or BY_CONTEXT: the caption decides
     "several": bool,  # has more than one close meaning
     "carrier": bool,  # names the picture itself ("photo")
-    "english": bool,
+    "foreign": np.int8,  # what it says against the caption being English
+    "trigger": bool,  # what stands near it may be said to be absent
+    "unit": bool,  # of measurement, after a number
     "key": np.uint32,  # hash of the word
     "key_singular": np.uint32,  # and of its singular
 }
@@ -34,7 +38,9 @@ class WordTable:
     label: np.ndarray
     several: np.ndarray
     carrier: np.ndarray
-    english: np.ndarray
+    foreign: np.ndarray
+    trigger: np.ndarray
+    unit: np.ndarray
     key: np.ndarray
     key_singular: np.ndarray
 
@@ -48,12 +54,22 @@ class WordTable:
             setattr(self, name, np.zeros(4096, kind))
         self.phrases = Phrases(lexicon, dict(index), terms, self.text.__getitem__, self.singular)
         self._numbers = WordNumbers(self._judge)
-        # For words that are not remembered: they must count as what they would have counted as.
-        self._stand_ins = {read(lexicon, word).kind: self._add(word) for word in ("0", "\0ly", "\0ing", "\0\0")}
-        self.end = int(self.numbers(cleaning.END)[0])
+        self._stand_ins: dict[tuple[Kind, int, bool], int] = {}
+        self.end, self.genitive = (int(self.numbers(word)[0]) for word in (cleaning.END, "'s"))
 
     def singular(self, number: int) -> str:
         return self.reading[number].singular
+
+    def known(self, word: str) -> bool:
+        """Whether a hashtag may be cut into this word and others."""
+        if word in CLOSED or word in language.COMMON:
+            return len(word) > 1
+        own = (word,) in self.terms or self.phrases.knows(word)
+        return len(word) > 2 and (own or word in self.lexicon or bool(self.lexicon.singulars(word)))
+
+    def tag_words(self, tag: str) -> str:
+        """The words of a hashtag."""
+        return words_of(tag, self.known)
 
     def numbers(self, text: str) -> np.ndarray:
         """int32 [words]: the number of each word of a text as `cleaning.plain` makes it."""
@@ -64,9 +80,12 @@ class WordTable:
         if len(self.reading) >= MAX_CACHED:
             reading = read(self.lexicon, word)
             known = reading.candidates or word in CLOSED or reading.singular in self.lexicon or word in self.lexicon
-            listed = (word,) in self.terms or word in all_cues() or self.phrases.knows(word)
-            if not known and not listed:
-                return self._stand_ins[reading.kind], False
+            listed = (word,) in self.terms or word in all_cues() or word in ABSENCE or self.phrases.knows(word)
+            if not known and not listed:  # it must count as what it would have counted as
+                alike = reading.kind, language.evidence(word, noun=False), word.endswith("ing")
+                if alike in self._stand_ins:
+                    return self._stand_ins[alike], False
+                self._stand_ins[alike] = len(self.reading)
         return self._add(word), True
 
     def _add(self, word: str) -> int:
@@ -81,8 +100,8 @@ class WordTable:
         self.kind[number], self.form[number], self.score[number] = reading.kind, reading.form, reading.score
         self.label[number], self.several[number] = label, several
         self.carrier[number] = reading.singular in word_lists()["carrier"]
-        known = len(word) > 3 and (word in self.lexicon or reading.singular in self.lexicon)
-        self.english[number] = known or (word in CLOSED and word not in NOT_ONLY_ENGLISH)
+        self.foreign[number] = language.evidence(word, noun=word in self.lexicon or reading.singular in self.lexicon)
+        self.trigger[number], self.unit[number] = word in TRIGGERS, word in UNITS
         self.key[number], self.key_singular[number] = word_hash(word), word_hash(reading.singular)
         return number
 

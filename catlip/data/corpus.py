@@ -128,7 +128,7 @@ def run(cfg: Corpus, parts: Path, labels_folder: Path | None) -> tuple[Counts, L
         print(describe(paths, columns))
     settings = {
         "rule": cfg.rule, "ancestors": cfg.ancestors, "terms": cfg.lexicon and os.path.abspath(cfg.lexicon),
-        "lexicon": labeler.wordnet.hash, "format": FORMAT,
+        "terms_hash": labeler.terms_hash, "lexicon": labeler.wordnet.hash, "format": FORMAT,
         "parts": str(parts.absolute()), "labels": str(labels_folder.absolute()) if labels_folder else None,
         "vocab": getattr(cfg, "vocab", None) and os.path.abspath(cfg.vocab),  # pyright: ignore
     }  # fmt: skip
