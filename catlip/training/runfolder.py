@@ -63,7 +63,7 @@ def read_card(out: Path) -> dict[str, Any]:
 
 
 def key_of(cfg: Any, facts: dict[str, Any]) -> str:
-    """Eight hexadecimal digits that stand for a run's settings and data, wherever and with whichever version it runs."""
+    """Eight hexadecimal digits that stand for a run's settings and data, wherever it runs, with whichever version."""
     what = json.dumps({"config": _computed(asdict(cfg)), **facts}, sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:8]
 
