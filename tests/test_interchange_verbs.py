@@ -16,13 +16,16 @@ from torch import nn
 
 import catlip
 from catlip import cli
+from catlip.captions.tokenizer import Tokenizer
 from catlip.captions.vocabulary import Vocabulary
 from catlip.errors import UsageError
 from catlip.interchange.card import Push, push
 from catlip.interchange.embed import Embed, embed
 from catlip.interchange.predict import Predict, predict
+from catlip.models.dual import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder
 from catlip.models.initial import fingerprint, keep_rows, open_weights, start_from
+from catlip.models.text import Text
 from tests.conftest import COLOURS, jpeg
 
 OLD = ["n02084071", "n02121620", "n10287213", "n07739125", "n12102133"]
@@ -289,6 +292,12 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     push(Push(run=str(run), repo="org/my-encoder"))
     assert set(sent) == {"config.json", "model.safetensors", "README.md", "vocab.tsv"}
+    assert "load_dual" not in card
+    tokenizer = Tokenizer.train(["a dog on a mat"] * 2, size=520, context=12)
+    dual = DualEncoder(catlip.load(run), tokenizer, Text(text_width=64, text_layers=1), embed=0, scale=1.0)
+    dual.save_text(run, tokenizer)
+    assert 'load_dual("hf-hub:org/my-encoder")' in push(Push(run=str(run), repo="org/my-encoder"))
+    assert {"text/config.json", "text/model.safetensors", "text/tokenizer.json"} <= set(sent)
     assert not any("secret" in text for text in sent.values())
     monkeypatch.setattr(Hub, "create_repo", lambda *_, **__: 1 / 0)
     with pytest.raises(UsageError, match="org/my-encoder: division by zero"):
@@ -307,6 +316,13 @@ def test_every_positional_finds_its_setting() -> None:
 def test_a_pushed_folder_loads_from_the_hub(run: Path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: str(run / "encoder"))
     assert catlip.load("hf-hub:org/name").labels == OLD
+    assert not text_folder("hf-hub:org/name").is_dir()
+    tokenizer = Tokenizer.train(["a dog on a mat"] * 2, size=520, context=12)
+    dual = DualEncoder(catlip.load(run), tokenizer, Text(text_width=64, text_layers=1), embed=0, scale=1.0).eval()
+    dual.save_text(run / "encoder", tokenizer)  # the layout of the Hub
+    again, _ = load_dual("hf-hub:org/name")
+    tokens = torch.from_numpy(tokenizer(["a dog"]))
+    torch.testing.assert_close(again.embed_captions(tokens), dual.embed_captions(tokens))
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: 1 / 0)
     with pytest.raises(UsageError, match="hf-hub:org/name cannot be had"):
         catlip.load("hf-hub:org/name")

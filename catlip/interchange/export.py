@@ -21,7 +21,7 @@ from catlip.data.pictures import open_pictures
 from catlip.errors import UsageError
 from catlip.interchange import graphs
 from catlip.interchange.files import check_empty
-from catlip.interchange.open_clip import to_open_clip
+from catlip.interchange.open_clip import text_tower_of, to_open_clip
 from catlip.interchange.outputs import BATCHES, Outputs, Results, compare, takes_any_size
 from catlip.interchange.pictures import sample_pictures, to_input
 from catlip.models.encoder import Encoder, load
@@ -81,8 +81,9 @@ def _write(
     if cfg.format == "torch-export":
         return ours, *graphs.to_torch(encoder, out)
     if cfg.format == "open_clip":
-        ours, theirs = to_open_clip(encoder, out)
-        print("open_clip's text side is empty: this run has learned none. encode_image gives the pooled vector")
+        text, said = text_tower_of(cfg.run)
+        ours, theirs = to_open_clip(encoder, out, text)
+        print(said)
         return ours, theirs, False
     theirs = _to_timm(cfg, encoder, out) if cfg.format == "timm" else _to_state_dict(encoder, out)
     return ours, theirs, takes_any_size(encoder)
