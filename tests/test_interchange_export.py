@@ -1,6 +1,7 @@
 """Round trips: whatever is exported is read back by the program it is for, and computes the same."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
