@@ -24,6 +24,11 @@ class Curriculum:
     patch_keep: float = 1.0  # share of a ViT's patches that are kept (FLIP, arXiv 2212.00794); 1: all
     patch_keep_share: float = 1.0  # share of the budget with patches dropped; the rest sees all of them
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Pixels of pictures, beside --image-size."""
+        return (*self.scales, *[self.low_res] * bool(self.low_res))
+
 
 def paper_scales(low: int = 128, high: int = 320, count: int = 25, base: int = 224, step: int = 16) -> tuple[int, ...]:
     """Sizes of the paper's variable-batch sampler: `count` evenly spaced ones and the base, rounded to the patch."""

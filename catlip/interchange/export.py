@@ -114,7 +114,7 @@ def _to_state_dict(encoder: Encoder, out: Path) -> Callable[[Tensor], Results]:
         args = {"img_size": encoder.image_size}
     facts["model_args"] = args
     (out / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    model: Any = timm.create_model(encoder.architecture, num_classes=len(encoder.labels), **args)
+    model: Any = timm.create_model(encoder.architecture, num_classes=encoder.backbone.num_classes, **args)
     model.load_state_dict(read_tensors(out / "state_dict.safetensors"))
     model.pretrained_cfg = encoder.backbone.pretrained_cfg
     return Outputs(Encoder(model.eval(), encoder.labels, encoder.names)).results

@@ -24,7 +24,7 @@ from catlip.captions.tokenizer import END, FILE, PAD, START, Tokenizer
 from catlip.errors import UsageError
 from catlip.interchange.outputs import Results
 from catlip.models.dual import load_dual, text_folder
-from catlip.models.encoder import Encoder
+from catlip.models.encoder import Encoder, classifiers
 from catlip.models.folders import OPEN_CLIP, misfit
 from catlip.models.text import HEAD_WIDTH
 
@@ -176,8 +176,8 @@ def _fill(module: nn.Module, state: dict[str, Tensor], whose: str) -> None:
 
 def _visual(encoder: Encoder, projection: Tensor, bias: Tensor | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(vision_cfg, the tower's state): a timm backbone under its name if that fits, else open_clip's own ViT."""
-    classifier = f"{encoder.backbone.pretrained_cfg.get('classifier')}."
-    state = {k: v.detach().cpu() for k, v in encoder.backbone.state_dict().items() if not k.startswith(classifier)}
+    heads = tuple(f"{name}." for name in classifiers(encoder.backbone.pretrained_cfg))
+    state = {k: v.detach().cpu() for k, v in encoder.backbone.state_dict().items() if not k.startswith(heads)}
     own = hasattr(encoder.backbone, "build_args")  # our architecture: open_clip, without catlip, has not heard of it
     if not own and not misfit(
         timm.create_model(encoder.architecture, num_classes=0, device="meta").state_dict(), state

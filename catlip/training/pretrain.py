@@ -200,6 +200,7 @@ def make_task(cfg: Pretrain, vocabulary: Vocabulary, tokenizer: Tokenizer | None
         any_size=bool(curriculum.scales or curriculum.low_res),
         drop_patches=curriculum.patch_keep < 1,
     )
+    encoder.check_sizes(*curriculum.sizes)
     objective = make_objective(cfg.objective, encoder, vocabulary, tokenizer, cfg.text)
     if cfg.init:
         synsets = synset_part(objective)

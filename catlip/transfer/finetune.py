@@ -186,6 +186,7 @@ def make_task(cfg: Finetune, sets: Sets, weights: Weights) -> Task:
         weights, image_size=cfg.image_size, any_size=bool(cfg.curriculum.scales or cfg.curriculum.low_res),
         drop_patches=cfg.curriculum.patch_keep < 1, drop_path=cfg.drop_path,
     )  # fmt: skip
+    encoder.check_sizes(*cfg.curriculum.sizes)
     encoder.backbone.pretrained_cfg["crop_pct"] = cfg.center
     objective = ClassObjective(encoder, make_head(cfg, encoder, sets, weights), cfg.objective, multi=sets.multi)
     if cfg.loop.compile:

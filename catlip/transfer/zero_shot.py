@@ -61,7 +61,7 @@ def zero_shot(cfg: ZeroShot) -> dict[str, Any]:
     wanted = torch.tensor(rows)[torch.from_numpy(data.labels)]
     encoder, dual, tokenizer = open_routes(cfg.run, cfg.route)
     if cfg.image_size:
-        encoder.image_size = cfg.image_size
+        encoder.resize(cfg.image_size)
     matches: list[Match] = []
     if cfg.route != "text" and encoder.labels:
         try:
