@@ -23,6 +23,12 @@ from catlip.training.distributed import World
 from catlip.training.hardware import device_facts, train_flops
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
+from catlip.training.pretrain import Pretrain
+from catlip.training.runfolder import write_card
+from catlip.transfer.align import Align
+from catlip.transfer.detect import Detect
+from catlip.transfer.finetune import Finetune
+from catlip.transfer.segment import Segment
 
 
 def test_the_sbatch_file_is_a_shell_script_that_requeues(tmp_path: Path) -> None:
@@ -190,5 +196,32 @@ def test_the_report_of_a_run_is_one_safe_file(tmp_path: Path) -> None:
     loss = re.search(r'<polyline points="([^"]+)"', html)
     assert loss is not None
     assert len(loss[1].split()) == 4  # 20, 40, 60, 100: each once
+    with pytest.raises(UsageError, match="no run folder"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("verb", ["finetune", "detect", "segment", "align", "pretrain"])
+def test_every_verb_that_trains_has_a_report(verb: str, tmp_path: Path) -> None:
+    out = {"run": "runs/start", "out": "o"}
+    boxes = {"images": "photos", "boxes": "boxes.json", "test_images": "p", "test_boxes": "t.json"}
+    cfg, facts, made_of = {
+        "finetune": (Finetune(**out, train="a.tar", test="b.tar"), {"backbone": "test_vit"}, "a.tar"),
+        "detect": (Detect(**out, **boxes), {}, "boxes.json"),
+        "segment": (Segment(**out, train="a.tar", test="b.tar"), {}, "b.tar"),
+        "align": (Align(**out, data="pairs.tar"), {}, "pairs.tar"),
+        "pretrain": (Pretrain(data="pairs.tar", vocab="v.tsv", out="o"), {}, "vit_small_patch16_224 at 224 px"),
+    }[verb]
+    write_card(tmp_path, cfg, facts if verb == "align" else {**facts, "budget": 480})
+    entries = [{"samples": 24, "loss": 2.0, "scale": 14.0}, {"samples": 48, "loss": 1.0, "scale": 14.5}]
+    entries += [{"samples": 24, "top1": 50.0}, {"samples": 48, "top1": 75.0, "mean_per_class": 70.0}]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, entries)) + '\n{"samples": 72, "lo')
+    html = write_report(tmp_path).read_text()
+    for part in ("runs/start" if verb != "pretrain" else "v.tsv", made_of, "48", "top1", "mean_per_class", "scale"):
+        assert part in html
+    assert ("of 480" in html) == (verb != "align")
+    assert ("--held-out DATA" in html) == (verb == "pretrain")
+    assert "1 lines of log.jsonl were cut off" in html
+    assert html.count("<svg") == 3  # the loss, what was watched, the scale; no speed was recorded
+    (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UsageError, match="no run folder"):
         write_report(tmp_path)
