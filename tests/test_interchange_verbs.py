@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -270,13 +269,14 @@ def test_broken_folders_end_with_one_line_and_exit_code_2(
     assert "\n" not in str(error.value)
 
 
-def test_a_broken_folder_on_the_command_line(run: Path) -> None:
+def test_a_broken_folder_on_the_command_line(run: Path, monkeypatch, capsys) -> None:
     cut(run)
-    command = [sys.executable, "-m", "catlip.cli", "export", str(run), "--format", "timm"]
-    shown = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert shown.returncode == 2
-    assert "damaged or cut off" in shown.stderr
-    assert shown.stderr.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", ["catlip", "export", str(run), "--format", "timm"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    said = capsys.readouterr().err
+    assert "damaged or cut off" in said
+    assert said.count("\n") == 1
 
 
 @pytest.fixture
@@ -383,7 +383,7 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
 def test_every_positional_finds_its_setting() -> None:
     with pytest.raises(UsageError, match="a is no run"):
         cli.run(["embed", "a", "b"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(UsageError, match="--photo is missing"):
         cli.run(["predict", "a"])
 
 

@@ -27,15 +27,14 @@ def write_report(run: Path) -> Path:
     """Read a run folder and write report.html into it. Raises UsageError for a folder that is no run."""
     try:
         card = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines() if line]
     except (OSError, ValueError) as error:
         raise UsageError(f"{run} is no run folder: {error}") from None
     if not isinstance(card, dict) or not isinstance(card.get("config"), dict):
         raise UsageError(f"{run} is no run folder: its config.json holds no settings")
-    entries, cut = _latest(lines)
+    entries = _latest(lines)
     parts = [
         _numbers(run, card, entries),
-        *([page.paragraph(f"{cut} lines of log.jsonl were cut off and are left out.", soft=True)] if cut else []),
         *_curves(entries),
         *(_labels(run) if "vocab" in card["config"] or (run / HELD_OUT).is_file() else []),
         page.heading("Settings"),
@@ -45,18 +44,12 @@ def write_report(run: Path) -> Path:
     return run / FILE
 
 
-def _latest(lines: list[str]) -> tuple[list[dict[str, Any]], int]:
-    """(entries in the order of samples, lines that a kill or a power cut left unfinished). What was repeated after a
-    kill counts once, the later one."""
+def _latest(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries in the order of samples; what was repeated after a kill counts once, the later one."""
     kept: dict[tuple[int, bool], dict[str, Any]] = {}
-    cut = 0
-    for line in filter(None, lines):
-        try:
-            entry = json.loads(line)
-            kept[entry["samples"], "loss" in entry] = entry
-        except (ValueError, KeyError, TypeError):
-            cut += 1
-    return [kept[key] for key in sorted(kept)], cut
+    for line in lines:
+        kept[line["samples"], "loss" in line] = line
+    return [kept[key] for key in sorted(kept)]
 
 
 def _column(entries: list[dict[str, Any]], name: str, scale: float = 1.0) -> list[tuple[float, float]]:
