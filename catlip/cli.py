@@ -126,7 +126,10 @@ def run(args: list[str]) -> Any:
     verb = VERBS[name]
     if name == "slurm" and "--" in rest:  # the command to run, as it is
         at = rest.index("--")
-        rest = [*rest[:at], "--command", shlex.join(rest[at + 1 :])]
+        command = rest[at + 1 :][rest[at + 1 : at + 2] == ["catlip"] :]
+        if command and not {command[0], " ".join(command[:2])} & set(VERBS):
+            raise UsageError(f"after --: there is no verb {command[0]!r}{near(command[0], VERBS)}")
+        rest = [*rest[:at], "--command", shlex.join(command)]
     plain = list(takewhile(lambda argument: not argument.startswith("-"), rest[: len(verb.first)]))
     flags = [part for setting, argument in zip(verb.first, plain, strict=False) for part in (f"--{setting}", argument)]
     rest = [*flags, *rest[len(plain) :]]

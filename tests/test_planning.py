@@ -65,6 +65,9 @@ def test_the_sbatch_file_passes_the_warning_on_and_requeues(tmp_path: Path, code
 def test_an_sbatch_file_needs_a_command() -> None:
     with pytest.raises(UsageError, match="after --"):
         slurm(Slurm())
+    with pytest.raises(UsageError, match="no verb 'pretrian', did you mean 'pretrain'"):
+        cli.run(["slurm", "--", "pretrian", "budget_b16"])
+    assert "srun --kill-on-bad-exit=1 catlip bench data x" in cli.run(["slurm", "--", "catlip", "bench", "data", "x"])
     with pytest.raises(UsageError, match="white space"):
         slurm(Slurm(command="pretrain x", name="a\nb"))
 
@@ -101,6 +104,9 @@ def test_a_plan_says_where_its_numbers_come_from(capsys: pytest.CaptureFixture) 
     assert found["cost"] == pytest.approx(found["gpu_hours"] * 2.0)
     half = plan(Plan(recipe="budget_b16", gpus="4xH100", mfu=0.5))
     assert half["hours"] == pytest.approx(2 * found["hours"])
+    for wrong in ({"samples": -5}, {"mfu": 5.0}, {"classes": -1}):
+        with pytest.raises(UsageError, match="--mfu is a share"):
+            plan(Plan(recipe="budget_b16", **wrong))
     with pytest.raises(UsageError, match="8xH100"):
         plan(Plan(recipe="budget_b16", gpus="8xAbacus"))
     assert device_facts("NVIDIA H200")[0] == 989e12

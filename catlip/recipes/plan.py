@@ -38,6 +38,8 @@ def plan(cfg: Plan) -> dict[str, float]:
     from catlip.recipes import load_recipe
 
     recipe = load_recipe(cfg.recipe)
+    if min(cfg.samples, cfg.classes, cfg.price, cfg.mfu) < 0 or cfg.mfu > 1:
+        raise UsageError("--samples, --classes and --price are 0 or more, --mfu is a share between 0 and 1")
     match = re.fullmatch(r"(\d+)\s*x\s*(.+)", cfg.gpus.strip())
     count, name = (int(match[1]), match[2]) if match else (1, cfg.gpus.strip())
     peak, room = device_facts(name)
