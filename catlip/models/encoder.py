@@ -65,8 +65,6 @@ class Encoder(nn.Module):
         Raises UsageError for a name that timm does not have, and for a backbone that cannot do what is asked.
         """
         check_name(name)
-        if image_size < 1:
-            raise UsageError(f"--image-size {image_size}: 1 pixel or more")
         own = _own(arguments)
         options: dict[str, Any] = {"img_size": image_size} if _has_fixed_size(name) else {}
         if any_size and options:
