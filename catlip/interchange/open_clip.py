@@ -144,18 +144,19 @@ def to_open_clip(
     (folder / OPEN_CLIP[0]).write_text(card + "\n", encoding="utf-8")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / OPEN_CLIP[1])
     again = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0].eval()
-    embed = text.embed if text is not None else None
-    tokens = torch.from_numpy(text.tokenizer(CAPTIONS)) if text is not None and text.tokenizer is not None else None
+    asked = None
+    if text is not None and text.tokenizer is not None and text.embed is not None:
+        asked = text.embed, torch.from_numpy(text.tokenizer(CAPTIONS))
 
     @torch.no_grad()
     def ours(x: Tensor) -> Results:
         found = {"pooled": nn.functional.linear(encoder.pooled(x), projection, bias)}
-        return found if embed is None else {**found, "text": embed(tokens)}
+        return found if asked is None else {**found, "text": asked[0](asked[1])}
 
     @torch.no_grad()
     def theirs(x: Tensor) -> Results:
         found = {"pooled": again.encode_image(x)}
-        return found if embed is None else {**found, "text": again.encode_text(tokens)}
+        return found if asked is None else {**found, "text": again.encode_text(asked[1])}
 
     return ours, theirs
 

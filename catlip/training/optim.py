@@ -73,11 +73,12 @@ def _exempt(task: nn.Module) -> Iterator[str]:
             yield name
     asked: tuple[str, ...] = ()  # timm asks a whole model, not its parts
     for prefix, module in task.named_modules():
+        rule: Any = getattr(module, "no_weight_decay", None)
         path = f"{prefix}." if prefix else ""
-        if hasattr(module, "no_weight_decay") and not path.startswith(asked):
+        if rule is not None and not path.startswith(asked):
             asked += (path,)
             names = [name for name, _ in module.named_parameters()]
-            yield from (path + name for pattern in module.no_weight_decay() for name in matching(names, pattern))
+            yield from (path + name for pattern in rule() for name in matching(names, pattern))
 
 
 def layer_scales(task: Any, decay: float) -> dict[str, float]:
