@@ -597,4 +597,6 @@ def test_mistakes_of_transfer(fruits: tuple[str, str], sets: tuple[str, str], st
             finetune(config(run, *sets, tmp_path / "out", init="transfer", **changes))
     with pytest.raises(UsageError, match="--fractions"):
         efficiency.finetune(config(start, *sets, tmp_path / "out", fractions="a"))
+    with pytest.raises(UsageError, match=r"--fractions 0\.1,2"):
+        efficiency.finetune(config(start, *sets, tmp_path / "out", fractions="0.1,2"))
     assert not (tmp_path / "out").exists()

@@ -373,6 +373,18 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
     assert 'load_dual("hf-hub:org/my-encoder")' in push(Push(run=str(run), repo="org/my-encoder"))
     assert {"text/config.json", "text/model.safetensors", "text/tokenizer.json"} <= set(sent)
     assert not any("secret" in text for text in sent.values())
+    for config, says in (
+        ({"run": "/home/me/secret/start", "train": "photos.csv"}, "that of `start`, fine-tuned by catlip"),
+        (
+            {"run": "start", "steps": 20, "data": "pairs.tar"},
+            "`start`, as it was, with a text tower beside it by catlip",
+        ),
+    ):
+        (run / "config.json").write_text(json.dumps({"config": config}))
+        card = push(Push(run=str(run), repo="org/my-encoder", dry_run=True))
+        assert says in card
+        assert f"`{config.get('train') or config['data']}`" in card
+        assert "by naming the nouns" not in card
     monkeypatch.setattr(Hub, "create_repo", lambda *_, **__: 1 / 0)
     with pytest.raises(UsageError, match="org/my-encoder: division by zero"):
         push(Push(run=str(run), repo="org/my-encoder"))

@@ -53,7 +53,8 @@ def push(cfg: Push) -> str:
             return card
         files["README.md"].write_text(card, encoding="utf-8")
         _upload(cfg, files)
-    print(f"https://huggingface.co/{cfg.repo}: {', '.join(files)}")
+    left = "".join(f"; {file.name} stays here" for file in sorted(Path(cfg.run).glob("*.safetensors")))
+    print(f"https://huggingface.co/{cfg.repo}: {', '.join(files)}{left}")
     return card
 
 
@@ -101,11 +102,15 @@ def _header(license: str, in_timm: bool) -> str:
 
 def _what(encoder: Encoder, config: dict[str, Any]) -> str:
     numbers = sum(p.numel() for p in encoder.parameters())
-    how = (
-        f"converted from the official CatLIP checkpoint `{_inline(Path(config['checkpoint']).name)}`"
-        if "checkpoint" in config
-        else "pre-trained by naming the nouns of captions ([CatLIP](https://arxiv.org/abs/2404.15653)) with catlip"
-    )
+    if "checkpoint" in config:
+        how = f"converted from the official CatLIP checkpoint `{_inline(Path(config['checkpoint']).name)}`"
+    elif "run" in config:
+        what = "as it was, with a text tower beside it" if "steps" in config else "fine-tuned"
+        how = f"that of `{_inline(_file_name(config['run']))}`, {what} by catlip"
+    elif encoder.labels:
+        how = "pre-trained by naming the nouns of captions ([CatLIP](https://arxiv.org/abs/2404.15653)) with catlip"
+    else:
+        how = "pre-trained on captioned pictures with catlip"
     return (
         f"A `{encoder.architecture}` image encoder, {numbers:,} parameters, {how}. "
         f"Input: RGB, {encoder.image_size} px, on a scale of 0 to 1 mean {_numbers(encoder.mean)}, "
@@ -138,10 +143,11 @@ def _use(repo: str, encoder: Encoder, in_timm: bool, has_text: bool) -> str:
 def _data(config: dict[str, Any], facts: dict[str, Any]) -> str:
     if "checkpoint" in config:
         return "That of the official checkpoint: DataComp-1.3B, and the set its name tells if it is fine-tuned."
-    if not config.get("data"):
+    data = next((config[name] for name in ("data", "train", "boxes") if config.get(name)), "")
+    if not data:
         return "Not recorded."
     seen = facts.get("budget")
-    return f"`{_inline(_file_name(config['data']))}`" + (f", {seen:,} pictures seen with repetitions." if seen else ".")
+    return f"`{_inline(_file_name(data))}`" + (f", {seen:,} pictures seen with repetitions." if seen else ".")
 
 
 def _vocabulary(run: Path, encoder: Encoder) -> str:

@@ -59,6 +59,8 @@ def finetune(cfg: Finetune) -> dict[str, Any] | None:
     if cfg.seeds < 1:
         raise UsageError(f"--seeds {cfg.seeds}: one or more")
     shares = numbers_in(cfg.fractions, "--fractions", float) if cfg.fractions else [cfg.fraction]
+    if not all(0 < share <= 1 for share in shares):
+        raise UsageError(f"--fractions {cfg.fractions or cfg.fraction}: shares of the training set, above 0, at most 1")
     curve, last, key = [], {}, curve_key(cfg)
     if others := [file for file in Path(cfg.out).glob("*-seed*/results.jsonl") if file.parent.name[-8:] != key]:
         print(f"{cfg.out}: {len(others)} results of other settings or sets are left there and not counted")
