@@ -10,11 +10,12 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from catlip import machine
 from catlip.errors import UsageError, near, refusal
-from catlip.recipes import RECIPES, load_recipe
+from catlip.recipes import RECIPES, check_recipe, load_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,27 @@ VERBS = {
     "predict": Verb("a picture's labels, drawn", "catlip.interchange.predict", "Predict", "predict", ("run", "photo")),
     "push": Verb("run -> Hugging Face Hub, with a card", "catlip.interchange.card", "Push", "push", ("run", "repo")),
 }
+# What a verb cannot do without, where its settings stand in a module that imports torch: told before that.
+NEEDS = {
+    "plan": "recipe",
+    "pretrain": "data out",
+    "probe": "train test",
+    "compare": "out data train test",
+    "finetune": "run train test out",
+    "align": "run data out",
+    "zeroshot": "run data",
+    "retrieve": "run data",
+    "ground": "run images",
+    "segment": "run train test out",
+    "bias": "run data",
+    "detect": "run images boxes test_images test_boxes out",
+    "convert": "checkpoint out",
+    "export": "run",
+    "embed": "run images",
+    "predict": "run photo",
+    "push": "run repo",
+}
+PATHS = {"run", "train", "test", "data", "images", "boxes", "test_images", "test_boxes"}  # those of them that are there
 HELP = """catlip: captioned pictures in, a vision encoder out
 
 {verbs}
@@ -112,15 +134,21 @@ def run(args: list[str]) -> Any:
     verb = VERBS[name]
     if name == "slurm" and "--" in rest:  # the command to run, as it is
         at = rest.index("--")
-        rest = [*rest[:at], "--command", shlex.join(rest[at + 1 :])]
+        command = rest[at + 1 :][rest[at + 1 : at + 2] == ["catlip"] :]
+        if command and not {command[0], " ".join(command[:2])} & set(VERBS):
+            raise UsageError(f"after --: there is no verb {command[0]!r}{near(command[0], VERBS)}")
+        rest = [*rest[:at], "--command", shlex.join(command)]
     plain = list(takewhile(lambda argument: not argument.startswith("-"), rest[: len(verb.first)]))
     flags = [part for setting, argument in zip(verb.first, plain, strict=False) for part in (f"--{setting}", argument)]
     rest = [*flags, *rest[len(plain) :]]
+    start: dict[str, Any] = {}
+    recipe, rest = _take("--recipe", rest) if name in RECIPES else (None, rest)
+    if not {"--help", "-h"} & set(rest):
+        _look(name, recipe, rest)
+    if recipe or name == "pretrain":
+        start["default"], rest = _recipe(recipe or next(iter(RECIPES[name])), rest, name)
     import tyro
 
-    start: dict[str, Any] = {}
-    if name == "pretrain" or (name in RECIPES and "--recipe" in rest):
-        start["default"], rest = _recipe(rest, name)
     module = import_module(verb.module)
     settings = tyro.cli(
         getattr(module, verb.settings),
@@ -135,24 +163,58 @@ def run(args: list[str]) -> Any:
     return result
 
 
-def _recipe(args: list[str], verb: str) -> tuple[Any, list[str]]:
+def _take(option: str, args: list[str]) -> tuple[str | None, list[str]]:
+    """(value of an option, the other arguments): `--option value` or `--option=value`. Raises UsageError."""
+    found = [at for at, argument in enumerate(args) if argument.split("=")[0] == option]
+    if not found:
+        return None, args
+    if len(found) > 1:
+        raise UsageError(f"{option} is given {len(found)} times, and once is enough")
+    at, (_, equals, value) = found[0], args[found[0]].partition("=")
+    if not equals:
+        value = "".join(takewhile(lambda argument: not argument.startswith("-"), args[at + 1 : at + 2]))
+    if not value:
+        raise UsageError(f"{option} needs a name behind it")
+    return value, args[:at] + args[at + (1 if equals else 2) :]
+
+
+def _look(name: str, recipe: str | None, args: list[str]) -> None:
+    """Raises UsageError for what can be told without torch, whose import takes seconds: settings and files that are
+    not there. What is no plain local path is left to the verb."""
+    if recipe:
+        check_recipe(recipe, name)
+    elif name == "pretrain":
+        raise UsageError(f"name a recipe: catlip pretrain RECIPE ...; there are {', '.join(RECIPES[name])}")
+    ends = [*args[1:], "--"]
+    given = {argument[2:].partition("=")[0].replace("-", "_"): argument.partition("=")[2] or after
+             for argument, after in zip(args, ends, strict=True) if argument.startswith("--")}  # fmt: skip
+    needs = NEEDS.get(name, "").split()
+    # A recipe of one's own may bring data and folder along.
+    if missing := [need for need in needs if need not in given and (recipe is None or recipe in RECIPES[name])]:
+        raise UsageError(f"--{missing[0].replace('_', '-')} is missing")
+    if name == "plan":
+        check_recipe(given["recipe"])
+    if "vocab" in given and name != "convert":
+        import_module("catlip.captions.vocabulary").Vocabulary.load(given["vocab"])
+    for need in needs:
+        value = given.get(need, "")
+        if need in PATHS and not set(value) & set("*?[]{}:@+~") and not Path(value).exists():
+            what = f"--{need.replace('_', '-')}: no such file: {value}"
+            raise UsageError(what if need != "run" else f"{value} is no run and no model folder: it does not exist")
+
+
+def _recipe(name: str, args: list[str], verb: str) -> tuple[Any, list[str]]:
     """(settings that a recipe starts from, the other arguments). A recipe: a name, or path/to/file.py:function."""
-    if "--recipe" not in args:
-        if "--help" in args or "-h" in args:
-            return load_recipe(next(iter(RECIPES[verb])), verb), args
-        raise UsageError(f"name a recipe: catlip pretrain RECIPE ...; there are {', '.join(RECIPES[verb])}")
-    at = args.index("--recipe")
-    name = args[at + 1] if at + 1 < len(args) else ""
-    recipe, rest = load_recipe(name, verb), args[:at] + args[at + 2 :]
-    if "--objective" in rest and verb == "pretrain":
-        at = rest.index("--objective")
-        recipe.objective = import_module("catlip.training.objective").settings_of("".join(rest[at + 1 : at + 2]))
-        rest = rest[:at] + rest[at + 2 :]
-    if any(argument.split("=")[0] in ("--samples", "--epochs", "--hours") for argument in rest):
+    recipe = load_recipe(name, verb)
+    if verb == "pretrain":
+        objective, args = _take("--objective", args)
+        if objective:
+            recipe.objective = import_module("catlip.training.objective").settings_of(objective)
+    if any(argument.split("=")[0] in ("--samples", "--epochs", "--hours") for argument in args):
         recipe.samples, recipe.epochs = 0, 0.0  # the budget that is given takes the recipe's place
         if hasattr(recipe, "hours"):
             recipe.hours = 0.0
-    return recipe, rest
+    return recipe, args
 
 
 if __name__ == "__main__":

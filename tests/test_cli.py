@@ -1,20 +1,33 @@
 """The command line as a user meets it: what it says, with which exit code, and what it does not import."""
 
+import io
 import resource
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import MISSING, fields
+from importlib import import_module
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from catlip import Labeler, Vocabulary, cli
+from catlip.errors import UsageError
 from tests.conftest import jpeg
 
 ROOT = Path(__file__).parents[1]
 
 
 def catlip(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "catlip.cli", *args], capture_output=True, text=True, cwd=ROOT)
+    """In this process: another one would import torch anew."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with mock.patch.object(sys, "argv", ["catlip", *args]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            cli.main()
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
 
 def imported_by(statement: str) -> set[str]:
@@ -67,12 +80,12 @@ def test_pretrain_has_the_flags_that_scripts_rely_on(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("budget", "is_"), [(["--hours", "2"], (0, 0, 2)), (["--epochs=3"], (0, 3, 0)), ([], (90_000, 0, 0))]
 )
-def test_a_given_budget_takes_the_recipes_place(budget: list[str], is_: tuple, monkeypatch) -> None:
+def test_a_given_budget_takes_the_recipes_place(budget: list[str], is_: tuple, tmp_path: Path, monkeypatch) -> None:
     from catlip.training import pretrain
 
     monkeypatch.setattr(pretrain, "pretrain", lambda cfg: (cfg.samples, cfg.epochs, cfg.hours))
     monkeypatch.setenv("RANK", "1")
-    assert cli.run(["pretrain", "flickr8k_cpu", "--data", "d", "--vocab", "v", "--out", "o", *budget]) == is_
+    assert cli.run(["pretrain", "flickr8k_cpu", "--data", str(tmp_path), "--out", "o", *budget]) == is_
 
 
 def test_explain() -> None:
@@ -82,8 +95,7 @@ def test_explain() -> None:
     assert "3 labels: bicycle (n02834778), fireplug (n03346898), man (n10287213)" in shown.stdout
 
 
-@pytest.mark.parametrize(
-    ("args", "says"),
+MISTAKES = (
     [
         (["vocb"], "no verb 'vocb', did you mean 'vocab'?"),
         (["vocab", "nope-*.tar"], "no file matches 'nope-*.tar'"),
@@ -102,8 +114,22 @@ def test_explain() -> None:
         (["pack", "nope.csv", "--out", "x"], "no such file: nope.csv"),
         (["explain", "a dog", "--lexicon", "nope.tsv"], "--lexicon: no such file"),
         (["report", "nope.tar", "--vocab", "nope.tsv"], "no such vocabulary"),
-    ],
-)
+        (["pretrain", "--recipe=flickr8k_gpu"], "did you mean 'flickr8k_cpu'"),
+        (["pretrain", "--recipe"], "--recipe needs a name"),
+        (["pretrain", "flickr8k_cpu", "--recipe=flickr8k_clip", "--data", "x"], "--recipe is given 2 times"),
+        (["finetune", "runs/nope", "--recipe=flickr8k_cpu"], "there are imagenet_224"),
+        (["finetune", "--train", "a", "--test", "b"], "--run is missing"),
+        (["export", "runs/nope"], "runs/nope is no run"),
+        (["align", "timm:resnet10t", "--data", "nope.tar", "--out", "x"], "no such file: nope.tar"),
+        (["predict", "runs/mine"], "--photo is missing"),
+        (["plan", "budget_16"], "did you mean 'budget_b16'"),
+        (["detect", "timm:x", "--images", "tests", "--boxes=b.json", "--test_images", "t", "--test-boxes", "u",
+          "--out", "x"], "--boxes: no such file: b.json"),
+    ]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "says"), MISTAKES)
 def test_mistakes_end_with_one_line_and_exit_code_2(args: list[str], says: str) -> None:
     shown = catlip(*args)
     assert shown.returncode == 2
@@ -193,6 +219,50 @@ def test_other_errors_are_ours_and_show_where(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "argv", ["catlip", "explain", "a dog"])
     with pytest.raises(KeyError):
         cli.main()
+
+
+def test_mistakes_are_told_before_torch_is_imported() -> None:
+    tell = f"""
+from catlip import cli
+for args, says in {MISTAKES!r}:
+    try:
+        cli.run(args)
+        raise SystemExit("not refused: " + repr(args))
+    except ValueError as error:
+        assert says in str(error), (args, error)
+"""
+    assert not imported_by(f"exec({tell!r})") & {"torch", "timm"}
+
+
+@pytest.mark.parametrize("verb", cli.NEEDS)
+def test_what_a_verb_needs_is_what_its_settings_have_no_default_for(verb: str) -> None:
+    settings = getattr(import_module(cli.VERBS[verb].module), cli.VERBS[verb].settings)
+    needed = {f.name for f in fields(settings) if f.default is MISSING and f.default_factory is MISSING}
+    assert set(cli.NEEDS[verb].split()) == needed - ({"vocab"} if verb == "pretrain" else set())
+
+
+@pytest.mark.parametrize(
+    "objective", [["--objective=clip"], ["--objective", "clip"], ["--objective=clip", "--lr=0.5"]], ids=str
+)
+@pytest.mark.parametrize("recipe", [["flickr8k_cpu"], ["--recipe=flickr8k_cpu"], ["--recipe", "flickr8k_cpu"]], ids=str)
+def test_recipe_and_objective_are_understood_as_people_write_them(
+    recipe: list[str], objective: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from catlip.training import pretrain
+
+    (tmp_path / "d.tar").touch()
+    monkeypatch.setattr(pretrain, "pretrain", lambda cfg: cfg)
+    monkeypatch.setenv("RANK", "1")
+    rest = ["--out", "o", "--batch_size", "7", "--data", str(tmp_path / "d.tar")]
+    first = recipe if len(recipe) == 1 and recipe[0][0] != "-" else []
+    found = cli.run(["pretrain", *first, *objective, *rest, *([] if first else recipe)])
+    assert (found.objective.embed, found.batch_size, found.backbone) == (512, 7, "resnet10t")
+    assert found.optim.lr == (0.5 if len(objective) == 2 and "=" in objective[1] else 3e-3)
+    for twice in (["--objective", "clip", "--objective=siglip"], ["--objective"], ["--objective", "--lr", "1"]):
+        with pytest.raises(UsageError, match="--objective"):
+            cli.run(["pretrain", *first, *twice, *rest, *([] if first else recipe)])
+    with pytest.raises(UsageError, match="no 'clap'"):
+        cli.run(["pretrain", "flickr8k_cpu", "--objective=clap", *rest])
 
 
 def test_an_unknown_flag_exits_with_2() -> None:

@@ -9,6 +9,8 @@ from catlip.errors import UsageError
 from catlip.recipes import compare as comparing
 from catlip.recipes.compare import Compare, compare
 from catlip.report.comparison import Run, summarise
+from catlip.training.pretrain import Pretrain
+from tests.conftest import write_coloured
 
 RECIPE = """
 from catlip.captions.tokenizer import Tokens
@@ -59,6 +61,43 @@ def test_a_comparison_grows_and_repeats_nothing(settings: dict, monkeypatch) -> 
 
     monkeypatch.setattr(comparing, "pretrain", never)
     assert compare(first) == page
+
+
+def test_results_of_other_data_or_another_recipe_are_not_taken_up(
+    settings: dict, coloured_shards, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    trained: list[str] = []
+
+    def train(cfg: Pretrain) -> None:
+        trained.append(Path(cfg.out).name)
+        (Path(cfg.out) / "encoder").mkdir(parents=True)
+
+    monkeypatch.setattr(comparing, "pretrain", train)
+    monkeypatch.setattr(comparing, "speed_of", lambda cfg, seconds: 100.0)
+    monkeypatch.setattr(comparing, "probe", lambda cfg: {"linear_probe": 50.0 + len(trained), "knn": 40.0})
+
+    def again(**changes: object) -> tuple[int, list[float]]:
+        """(how many runs were trained now, the probes that the page is made of)."""
+        before, cfg = len(trained), Compare(**{**settings, "objectives": ("synsets",), "seeds": 1, **changes})
+        told = json.loads(compare(cfg).with_name("compare.json").read_text())
+        return len(trained) - before, [summary["linear_probe"] for summary in told["summaries"]]
+
+    assert again() == (1, [51.0])
+    assert again() == (0, [51.0])
+    assert "not counted" not in capsys.readouterr().out
+    other = coloured_shards(samples=24, shards=1, name="other", cls=True)
+    assert again(test=other) == (1, [52.0])
+    assert "1 results with other data, vocabulary or recipe are left there and not counted" in capsys.readouterr().out
+    assert again(train=other) == (1, [53.0])
+    assert again(data=other) == (1, [54.0])
+    assert again() == (0, [51.0])
+    assert again(seeds=2) == (1, [53.0])  # the mean of 51 and 55: a comparison grows
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(recipe.read_text().replace("ema=0.9", "ema=0.8"))
+    assert again() == (1, [56.0])
+    write_coloured(tmp_path, samples=44, shards=1, name="labelled", cls=True)  # the same name, another file
+    assert again() == (1, [57.0])
+    assert len(set(trained)) == len(trained)
 
 
 def test_mistakes_are_found_before_anything_is_trained(settings: dict) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -36,6 +37,7 @@ from catlip.objectives.linear import linear_asymmetric, linear_bce
 from catlip.recipes import RECIPES, load_recipe
 from catlip.report import efficiency
 from catlip.training import checkpoint
+from catlip.training.log import append_json
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim, layer_scales
 from catlip.training.task import Task
@@ -553,6 +555,39 @@ def test_a_curve_of_fine_tuned_parts_is_not_made_twice(
     assert again["curve"] == result["curve"]
 
 
+def test_points_of_other_settings_or_sets_are_not_taken_up(
+    start: str, sets: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    made: list[str] = []
+
+    def fine_tune(cfg: Finetune) -> dict[str, Any]:
+        made.append(cfg.out)
+        result = {"task": "finetune", "top1": 50.0 + len(made), "train": 40, "test": 40, "classes": 4,
+                  "image_size": 32, "data": [cfg.train, cfg.test], "encoder": cfg.run}  # fmt: skip
+        Path(cfg.out).mkdir(parents=True)
+        append_json(Path(cfg.out) / "results.jsonl", result)
+        return result
+
+    monkeypatch.setattr(efficiency, "fine_tune", fine_tune)
+
+    def again(encoder: str = start, some: tuple[str, str] = sets, **changes: Any) -> list[float]:
+        result = efficiency.finetune(config(encoder, *some, tmp_path / "out", **{"seeds": 2, **changes}))
+        assert result is not None
+        return result["curve"][0]["random"]
+
+    assert again() == [51.0, 52.0]
+    assert again() == [51.0, 52.0]
+    assert "not counted" not in capsys.readouterr().out
+    assert again(epochs=3.0, samples=0) == [53.0, 54.0]
+    assert "2 results of other settings or sets are left there and not counted" in capsys.readouterr().out
+    assert again(wise=0.5) == [55.0, 56.0]  # decides the number, not the training
+    assert again(some=(sets[1], sets[1])) == [57.0, 58.0]
+    assert again(some=(sets[0], sets[0])) == [59.0, 60.0]
+    Encoder.create("test_vit", image_size=32).save(tmp_path / "other" / "encoder")
+    assert again(encoder=str(tmp_path / "other")) == [61.0, 62.0]
+    assert again(seeds=3, workers=1) == [51.0, 52.0, 63.0]
+
+
 def test_mistakes_of_transfer(fruits: tuple[str, str], sets: tuple[str, str], start: str, tmp_path: Path) -> None:
     for run, changes, message in (
         (fruits[0], {}, "labels are numbers; --init transfer needs --classes"),
@@ -563,4 +598,6 @@ def test_mistakes_of_transfer(fruits: tuple[str, str], sets: tuple[str, str], st
             finetune(config(run, *sets, tmp_path / "out", init="transfer", **changes))
     with pytest.raises(UsageError, match="--fractions"):
         efficiency.finetune(config(start, *sets, tmp_path / "out", fractions="a"))
+    with pytest.raises(UsageError, match=r"--fractions 0\.1,2"):
+        efficiency.finetune(config(start, *sets, tmp_path / "out", fractions="0.1,2"))
     assert not (tmp_path / "out").exists()

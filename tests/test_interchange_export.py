@@ -1,7 +1,9 @@
 """Round trips: whatever is exported is read back by the program it is for, and computes the same."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -9,12 +11,17 @@ import torch
 from torch import Tensor, nn
 
 import catlip
+from catlip.captions.tokenizer import Tokenizer
 from catlip.errors import UsageError
 from catlip.interchange.export import FORMATS, Export, export
 from catlip.interchange.open_clip import TextTower, to_open_clip
 from catlip.interchange.pictures import sample_pictures, to_input
 from catlip.models import corenet_vit
 from catlip.models.encoder import Encoder
+from catlip.models.text import Text
+from catlip.objectives.align import Align, AlignObjective
+from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective
+from catlip.objectives.siglip import SigLip, SigLipObjective
 
 # name, picture size: a ResNet, a ConvNeXt, a ViT, and one whose size is not timm's own
 BACKBONES = [("test_resnet", 64), ("test_convnext", 64), ("test_vit", 64), ("corenet_vit_tiny", 64)]
@@ -139,6 +146,55 @@ def test_a_dual_encoder_gives_both_sides_in_open_clip(tmp_path: Path) -> None:
         torch.testing.assert_close(model.encode_image(x), encoder.pooled(x) @ projection.T, **CLOSE)
     assert (model.logit_scale.item(), model.logit_bias.item()) == (3.5, -10.0)
     assert tuple(preprocess.transforms[-1].mean) == (0.5, 0.5, 0.5)
+
+
+def dual_run(folder: Path, objective: Any) -> tuple[Any, Tokenizer]:
+    """(a dual encoder, its tokenizer), saved as a run. objective(encoder, tokenizer): with random weights."""
+    run = make_run(folder, "test_resnet", 32)
+    tokenizer = Tokenizer.train(["a dog on a mat", "two cats"] * 2, size=530, context=12)
+    dual = objective(catlip.load(run), tokenizer).eval()
+    dual = dual.dual() if hasattr(dual, "dual") else dual
+    dual.save_text(run, tokenizer)
+    return dual, tokenizer
+
+
+TEXT = Text(text_width=64, text_layers=2)
+CAPTIONS = ["a dog", "", "a very long caption of many words about cats, dogs, mats and sofas"]
+
+
+@pytest.mark.parametrize("embed", [0, 24])
+def test_a_text_tower_goes_to_open_clip(tmp_path: Path, capsys, embed: int) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    dual, tokenizer = dual_run(tmp_path, lambda e, t: AlignObjective(e, t, Align(embed=embed), TEXT))
+    apart = export(Export(run=str(tmp_path / "run"), format="open_clip"))
+    assert set(apart) == {"pooled", "text"}
+    assert "text tower and tokenizer included" in capsys.readouterr().out
+    folder = tmp_path / "run" / "export" / "open_clip"
+    model = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0].eval()
+    tokens, x = torch.from_numpy(tokenizer(CAPTIONS)), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_text(tokens, normalize=True), dual.embed_captions(tokens), **CLOSE)
+        torch.testing.assert_close(model.encode_image(x, normalize=True), dual.embed_images(x), **CLOSE)
+        torch.testing.assert_close(model.logit_scale.exp(), dual.scale(), **CLOSE)
+    card = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+    assert (folder / card["hf_tokenizer_name"]).is_file()
+    if find_spec("transformers"):
+        theirs, odd = open_clip.get_tokenizer(f"local-dir:{folder}"), [*CAPTIONS, "Café &amp; DOGS"]
+        assert torch.equal(theirs(odd), torch.from_numpy(tokenizer(odd)))
+
+
+@pytest.mark.parametrize(
+    ("objective", "reason"),
+    [
+        (lambda e, t: SigLipObjective(e, t, SigLip(embed=16), TEXT), "cannot say that padding is masked"),
+        (lambda e, t: ClipLiteObjective(e, t, ClipLite(embed=16, critic_width=24), TEXT), "projections of CLIP-Lite"),
+    ],
+)
+def test_a_text_tower_that_open_clip_cannot_hold_is_named(tmp_path: Path, capsys, objective: Any, reason: str) -> None:
+    needs("open_clip")
+    dual_run(tmp_path, objective)
+    assert set(export(Export(run=str(tmp_path / "run"), format="open_clip"))) == {"pooled"}
+    assert reason in capsys.readouterr().out
 
 
 def test_an_export_that_computes_something_else_is_an_error(tmp_path: Path, monkeypatch) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +15,17 @@ from torch import nn
 
 import catlip
 from catlip import cli
+from catlip.captions.tokenizer import Tokenizer
 from catlip.captions.vocabulary import Vocabulary
 from catlip.errors import UsageError
 from catlip.interchange.card import Push, push
 from catlip.interchange.embed import Embed, embed
+from catlip.interchange.export import Export, export
 from catlip.interchange.predict import Predict, predict
+from catlip.models.dual import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder
-from catlip.models.initial import fingerprint, keep_rows, open_weights, start_from
+from catlip.models.initial import fingerprint, keep_rows, open_start, open_weights, start_from, started
+from catlip.models.text import Text
 from tests.conftest import COLOURS, jpeg
 
 OLD = ["n02084071", "n02121620", "n10287213", "n07739125", "n12102133"]
@@ -80,6 +83,79 @@ def test_positions_of_another_picture_size_are_interpolated(tmp_path: Path) -> N
         encoder.backbone.blocks[2].mlp.fc1.weight, catlip.load(tmp_path).backbone.blocks[2].mlp.fc1.weight
     )
     assert torch.equal(encoder.backbone.pos_embed[:, 0], catlip.load(tmp_path).backbone.pos_embed[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("vit_tiny_patch16_224", (224, 64)), ("corenet_vit_tiny", (224, 64)), ("test_resnet", (32, 48)),
+     ("swin_tiny_patch4_window7_224", (224, 64))],
+)  # fmt: skip
+def test_a_loaded_encoder_takes_another_picture_size_as_training_would(
+    name: str, sizes: tuple[int, int], tmp_path: Path
+) -> None:
+    encoder = catlip.load(make_run(tmp_path, OLD[:3], name, sizes[0]))
+    encoder.resize(sizes[1])
+    started_there = started(open_start(str(tmp_path)), image_size=sizes[1]).eval()
+    x = torch.rand(1, 3, sizes[1], sizes[1])
+    with torch.no_grad():
+        assert torch.equal(encoder.pooled(x), started_there.pooled(x))
+        assert encoder.logits(x).shape == (1, 3)
+    assert encoder.transform(Image.new("RGB", (300, 200))).shape == (3, sizes[1], sizes[1])
+    assert encoder.architecture == name
+
+
+def test_a_picture_size_that_cannot_be_is_said_in_one_line(tmp_path: Path) -> None:
+    """pit: convolutions over a table of positions that timm does not interpolate."""
+    run = str(make_run(tmp_path, OLD, "pit_ti_224", 224))
+    for refused in (lambda: catlip.load(run).resize(64), lambda: started(open_start(run), image_size=64)):
+        with pytest.raises(UsageError, match=r"--image-size (64|224)") as error:
+            refused()
+        assert "\n" not in str(error.value)
+    for name, size in (("crossvit_tiny_240", 64), ("vit_tiny_patch16_224", 8), ("swin_tiny_patch4_window7_224", -1)):
+        with pytest.raises(UsageError, match=f"--image-size {size}"):
+            Encoder.create(name, image_size=size)
+    with pytest.raises(UsageError, match=r"--image-size 100: vit_tiny_patch16_224 refuses it: .*divisible by patch"):
+        Encoder.create("vit_tiny_patch16_224", image_size=64, any_size=True).check_sizes(96, 100)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch) -> str:
+    """A model as timm's are on the Hub: with a classifier, and no word about what its rows are."""
+    make_run(tmp_path / "hub", OLD, "test_resnet")
+    config = tmp_path / "hub" / "encoder" / "config.json"
+    card = json.loads(config.read_text())
+    config.write_text(json.dumps({k: v for k, v in card.items() if k not in ("label_names", "label_descriptions")}))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: str(config.parent))
+    return "hf-hub:timm/some.a1_in1k"
+
+
+@pytest.mark.parametrize("format", ["timm", "state-dict"])
+def test_a_classifier_without_names_is_no_obstacle(hub: str, format: str, tmp_path: Path) -> None:
+    encoder = catlip.load(hub)
+    assert (encoder.labels, encoder.backbone.num_classes) == ([], 5)
+    assert open_start(hub).weight is None
+    fresh = started(open_start(hub), image_size=32).eval()
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(fresh.pooled(x), encoder.pooled(x))
+    head = nn.Linear(fresh.width, 2)
+    assert "classes keep" not in start_from(hub, fresh, head, NEW[:2])
+    assert max(export(Export(run=hub, format=format, out=str(tmp_path / "out"))).values()) < 1e-4
+    with pytest.raises(UsageError, match="no classifier"):
+        encoder.logits(x)
+
+
+def test_a_classifier_of_two_layers_is_filled_and_left_behind(tmp_path: Path) -> None:
+    """DeiT's distilled models: the mean of what two layers say of two tokens."""
+    run = make_run(tmp_path, OLD, "deit_tiny_distilled_patch16_224", 32)
+    encoder = catlip.load(run)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = encoder.backbone.head(encoder.pooled(x))
+        torch.testing.assert_close(encoder.logits(x), expected, rtol=1e-4, atol=1e-5)
+        again = started(open_start(str(run)), image_size=32).eval()
+        torch.testing.assert_close(again.pooled(x), encoder.pooled(x))
+    assert torch.equal(open_weights(str(run)).weight, encoder.backbone.head.weight)
 
 
 def test_weights_of_timm_bring_their_input_space(monkeypatch) -> None:
@@ -193,13 +269,14 @@ def test_broken_folders_end_with_one_line_and_exit_code_2(
     assert "\n" not in str(error.value)
 
 
-def test_a_broken_folder_on_the_command_line(run: Path) -> None:
+def test_a_broken_folder_on_the_command_line(run: Path, monkeypatch, capsys) -> None:
     cut(run)
-    command = [sys.executable, "-m", "catlip.cli", "export", str(run), "--format", "timm"]
-    shown = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert shown.returncode == 2
-    assert "damaged or cut off" in shown.stderr
-    assert shown.stderr.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", ["catlip", "export", str(run), "--format", "timm"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    said = capsys.readouterr().err
+    assert "damaged or cut off" in said
+    assert said.count("\n") == 1
 
 
 @pytest.fixture
@@ -307,7 +384,25 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     push(Push(run=str(run), repo="org/my-encoder"))
     assert set(sent) == {"config.json", "model.safetensors", "README.md", "vocab.tsv"}
+    assert "load_dual" not in card
+    tokenizer = Tokenizer.train(["a dog on a mat"] * 2, size=520, context=12)
+    dual = DualEncoder(catlip.load(run), tokenizer, Text(text_width=64, text_layers=1), embed=0, scale=1.0)
+    dual.save_text(run, tokenizer)
+    assert 'load_dual("hf-hub:org/my-encoder")' in push(Push(run=str(run), repo="org/my-encoder"))
+    assert {"text/config.json", "text/model.safetensors", "text/tokenizer.json"} <= set(sent)
     assert not any("secret" in text for text in sent.values())
+    for config, says in (
+        ({"run": "/home/me/secret/start", "train": "photos.csv"}, "that of `start`, fine-tuned by catlip"),
+        (
+            {"run": "start", "steps": 20, "data": "pairs.tar"},
+            "`start`, as it was, with a text tower beside it by catlip",
+        ),
+    ):
+        (run / "config.json").write_text(json.dumps({"config": config}))
+        card = push(Push(run=str(run), repo="org/my-encoder", dry_run=True))
+        assert says in card
+        assert f"`{config.get('train') or config['data']}`" in card
+        assert "by naming the nouns" not in card
     monkeypatch.setattr(Hub, "create_repo", lambda *_, **__: 1 / 0)
     with pytest.raises(UsageError, match="org/my-encoder: division by zero"):
         push(Push(run=str(run), repo="org/my-encoder"))
@@ -318,13 +413,20 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
 def test_every_positional_finds_its_setting() -> None:
     with pytest.raises(UsageError, match="a is no run"):
         cli.run(["embed", "a", "b"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(UsageError, match="--photo is missing"):
         cli.run(["predict", "a"])
 
 
 def test_a_pushed_folder_loads_from_the_hub(run: Path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: str(run / "encoder"))
     assert catlip.load("hf-hub:org/name").labels == OLD
+    assert not text_folder("hf-hub:org/name").is_dir()
+    tokenizer = Tokenizer.train(["a dog on a mat"] * 2, size=520, context=12)
+    dual = DualEncoder(catlip.load(run), tokenizer, Text(text_width=64, text_layers=1), embed=0, scale=1.0).eval()
+    dual.save_text(run / "encoder", tokenizer)  # the layout of the Hub
+    again, _ = load_dual("hf-hub:org/name")
+    tokens = torch.from_numpy(tokenizer(["a dog"]))
+    torch.testing.assert_close(again.embed_captions(tokens), dual.embed_captions(tokens))
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: 1 / 0)
     with pytest.raises(UsageError, match="hf-hub:org/name cannot be had"):
         catlip.load("hf-hub:org/name")

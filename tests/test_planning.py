@@ -4,17 +4,31 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from catlip import cli
 from catlip.data.bench import BenchData, bench_data
+from catlip.data.steps import Curriculum, Step, Steps, paper_scales
 from catlip.errors import UsageError
 from catlip.recipes import RECIPES, load_recipe
 from catlip.recipes.plan import Plan, plan
 from catlip.recipes.slurm import Slurm, slurm
 from catlip.report.run import write_report
+from catlip.training import speed
+from catlip.training.distributed import World
 from catlip.training.hardware import device_facts, train_flops
+from catlip.training.loop import Loop
+from catlip.training.optim import Optim
+from catlip.training.pretrain import Pretrain
+from catlip.training.runfolder import write_card
+from catlip.transfer.align import Align
+from catlip.transfer.detect import Detect
+from catlip.transfer.finetune import Finetune
+from catlip.transfer.segment import Segment
 
 
 def test_the_sbatch_file_is_a_shell_script_that_requeues(tmp_path: Path) -> None:
@@ -51,6 +65,9 @@ def test_the_sbatch_file_passes_the_warning_on_and_requeues(tmp_path: Path, code
 def test_an_sbatch_file_needs_a_command() -> None:
     with pytest.raises(UsageError, match="after --"):
         slurm(Slurm())
+    with pytest.raises(UsageError, match="no verb 'pretrian', did you mean 'pretrain'"):
+        cli.run(["slurm", "--", "pretrian", "budget_b16"])
+    assert "srun --kill-on-bad-exit=1 catlip bench data x" in cli.run(["slurm", "--", "catlip", "bench", "data", "x"])
     with pytest.raises(UsageError, match="white space"):
         slurm(Slurm(command="pretrain x", name="a\nb"))
 
@@ -87,9 +104,68 @@ def test_a_plan_says_where_its_numbers_come_from(capsys: pytest.CaptureFixture) 
     assert found["cost"] == pytest.approx(found["gpu_hours"] * 2.0)
     half = plan(Plan(recipe="budget_b16", gpus="4xH100", mfu=0.5))
     assert half["hours"] == pytest.approx(2 * found["hours"])
+    for wrong in ({"samples": -5}, {"mfu": 5.0}, {"classes": -1}):
+        with pytest.raises(UsageError, match="--mfu is a share"):
+            plan(Plan(recipe="budget_b16", **wrong))
     with pytest.raises(UsageError, match="8xH100"):
         plan(Plan(recipe="budget_b16", gpus="8xAbacus"))
     assert device_facts("NVIDIA H200")[0] == 989e12
+
+
+CURRICULA = {
+    "plain": Curriculum(),
+    "budget": load_recipe("budget_b16").curriculum,
+    "apart": Curriculum(low_res=96, low_res_share=0.3, patch_keep=0.5, patch_keep_share=0.7),
+    "scales": Curriculum(scales=paper_scales()),
+    "both": Curriculum(scales=(128, 224, 320), patch_keep=0.5, patch_keep_share=0.9),
+}
+
+
+def seconds_of(step: Step) -> float:
+    """What a step costs here: by tokens, attention counted."""
+    tokens = (step.size / 16) ** 2 * step.keep
+    return step.batch * (tokens + tokens**2 / 500) / 1e4
+
+
+@pytest.mark.parametrize("name", CURRICULA)
+def test_a_run_of_so_many_hours_takes_so_many_hours(name: str, monkeypatch) -> None:
+    """Measured with a clock that costs advance; then the costs of every step of the run are added up."""
+    cfg: dict[str, Any] = {"batch_size": 64, "image_size": 224, "seed": 1}
+    clock, met = [0.0], set()
+
+    class Machine:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def update(self, batch: Any, lr: float) -> dict[str, float]:
+            clock[0] += seconds_of(batch.step)
+            met.add((batch.step.batch, batch.step.size, batch.step.keep))
+            return {"loss": 0.0}
+
+    def loader(steps: Steps) -> Any:
+        return SimpleNamespace(batches_from=lambda first: (SimpleNamespace(step=steps[i]) for i in range(len(steps))))
+
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(speed, "State", Machine)
+    phases = Steps(CURRICULA[name], budget=1, **cfg).phases()
+    alone = World(0, 1, 0, 1, torch.device("cpu"))
+    rate = speed.measure(torch.nn.Identity(), loader, phases, alone, Optim(), Loop(), seconds=10.0)
+    assert clock[0] < 10 + 7 * sum(seconds_of(Step(0, 0, p.batch, p.size, p.keep, 0.0)) for p in phases)
+
+    hours = 20.0
+    run = Steps(CURRICULA[name], budget=round(rate * hours * 3600), **cfg)
+    steps = [run[i] for i in range(len(run))]
+    assert sum(map(seconds_of, steps)) / 3600 == pytest.approx(hours, rel=0.01)
+    assert {(s.batch, s.size, s.keep) for s in steps} == met
+    assert set(run.shapes()) == {(batch, size) for batch, size, _ in met}
+
+
+def test_a_plan_counts_every_kind_of_step() -> None:
+    """budget_b16: nine tenths at 160 px with half of the patches, one at 224 px with all of them."""
+    found = plan(Plan(recipe="budget_b16", gpus="1xH100", mfu=0.5, classes=1000))
+    small, full = (train_flops("vit_base_patch16_224", size, 1000) for size in (160, 224))
+    assert 989e12 * 0.5 / found["images_per_s"] == pytest.approx(0.9 * small / 2 + 0.1 * full)
+    # The largest step decides about memory: 4,096 pictures of 196 tokens, 12 layers, 768 channels, 34 bytes each.
+    assert found["memory_gb"] == pytest.approx(4096 * 196 * 12 * 768 * 34 / 1e9, rel=0.01)
 
 
 def test_bench_data_measures_every_part(coloured_shards, capsys: pytest.CaptureFixture) -> None:
@@ -126,5 +202,31 @@ def test_the_report_of_a_run_is_one_safe_file(tmp_path: Path) -> None:
     loss = re.search(r'<polyline points="([^"]+)"', html)
     assert loss is not None
     assert len(loss[1].split()) == 4  # 20, 40, 60, 100: each once
+    with pytest.raises(UsageError, match="no run folder"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("verb", ["finetune", "detect", "segment", "align", "pretrain"])
+def test_every_verb_that_trains_has_a_report(verb: str, tmp_path: Path) -> None:
+    out = {"run": "runs/start", "out": "o"}
+    boxes = {"images": "photos", "boxes": "boxes.json", "test_images": "p", "test_boxes": "t.json"}
+    cfg, facts, made_of = {
+        "finetune": (Finetune(**out, train="a.tar", test="b.tar"), {"backbone": "test_vit"}, "a.tar"),
+        "detect": (Detect(**out, **boxes), {}, "boxes.json"),
+        "segment": (Segment(**out, train="a.tar", test="b.tar"), {}, "b.tar"),
+        "align": (Align(**out, data="pairs.tar"), {}, "pairs.tar"),
+        "pretrain": (Pretrain(data="pairs.tar", vocab="v.tsv", out="o"), {}, "vit_small_patch16_224 at 224 px"),
+    }[verb]
+    write_card(tmp_path, cfg, facts if verb == "align" else {**facts, "budget": 480})
+    entries = [{"samples": 24, "loss": 2.0, "scale": 14.0}, {"samples": 48, "loss": 1.0, "scale": 14.5}]
+    entries += [{"samples": 24, "top1": 50.0}, {"samples": 48, "top1": 75.0, "mean_per_class": 70.0}]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    html = write_report(tmp_path).read_text()
+    for part in ("runs/start" if verb != "pretrain" else "v.tsv", made_of, "48", "top1", "mean_per_class", "scale"):
+        assert part in html
+    assert ("of 480" in html) == (verb != "align")
+    assert ("--held-out DATA" in html) == (verb == "pretrain")
+    assert html.count("<svg") == 3  # the loss, what was watched, the scale; no speed was recorded
+    (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UsageError, match="no run folder"):
         write_report(tmp_path)

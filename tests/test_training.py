@@ -8,6 +8,7 @@ import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -16,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.optim import param_groups_weight_decay
+from torch import nn
 
 import catlip
 from catlip.captions.vocabulary import Vocabulary
@@ -99,6 +102,46 @@ def test_norms_biases_and_positions_do_not_decay() -> None:
     assert all(p.ndim >= 2 for p in decayed["params"])
     assert {"pos_embed", "cls_token"} <= {names[id(p)] for p in free["params"]}
     assert decayed["weight_decay"] > 0 == free["weight_decay"]
+
+
+# Parameters of two dimensions and more that timm names.
+EXEMPT = {
+    "swin_tiny_patch4_window7_224": 12, "swinv2_cr_tiny_ns_224": 0, "levit_128s": 11, "xcit_nano_12_p16_224": 2,
+    "deit_tiny_distilled_patch16_224": 3, "vit_tiny_patch16_224": 2, "corenet_vit_tiny": 2, "resnet10t": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXEMPT)
+def test_what_decays_is_what_timm_lets_decay(name: str) -> None:
+    with torch.device("meta"):
+        backbone: Any = timm.create_model(name, num_classes=0)
+    no_weight_decay = getattr(backbone, "no_weight_decay", set)()
+    theirs = param_groups_weight_decay(backbone, 0.05, no_weight_decay_list=no_weight_decay)
+    free = {id(p): p for group in theirs if not group["weight_decay"] for p in group["params"]}
+    names = {f"objective.encoder.backbone.{n}" for n, p in backbone.named_parameters() if id(p) in free}
+    assert sum(p.ndim > 1 for p in free.values()) == EXEMPT[name]
+
+    task = nn.Module()
+    task.objective = nn.Module()
+    task.objective.encoder = Encoder(backbone)
+    task.objective.head = nn.Linear(3, 4, device="meta")
+    name_of = {id(p): n for n, p in task.named_parameters()}
+    groups = make_optimizers(task, Optim())[0].param_groups
+    ours = {name_of[id(p)] for group in groups if not group["weight_decay"] for p in group["params"]}
+    assert ours == names | {"objective.head.bias"}
+
+
+def test_muon_leaves_swins_tables_alone() -> None:
+    pytest.importorskip("torch", minversion="2.9")
+    with torch.device("meta"):
+        backbone = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
+    task = nn.ModuleDict({"backbone": backbone})
+    of_muon = {
+        id(p) for group in make_optimizers(task, Optim(optimizer="muon"))[1].param_groups for p in group["params"]
+    }
+    found = {name for name, p in task.named_parameters() if id(p) in of_muon}
+    assert any(name.endswith("qkv.weight") for name in found)
+    assert not any("relative_position" in name for name in found)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet"])

@@ -5,6 +5,7 @@ agree without talking to each other.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,11 @@ class Curriculum:
     patch_keep: float = 1.0  # share of a ViT's patches that are kept (FLIP, arXiv 2212.00794); 1: all
     patch_keep_share: float = 1.0  # share of the budget with patches dropped; the rest sees all of them
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Pixels of pictures, beside --image-size."""
+        return (*self.scales, *[self.low_res] * bool(self.low_res))
+
 
 def paper_scales(low: int = 128, high: int = 320, count: int = 25, base: int = 224, step: int = 16) -> tuple[int, ...]:
     """Sizes of the paper's variable-batch sampler: `count` evenly spaced ones and the base, rounded to the patch."""
@@ -39,6 +45,22 @@ class Step(NamedTuple):
     size: int  # pixels of a side
     keep: float  # share of the patches
     progress: float  # share of the budget seen before it
+
+
+class Phase(NamedTuple):
+    """A kind of step that a run has: all of them cost the same."""
+
+    batch: int  # samples a step
+    size: int  # pixels of a side
+    keep: float  # share of the patches
+    share: float  # of the run's samples
+
+    def steps(self, count: int) -> "Steps":
+        """So many steps of this kind alone."""
+        return Steps(
+            Curriculum(patch_keep=self.keep), budget=count * self.batch, batch_size=self.batch, image_size=self.size,
+            seed=0,
+        )  # fmt: skip
 
 
 class Steps:
@@ -83,10 +105,13 @@ class Steps:
             start, batch, size = int(self._starts[number]), int(self._batches[drawn]), int(self._sizes[drawn])
         start += self._shift
         progress = start / self.budget
-        if self.cfg.low_res and progress < self.cfg.low_res_share:
-            size = self.cfg.low_res
+        return Step(number, start, batch, *self._look(size, progress), progress)
+
+    def _look(self, size: int, progress: float) -> tuple[int, float]:
+        """(pixels of a side, share of the patches) at this place of the run. size: without the curriculum."""
+        low = self.cfg.low_res and progress < self.cfg.low_res_share
         keep = self.cfg.patch_keep if progress < self.cfg.patch_keep_share else 1.0
-        return Step(number, start, batch, size, keep, progress)
+        return self.cfg.low_res if low else size, keep
 
     def after(self, seen: int) -> int:
         """Number of the step that comes after `seen` samples.
@@ -102,9 +127,16 @@ class Steps:
             self._shift = seen - int(self._starts[number])
         return number
 
+    def phases(self) -> list[Phase]:
+        """Every kind of step, with its share of the samples; what a run costs is their weighted mean."""
+        shares: dict[tuple[int, int, float], float] = {}
+        for begin, end in pairwise(sorted({0.0, self.cfg.low_res_share, self.cfg.patch_keep_share, 1.0})):
+            for batch, size in zip(self._batches.tolist(), self._sizes.tolist(), strict=True):
+                kind = (batch, *self._look(size, begin))
+                # Sizes are drawn step by step, so one whose steps are larger has more of the samples.
+                shares[kind] = shares.get(kind, 0.0) + (end - begin) * batch / float(self._batches.sum())
+        return [Phase(*kind, share) for kind, share in shares.items()]
+
     def shapes(self) -> list[tuple[int, int]]:
         """Every (samples, pixels of a side) that can occur, the most pixels first."""
-        shapes = list(zip(map(int, self._batches), map(int, self._sizes), strict=True))
-        if self.cfg.low_res and self.cfg.low_res_share:
-            shapes.append((int(self._batches[0]), self.cfg.low_res))
-        return sorted(shapes, key=lambda shape: -shape[0] * shape[1] ** 2)
+        return sorted({phase[:2] for phase in self.phases()}, key=lambda shape: -shape[0] * shape[1] ** 2)

@@ -9,6 +9,7 @@ from typing import Any
 
 from catlip.captions.vocabulary import Vocabulary
 from catlip.errors import UsageError
+from catlip.models.dual import TEXT_FOLDER
 from catlip.models.encoder import Encoder, load
 from catlip.models.folders import TIMM, model_folder, read_json
 
@@ -38,33 +39,34 @@ def push(cfg: Push) -> str:
         raise UsageError(f"--license {cfg.license!r}: expected an identifier such as apache-2.0 or other")
     folder = model_folder(cfg.run)
     card = model_card(Path(cfg.run), cfg.repo, cfg.license)
-    if cfg.dry_run:
-        size = (folder / "model.safetensors").stat().st_size
-        print(
-            f"{card}\nNothing was uploaded. Without --dry-run this card, the weights ({size:,} bytes), config.json and"
-        )
-        print(f"the vocabulary go to https://huggingface.co/{cfg.repo}")
-        return card
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    files = {name: folder / name for name in (*TIMM, "README.md")}
+    files |= {f"{TEXT_FOLDER}/{file.name}": file for file in sorted((Path(cfg.run) / TEXT_FOLDER).glob("*.*"))}
     with TemporaryDirectory() as extra:
-        files = [folder / name for name in (*TIMM, "README.md")]
         if (Path(cfg.run) / "vocab.tsv").is_file():
             vocabulary = Vocabulary.load(Path(cfg.run) / "vocab.tsv")
-            replace(vocabulary, source=_file_name(vocabulary.source)).save(Path(extra) / "vocab.tsv")
-            files.append(Path(extra) / "vocab.tsv")
+            files["vocab.tsv"] = Path(extra) / "vocab.tsv"
+            replace(vocabulary, source=_file_name(vocabulary.source)).save(files["vocab.tsv"])
+        if cfg.dry_run:
+            size = sum(file.stat().st_size for name, file in files.items() if name != "README.md")
+            print(f"{card}\nNothing was uploaded. Without --dry-run this card, as README.md, and {size:,} bytes go to")
+            print(f"https://huggingface.co/{cfg.repo}: {', '.join(files)}")
+            return card
+        files["README.md"].write_text(card, encoding="utf-8")
         _upload(cfg, files)
-    print(f"https://huggingface.co/{cfg.repo}: {', '.join(file.name for file in files)}")
+    left = "".join(f"; {file.name} stays here" for file in sorted(Path(cfg.run).glob("*.safetensors")))
+    print(f"https://huggingface.co/{cfg.repo}: {', '.join(files)}{left}")
     return card
 
 
-def _upload(cfg: Push, files: list[Path]) -> None:
+def _upload(cfg: Push, files: dict[str, Path]) -> None:
+    """files: name in the repository -> file."""
     from huggingface_hub import HfApi
 
     api = HfApi()
     try:
         api.create_repo(cfg.repo, private=cfg.private, exist_ok=True)
-        for file in files:
-            api.upload_file(path_or_fileobj=file, path_in_repo=file.name, repo_id=cfg.repo)
+        for name, file in files.items():
+            api.upload_file(path_or_fileobj=file, path_in_repo=name, repo_id=cfg.repo)
     except Exception as error:  # the hub's, the net's and the token's errors have no common base
         raise UsageError(f"{cfg.repo}: {(str(error).splitlines() or [repr(error)])[0]}") from None
 
@@ -78,7 +80,7 @@ def model_card(run: Path, repo: str, license: str) -> str:
     parts = [
         _header(license, in_timm),
         f"# {repo.split('/')[1]}\n\n{_what(encoder, config)}",
-        f"## Use\n\n{_use(repo, encoder, in_timm)}",
+        f"## Use\n\n{_use(repo, encoder, in_timm, (run / TEXT_FOLDER).is_dir())}",
         f"## Data\n\n{_data(config, record.get('facts') or {})}",
         f"## Vocabulary\n\n{_vocabulary(run, encoder)}",
         f"## Recipe\n\n{_recipe(config, record.get('versions') or {})}",
@@ -100,11 +102,15 @@ def _header(license: str, in_timm: bool) -> str:
 
 def _what(encoder: Encoder, config: dict[str, Any]) -> str:
     numbers = sum(p.numel() for p in encoder.parameters())
-    how = (
-        f"converted from the official CatLIP checkpoint `{_inline(Path(config['checkpoint']).name)}`"
-        if "checkpoint" in config
-        else "pre-trained by naming the nouns of captions ([CatLIP](https://arxiv.org/abs/2404.15653)) with catlip"
-    )
+    if "checkpoint" in config:
+        how = f"converted from the official CatLIP checkpoint `{_inline(Path(config['checkpoint']).name)}`"
+    elif "run" in config:
+        what = "as it was, with a text tower beside it" if "steps" in config else "fine-tuned"
+        how = f"that of `{_inline(_file_name(config['run']))}`, {what} by catlip"
+    elif encoder.labels:
+        how = "pre-trained by naming the nouns of captions ([CatLIP](https://arxiv.org/abs/2404.15653)) with catlip"
+    else:
+        how = "pre-trained on captioned pictures with catlip"
     return (
         f"A `{encoder.architecture}` image encoder, {numbers:,} parameters, {how}. "
         f"Input: RGB, {encoder.image_size} px, on a scale of 0 to 1 mean {_numbers(encoder.mean)}, "
@@ -112,7 +118,7 @@ def _what(encoder: Encoder, config: dict[str, Any]) -> str:
     )
 
 
-def _use(repo: str, encoder: Encoder, in_timm: bool) -> str:
+def _use(repo: str, encoder: Encoder, in_timm: bool, has_text: bool) -> str:
     plain = [
         "import timm",
         f'model = timm.create_model("hf-hub:{repo}", pretrained=True)',
@@ -123,18 +129,25 @@ def _use(repo: str, encoder: Encoder, in_timm: bool) -> str:
         f'encoder = catlip.load("hf-hub:{repo}")',
         "encoder.pooled(encoder.transform(picture)[None])" + ("  # also .tokens, .logits" if encoder.labels else ""),
     ]
-    lines = [*plain, "", *ours] if in_timm else ours
+    text = [
+        "import torch",
+        "from catlip.models.dual import load_dual  # the text tower, in text/",
+        f'dual, tokenizer = load_dual("hf-hub:{repo}")',
+        'dual.embed_captions(torch.from_numpy(tokenizer(["a dog"])))  # beside dual.embed_images',
+    ]
+    parts = [*[plain] * in_timm, ours, *[text] * has_text]
     note = "" if in_timm else "\n\nPlain timm has no such architecture; catlip brings it."
-    return "```python\n" + "\n".join(lines) + "\n```" + note
+    return "```python\n" + "\n\n".join("\n".join(lines) for lines in parts) + "\n```" + note
 
 
 def _data(config: dict[str, Any], facts: dict[str, Any]) -> str:
     if "checkpoint" in config:
         return "That of the official checkpoint: DataComp-1.3B, and the set its name tells if it is fine-tuned."
-    if not config.get("data"):
+    data = next((config[name] for name in ("data", "train", "boxes") if config.get(name)), "")
+    if not data:
         return "Not recorded."
     seen = facts.get("budget")
-    return f"`{_inline(_file_name(config['data']))}`" + (f", {seen:,} pictures seen with repetitions." if seen else ".")
+    return f"`{_inline(_file_name(data))}`" + (f", {seen:,} pictures seen with repetitions." if seen else ".")
 
 
 def _vocabulary(run: Path, encoder: Encoder) -> str:

@@ -20,7 +20,7 @@ from catlip.data.pictures import open_pictures
 from catlip.errors import UsageError
 from catlip.interchange import graphs
 from catlip.interchange.files import check_empty
-from catlip.interchange.open_clip import to_open_clip
+from catlip.interchange.open_clip import text_tower_of, to_open_clip
 from catlip.interchange.outputs import BATCHES, Outputs, Results, compare, takes_any_size
 from catlip.interchange.pictures import sample_pictures, to_input
 from catlip.models.encoder import Encoder, load
@@ -80,8 +80,9 @@ def _write(
     if cfg.format == "torch-export":
         return ours, *graphs.to_torch(encoder, out)
     if cfg.format == "open_clip":
-        ours, theirs = to_open_clip(encoder, out)
-        print("open_clip's text side is empty: this run has learned none. encode_image gives the pooled vector")
+        text, said = text_tower_of(cfg.run)
+        ours, theirs = to_open_clip(encoder, out, text)
+        print(said)
         return ours, theirs, False
     theirs = _to_timm(cfg, encoder, out) if cfg.format == "timm" else _to_state_dict(encoder, out)
     return ours, theirs, takes_any_size(encoder)
@@ -112,7 +113,7 @@ def _to_state_dict(encoder: Encoder, out: Path) -> Callable[[Tensor], Results]:
         args = {"img_size": encoder.image_size}
     facts["model_args"] = args
     (out / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    model: Any = timm.create_model(encoder.architecture, num_classes=len(encoder.labels), **args)
+    model: Any = timm.create_model(encoder.architecture, num_classes=encoder.backbone.num_classes, **args)
     model.load_state_dict(read_tensors(out / "state_dict.safetensors"))
     model.pretrained_cfg = encoder.backbone.pretrained_cfg
     return Outputs(Encoder(model.eval(), encoder.labels, encoder.names)).results

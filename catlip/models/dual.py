@@ -20,6 +20,7 @@ from catlip.captions.tokenizer import FILE, Tokenizer
 from catlip.errors import UsageError
 from catlip.models import encoder as encoders
 from catlip.models.encoder import Encoder
+from catlip.models.folders import HUB, download
 from catlip.models.text import Text, TextTower
 
 TEXT_FOLDER = "text"
@@ -119,9 +120,15 @@ class _Capped(torch.autograd.Function):
         return grads[0].masked_fill(beyond & (grads[0] < 0), 0.0), None
 
 
+def text_folder(run: str | Path) -> Path:
+    """Where the text tower of a run folder or "hf-hub:org/name" is; it does not exist if there is none."""
+    return (download(str(run), (f"{TEXT_FOLDER}/*",)) if str(run).startswith(HUB) else Path(run)) / TEXT_FOLDER
+
+
 def load_dual(run: str | Path) -> tuple[DualEncoder, Tokenizer]:
-    """The dual encoder of a run folder, ready to embed. Raises UsageError for a run without a text tower."""
-    folder = Path(run) / TEXT_FOLDER
+    """The dual encoder of a run folder or "hf-hub:org/name", ready to embed. Raises UsageError for a run without a text
+    tower."""
+    folder = text_folder(run)
     if not folder.is_dir():
         raise UsageError(
             f"{run} has no text tower ({folder} does not exist): `catlip align RUN --data CAPTIONED "

@@ -6,6 +6,8 @@ names travel with the classifier.
 """
 
 import difflib
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
+from torch.func import functional_call
 from torchvision.transforms import v2
 
 import catlip.models.corenet_vit  # noqa: F401 - tells timm the architecture of the official models
@@ -34,6 +37,7 @@ class Encoder(nn.Module):
         self.backbone: Any = backbone  # timm's models share methods, not a type
         self.labels = labels or []  # wnid of each class of the classifier
         self.names = names or []
+        self.arguments: dict[str, Any] = {}  # what timm was told beside name, classes and picture size
         cfg = self.backbone.pretrained_cfg
         self.mean: Tensor
         self.std: Tensor
@@ -62,7 +66,7 @@ class Encoder(nn.Module):
         Raises UsageError for a name that timm does not have, and for a backbone that cannot do what is asked.
         """
         check_name(name)
-        own = {key: value for key, value in (arguments or {}).items() if key not in ("img_size", "num_classes")}
+        own = _own(arguments)
         options: dict[str, Any] = {"img_size": image_size} if _has_fixed_size(name) else {}
         if any_size and options:
             options["dynamic_img_size"] = True
@@ -83,6 +87,9 @@ class Encoder(nn.Module):
             raise UsageError(
                 f"--backbone {name}: timm's {name.split('_')[0]} cannot work with {wish}; a ViT can"
             ) from None
+        except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
+            raise _refusal(image_size, name, error) from None
+        usual = backbone.pretrained_cfg["input_size"][-1]
         backbone.pretrained_cfg = {**backbone.pretrained_cfg, "input_size": (3, image_size, image_size)}
         if not pretrained:
             backbone.pretrained_cfg |= {
@@ -94,7 +101,11 @@ class Encoder(nn.Module):
             }
         if own:
             backbone.build_args = {**getattr(backbone, "build_args", {}), **own}
-        return cls(backbone)
+        encoder = cls(backbone)
+        encoder.arguments = own
+        if image_size != usual:
+            encoder.check_sizes(image_size)
+        return encoder
 
     @property
     def architecture(self) -> str:
@@ -110,6 +121,48 @@ class Encoder(nn.Module):
     def normalize(self, image: Tensor) -> Tensor:
         """[B, 3, H, W], uint8 or float in [0, 1] -> float in the encoder's input space."""
         return ((image if image.is_floating_point() else image.float() / 255) - self.mean) / self.std
+
+    @torch.no_grad()
+    def check_sizes(self, *sizes: int) -> None:
+        """Raises UsageError for a number of pixels at which a square picture does not go through."""
+        state = {name: t.to("meta") for name, t in (*self.named_parameters(), *self.named_buffers())}
+        training = self.training
+        self.eval()
+        for size in sizes:
+            try:
+                try:
+                    functional_call(self, state, torch.empty(1, 3, size, size, device="meta"))  # computes nothing
+                except (AssertionError, RuntimeError, ValueError):  # the size, or a layer that has to compute
+                    self.pooled(torch.zeros(1, 3, size, size, device=self.mean.device))
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise _refusal(size, self.architecture, error) from None
+        self.train(training)
+
+    def resize(self, image_size: int) -> None:
+        """Square pictures of so many pixels from now on. A backbone that is made for a size is made anew; positions,
+        and tables of relative ones, are interpolated.
+
+        Raises UsageError for a size that the architecture cannot be brought to.
+        """
+        if image_size == self.image_size:
+            return
+        old, name = self.backbone, self.architecture
+        if _has_fixed_size(name):
+            try:
+                new: Any = timm.create_model(
+                    name, num_classes=old.num_classes, **{**self.arguments, "img_size": image_size}
+                )
+            except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+                raise _refusal(image_size, name, error) from None
+            state = translated(new, old.state_dict())
+            if wrong := misfit(new.state_dict(), state):
+                raise _refusal(image_size, name, f"its weights are for {self.image_size} px and stay so: {wrong}")
+            new.load_state_dict(state)
+            new.pretrained_cfg = old.pretrained_cfg
+            self.backbone = new.train(old.training).to(self.mean.device)
+        self.check_sizes(image_size)
+        self.backbone.pretrained_cfg = {**self.backbone.pretrained_cfg, "input_size": (3, image_size, image_size)}
+        self.image_size = image_size
 
     def keep_patches(self, share: float) -> None:
         """Keep a random share of the patches in training (FLIP, arXiv 2212.00794); for encoders made to drop some."""
@@ -184,8 +237,8 @@ class Encoder(nn.Module):
         model: Any = timm.create_model(self.architecture, num_classes=num_classes, **args)
         state = self.backbone.state_dict()
         if head is not None:
-            name = self.backbone.pretrained_cfg["classifier"]
-            state |= {f"{name}.weight": head.weight, f"{name}.bias": head.bias}
+            for name in classifiers(self.backbone.pretrained_cfg):  # of DeiT and LeViT two, whose mean is taken
+                state |= {f"{name}.weight": head.weight, f"{name}.bias": head.bias}
         model.load_state_dict({key: value.detach().float().cpu() for key, value in state.items()})
         names = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
         cfg = {name: self.backbone.pretrained_cfg[name] for name in names if name in self.backbone.pretrained_cfg}
@@ -200,6 +253,33 @@ def check_name(name: str) -> None:
         near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` lists all"
         raise UsageError(f"--backbone {name!r}: timm {timm.__version__} has no such model{hint}")
+
+
+def classifiers(cfg: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the classifier's layers in a backbone, from timm's configuration of it; distilled models have two."""
+    found = cfg.get("classifier") or ()
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
+def _own(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (arguments or {}).items() if key not in ("img_size", "num_classes")}
+
+
+def _refusal(image_size: int, name: str, error: Exception | str) -> UsageError:
+    what = (str(error).splitlines() or [repr(error)])[0]
+    return UsageError(f"--image-size {image_size}: {name} refuses it: {what}")
+
+
+def translated(backbone: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as a backbone wants them, by timm's own translation for its family: foreign names, and positions on
+    another grid. As they are where there is none, or where they are not of its kind either."""
+    translate = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if translate is not None and misfit(backbone.state_dict(), state):
+        try:
+            return translate(dict(state), backbone)
+        except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError):
+            pass
+    return dict(state)
 
 
 def _has_fixed_size(name: str) -> bool:
@@ -231,7 +311,11 @@ def load(path: str | Path) -> Encoder:
     labels = card.get("label_names") or []
     if labels and len(labels) != backbone.num_classes:
         raise UsageError(f"{folder}: {len(labels):,} labels for a classifier of {backbone.num_classes:,} classes")
-    return Encoder(backbone.eval(), labels, [names.get(label, label) for label in labels]).eval()
+    encoder = Encoder(backbone.eval(), labels, [names.get(label, label) for label in labels]).eval()
+    encoder.arguments = {
+        k: v for k, v in (card.get("model_args") or {}).items() if k not in ("img_size", "num_classes")
+    }
+    return encoder
 
 
 def pretrained(name: str, **changes: Any) -> Any:

@@ -24,18 +24,18 @@ def model_folder(path: str | Path) -> Path:
 
     Raises UsageError, naming the file that is missing.
     """
-    folder = _download(str(path)) if str(path).startswith(HUB) else Path(path)
+    folder = download(str(path), TIMM) if str(path).startswith(HUB) else Path(path)
     if (folder / ENCODER_FOLDER).is_dir():
         folder = folder / ENCODER_FOLDER
     return _complete(folder, TIMM, f"{path} is no run and no model folder")
 
 
-def _download(name: str) -> Path:
-    """Configuration and safetensors of a model on the Hugging Face Hub, or of its cache."""
+def download(name: str, files: tuple[str, ...]) -> Path:
+    """The folder with these files (or patterns) of a model on the Hugging Face Hub, or of its cache."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name.removeprefix(HUB), allow_patterns=list(TIMM)))
+        return Path(snapshot_download(name.removeprefix(HUB), allow_patterns=list(files)))
     except Exception as error:  # the hub's and the net's errors have no common base
         raise UsageError(f"{name} cannot be had: {(str(error).splitlines() or [repr(error)])[0]}") from None
 

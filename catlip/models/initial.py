@@ -5,7 +5,6 @@ synsets that both vocabularies have are kept bit for bit, wherever they stand; r
 """
 
 import hashlib
-import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from catlip.errors import UsageError
-from catlip.models.encoder import MEAN, STD, Encoder, check_name, pretrained
+from catlip.models.encoder import MEAN, STD, Encoder, check_name, classifiers, pretrained, translated
 from catlip.models.folders import misfit, model_folder, open_clip_folder, read_json, read_tensors
 
 OPEN_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # what open_clip assumes where a folder says nothing
@@ -107,13 +106,13 @@ def open_weights(source: str) -> Weights:
     card, state = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
     cfg = {**(card.get("pretrained_cfg") or {}), "architecture": card.get("architecture")}
     weights = Weights(source=source, state=state, **_space(cfg), arguments=dict(card.get("model_args") or {}))
-    name = cfg.get("classifier")
-    if isinstance(name, str) and f"{name}.weight" in state:
-        weights.weight, weights.bias = state.pop(f"{name}.weight"), state.pop(f"{name}.bias", None)
-        weights.labels = list(card.get("label_names") or [])
-        if len(weights.labels) != len(weights.weight):
-            rows = len(weights.weight)
-            raise UsageError(f"{folder}: {len(weights.labels):,} labels for a classifier of {rows:,} rows")
+    heads = [state.pop(f"{name}.{part}", None) for name in classifiers(cfg) for part in ("weight", "bias")]
+    labels = list(card.get("label_names") or [])
+    if not labels or not heads or heads[0] is None:
+        return weights  # rows without names cannot be matched, so there is nothing to keep of them
+    weights.labels, weights.weight, weights.bias = labels, heads[0], heads[1]
+    if len(labels) != len(heads[0]):
+        raise UsageError(f"{folder}: {len(labels):,} labels for a classifier of {len(heads[0]):,} rows")
     return weights
 
 
@@ -122,18 +121,16 @@ def load_backbone(encoder: Encoder, weights: Weights) -> None:
     backbone = encoder.backbone
     wanted, state = backbone.state_dict(), weights.state
     if misfit(wanted, state):
-        # timm's own translation for this family: foreign names, and positions on another grid
-        translate = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-        if translate is not None:
-            try:
-                state = translate(dict(state), backbone)
-            except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError):
-                state = weights.state  # not its kind of weights either; what follows says so
-        classifier = str(backbone.pretrained_cfg.get("classifier"))
-        state = {name: value for name, value in state.items() if not name.startswith(f"{classifier}.")}
+        state = translated(backbone, state)
+        heads = tuple(f"{name}." for name in classifiers(backbone.pretrained_cfg))
+        state = {name: value for name, value in state.items() if not name.startswith(heads)}
     if wrong := misfit(wanted, state):
         known = f" (it is a {weights.architecture})" if weights.architecture not in ("", encoder.architecture) else ""
-        raise UsageError(f"--init {weights.source} does not fit --backbone {encoder.architecture}{known}: {wrong}")
+        size = weights.image_size
+        hint = f"; they are for --image-size {size}" if not known and size != encoder.image_size else ""
+        raise UsageError(
+            f"--init {weights.source} does not fit --backbone {encoder.architecture}{known}: {wrong}{hint}"
+        )
     backbone.load_state_dict(state)
     space = {"mean": tuple(weights.mean), "std": tuple(weights.std), "interpolation": weights.interpolation}
     backbone.pretrained_cfg = {**backbone.pretrained_cfg, **space}

@@ -23,19 +23,25 @@ RECIPES = {
 }  # verb -> name of a recipe -> module
 
 
-def load_recipe(name: str, verb: str = "pretrain") -> Any:
-    """Settings of a recipe: a name, or path/to/file.py:function. Raises UsageError for one that does not exist."""
-    file, _, function = name.rpartition(":")
+def check_recipe(name: str, verb: str = "pretrain") -> None:
+    """Raises UsageError for a name or a file that does not exist; nothing is imported for it."""
+    file, _, _ = name.rpartition(":")
     if file.endswith(".py"):
         if not Path(file).is_file():
             raise UsageError(f"no such recipe file: {file}")
+    elif name not in (among := RECIPES[verb]):
+        raise UsageError(f"there is no recipe {name!r}{near(name, among)}; there are {', '.join(among)}")
+
+
+def load_recipe(name: str, verb: str = "pretrain") -> Any:
+    """Settings of a recipe: a name, or path/to/file.py:function. Raises UsageError for one that does not exist."""
+    check_recipe(name, verb)
+    file, _, function = name.rpartition(":")
+    if file.endswith(".py"):
         from runpy import run_path
 
         found = run_path(file).get(function)
         if found is None:
             raise UsageError(f"{file} has no function {function!r}")
         return found()
-    among = RECIPES[verb]
-    if name not in among:
-        raise UsageError(f"there is no recipe {name!r}{near(name, among)}; there are {', '.join(among)}")
-    return getattr(import_module(among[name]), name)()
+    return getattr(import_module(RECIPES[verb][name]), name)()

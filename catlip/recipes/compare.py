@@ -5,29 +5,34 @@ learning rate may be searched for each, among the same candidates with the same 
 measured in turns (A B C, A B C, ...), so that a machine whose speed drifts is unfair to nobody.
 
 Every run is a run folder of its own below --out. What is finished there is not done again, so a comparison may be
-stopped, and may grow: the page is made of all runs that are found.
+stopped, and may grow: the page is made of all runs that are found. The end of a folder's name is the key of what all
+runs of a comparison have in common, recipe, pictures and vocabulary: results of another one are left and not counted.
 """
 
 import json
 import math
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from catlip.atomic import write_text
+from catlip.captions.vocabulary import Vocabulary
+from catlip.data.sources import open_source
 from catlip.errors import UsageError
 from catlip.evaluation.labelled import class_indices, features, open_labelled
 from catlip.models.encoder import load
+from catlip.models.initial import fingerprint
 from catlip.recipes import load_recipe
 from catlip.report import comparison
 from catlip.report.comparison import Run
 from catlip.training.distributed import pick_device
 from catlip.training.log import table
-from catlip.training.objective import settings_of
+from catlip.training.objective import PARTS, settings_of
 from catlip.training.pretrain import Pretrain, pretrain, speed_of
+from catlip.training.runfolder import key_of
 from catlip.transfer.probe import Probe, linear_probe, probe
 from catlip.transfer.retrieve import Retrieve, retrieve
 
@@ -62,23 +67,23 @@ def compare(cfg: Compare) -> Path:
     Raises UsageError for a mistake in the settings, before anything is trained.
     """
     _check(cfg)
-    out = Path(cfg.out)
-    speeds = measure_speeds(cfg)
-    bases = {name: _settings(cfg, name, search_lr(cfg, name)) for name in cfg.objectives}
+    out, key = Path(cfg.out), _key(cfg)
+    speeds = measure_speeds(cfg, key)
+    bases = {name: _settings(cfg, name, search_lr(cfg, name, key)) for name in cfg.objectives}
     for seed in range(cfg.seeds):  # so that a comparison that is stopped has every objective equally often
         for name, base in bases.items():
             budgets = {"runs": base.samples}
             if cfg.equal_time and name != cfg.objectives[0]:
                 budgets["equal_time"] = _whole(base.samples * speeds[name] / speeds[cfg.objectives[0]], base.batch_size)
             for kind, samples in budgets.items():
-                run(cfg, name, replace(base, seed=seed, samples=samples), out / kind)
+                run(cfg, name, replace(base, seed=seed, samples=samples), out / kind, key)
     for name, base in bases.items():
         for size in cfg.batch_sizes:
             # Adam's rule of thumb: the rate goes with the root of the batch (Malladi et al., arXiv 2205.10287).
             rate = base.optim.lr * math.sqrt(size / base.batch_size)
             some = replace(base, optim=replace(base.optim, lr=float(f"{rate:.3g}")), batch_size=size)
-            run(cfg, name, replace(some, samples=_whole(cfg.search, size)), out / "batch_sizes")
-    return finish(cfg, speeds)
+            run(cfg, name, replace(some, samples=_whole(cfg.search, size)), out / "batch_sizes", key)
+    return finish(cfg, speeds, key)
 
 
 def _check(cfg: Compare) -> None:
@@ -106,14 +111,34 @@ def _settings(cfg: Compare, name: str, lr: float | None = None) -> Pretrain:
     )  # fmt: skip
 
 
+def _key(cfg: Compare) -> str:
+    """Of all that decides a number of the comparison but what the name of the run's folder says."""
+    recipe = _settings(cfg, cfg.objectives[0])
+    common = replace(
+        recipe, objective=settings_of("synsets"), samples=0, batch_size=0, seed=0, optim=replace(recipe.optim, lr=0.0)
+    )
+    return key_of(common, {
+        "data": open_source(cfg.data, recipe.image_col, recipe.text_col, recipe.cache_gb).fingerprint(),
+        "vocabulary": Vocabulary.load(cfg.vocab).hash if cfg.vocab else "",
+        "init": fingerprint(recipe.init) if recipe.init else "",
+        "objectives": {name: asdict(settings_of(name)) for name in PARTS},
+        "probe": [open_labelled(labelled).fingerprint() for labelled in (cfg.train, cfg.test)],
+        "retrieve": open_source(cfg.retrieve).fingerprint() if cfg.retrieve else "",
+    })  # fmt: skip
+
+
+def _folder(parent: Path, name: str, settings: Pretrain, key: str) -> Path:
+    optim, seed = settings.optim, settings.seed
+    return parent / f"{name}-lr{optim.lr:g}-batch{settings.batch_size}-{settings.samples}-seed{seed}-{key}"
+
+
 def _whole(samples: float, batch: int) -> int:
     return max(1, round(samples / batch)) * batch
 
 
-def run(cfg: Compare, name: str, settings: Pretrain, folder: Path) -> dict[str, Any]:
+def run(cfg: Compare, name: str, settings: Pretrain, parent: Path, key: str) -> dict[str, Any]:
     """Train and test, unless that was done; the record that the page is made of."""
-    what = f"{name}-lr{settings.optim.lr:g}-batch{settings.batch_size}-{settings.samples}-seed{settings.seed}"
-    out = folder / what
+    out = _folder(parent, name, settings, key)
     if (out / RESULT).is_file():
         return json.loads((out / RESULT).read_text(encoding="utf-8"))
     print(f"\n{out}")
@@ -132,7 +157,7 @@ def run(cfg: Compare, name: str, settings: Pretrain, folder: Path) -> dict[str, 
     return found
 
 
-def search_lr(cfg: Compare, name: str) -> float | None:
+def search_lr(cfg: Compare, name: str, key: str) -> float | None:
     """The learning rate whose short run is best on a fifth of the probe's training pictures; the test set is not
     looked at."""
     if len(cfg.lr) < 2:
@@ -141,7 +166,7 @@ def search_lr(cfg: Compare, name: str) -> float | None:
     for lr in cfg.lr:
         settings = replace(_settings(cfg, name, lr), seed=0)
         settings.samples = _whole(cfg.search, settings.batch_size)
-        out = Path(cfg.out) / "search" / f"{name}-lr{lr:g}"
+        out = _folder(Path(cfg.out) / "search", name, settings, key)
         if not (out / RESULT).is_file():
             print(f"\n{out}")
             pretrain(replace(settings, out=str(out)))
@@ -164,9 +189,9 @@ def held_out_probe(out: Path, cfg: Compare) -> float:
     return round(linear_probe(x[used], y[used], x[held], y[held])[0], 2)
 
 
-def measure_speeds(cfg: Compare, rounds: int = 3) -> dict[str, float]:
+def measure_speeds(cfg: Compare, key: str, rounds: int = 3) -> dict[str, float]:
     """Images a second of each objective: the median of several measurements, taken in turns."""
-    path = Path(cfg.out) / "speeds.json"
+    path = Path(cfg.out) / f"speeds-{key}.json"
     known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if all(name in known for name in cfg.objectives):
         return known
@@ -185,13 +210,14 @@ def measure_speeds(cfg: Compare, rounds: int = 3) -> dict[str, float]:
     return known
 
 
-def finish(cfg: Compare, speeds: dict[str, float]) -> Path:
-    """The table and the page of all runs that are there."""
+def finish(cfg: Compare, speeds: dict[str, float], key: str) -> Path:
+    """The table and the page of all runs of this comparison that are there."""
     out = Path(cfg.out)
-    runs = [
-        Run(kind=path.parent.parent.name, **json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted(out.glob(f"*/*/{RESULT}")) if path.parent.parent.name != "search"
-    ]  # fmt: skip
+    found = [path for path in sorted(out.glob(f"*/*/{RESULT}")) if path.parent.parent.name != "search"]
+    ours = [path for path in found if path.parent.name.endswith(f"-{key}")]
+    runs = [Run(kind=path.parent.parent.name, **json.loads(path.read_text(encoding="utf-8"))) for path in ours]
+    if others := len(found) - len(ours):
+        print(f"{out}: {others} results with other data, vocabulary or recipe are left there and not counted")
     told = comparison.summarise(runs, speeds)
     rows = {f"{s.objective}, rate {s.lr:g}": f"{s.probed}   {s.seconds:,.0f} s" for s in told if s.kind == "runs"}
     print(table(rows, "linear probe, mean and deviation over seeds; time of a run"))

@@ -13,6 +13,7 @@ from typing import Any
 import timm
 import torch
 
+from catlip.data.steps import Phase, Steps
 from catlip.errors import UsageError
 from catlip.training.hardware import DEVICES, device_facts, train_flops
 from catlip.training.pretrain import Pretrain
@@ -37,6 +38,8 @@ def plan(cfg: Plan) -> dict[str, float]:
     from catlip.recipes import load_recipe
 
     recipe = load_recipe(cfg.recipe)
+    if min(cfg.samples, cfg.classes, cfg.price, cfg.mfu) < 0 or cfg.mfu > 1:
+        raise UsageError("--samples, --classes and --price are 0 or more, --mfu is a share between 0 and 1")
     match = re.fullmatch(r"(\d+)\s*x\s*(.+)", cfg.gpus.strip())
     count, name = (int(match[1]), match[2]) if match else (1, cfg.gpus.strip())
     peak, room = device_facts(name)
@@ -45,7 +48,7 @@ def plan(cfg: Plan) -> dict[str, float]:
     samples = cfg.samples or recipe.samples
     if not samples:
         raise UsageError(f"recipe {cfg.recipe} has its budget in epochs or hours; give --samples")
-    flops = _mean_flops(recipe, cfg.classes)
+    flops = sum(p.share * train_flops(recipe.backbone, p.size, cfg.classes, p.keep) for p in _phases(recipe))
     measured = _measured(recipe.backbone, recipe.image_size, name)
     mfu = cfg.mfu or (measured["mfu"] if measured else ASSUMED_MFU)
     where = (
@@ -55,7 +58,7 @@ def plan(cfg: Plan) -> dict[str, float]:
     )  # fmt: skip
     speed = count * peak * mfu / flops
     hours = samples / speed / 3600
-    memory = _memory_gb(recipe, cfg.classes, recipe.batch_size / count)
+    memory = _memory_gb(recipe, cfg.classes, count)
     result = {"images_per_s": speed, "hours": hours, "gpu_hours": hours * count, "memory_gb": memory}
     lines = [
         f"{cfg.recipe}: {recipe.backbone} at {recipe.image_size} px, {samples:,} samples, batch {recipe.batch_size:,}"
@@ -74,25 +77,18 @@ def plan(cfg: Plan) -> dict[str, float]:
     return result
 
 
-def _mean_flops(recipe: Pretrain, classes: int) -> float:
-    """FLOPs of a picture, averaged over the sizes and the shares of patches that the run sees."""
-    cur = recipe.curriculum
-    sizes = {size for size in (*cur.scales, cur.low_res, recipe.image_size) if size}
-    full = {size: train_flops(recipe.backbone, size, classes) for size in sizes}
-    if cur.scales:  # steps are drawn evenly, and a step at a small size has more pictures
-        weights = {size: (recipe.image_size / size) ** 2 for size in cur.scales}
-        base = sum(full[size] * w for size, w in weights.items()) / sum(weights.values())
-    else:
-        low = full.get(cur.low_res, 0.0)
-        base = full[recipe.image_size] * (1 - cur.low_res_share * bool(low)) + low * cur.low_res_share
-    return base * (cur.patch_keep * cur.patch_keep_share + 1 - cur.patch_keep_share)
+def _phases(recipe: Pretrain) -> list[Phase]:
+    """The kinds of steps that the run has: what it costs is averaged over them, as `--hours` averages their times."""
+    return Steps(
+        recipe.curriculum, budget=1, batch_size=recipe.batch_size, image_size=recipe.image_size, seed=recipe.seed
+    ).phases()
 
 
-def _memory_gb(recipe: Pretrain, classes: int, batch: float) -> float:
-    """Weights, gradient, two moments and the average in fp32; activations of a ViT in bf16.
+def _memory_gb(recipe: Pretrain, classes: int, count: int) -> float:
+    """Weights, gradient, two moments and the average in fp32; activations of a ViT in bf16, of the largest step.
 
     Activations: 34 bytes a token, layer and channel (Korthikanti et al. 2022, eq. 2, without the attention map, which
-    fused attention does not keep); with checkpointing one block input a layer.
+    fused attention does not keep); with checkpointing one block input a layer. count: devices that share a step.
     """
     with torch.device("meta"):
         model: Any = timm.create_model(recipe.backbone, num_classes=classes)
@@ -100,10 +96,11 @@ def _memory_gb(recipe: Pretrain, classes: int, batch: float) -> float:
     blocks = getattr(model, "blocks", None)
     if blocks is None:
         return weights / 1e9
-    tokens = (recipe.image_size / model.patch_embed.patch_size[0]) ** 2 * recipe.curriculum.patch_keep
-    a_block = batch * tokens * model.embed_dim * 34
+    patch = model.patch_embed.patch_size[0]
+    tokens = max(p.batch * (p.size / patch) ** 2 * p.keep for p in _phases(recipe)) / count
+    a_block = tokens * model.embed_dim * 34
     if recipe.loop.checkpointing:  # the input of every block, and the block that is being computed again
-        return (weights + batch * tokens * model.embed_dim * 2 * len(blocks) + a_block) / 1e9
+        return (weights + tokens * model.embed_dim * 2 * len(blocks) + a_block) / 1e9
     return (weights + a_block * len(blocks)) / 1e9
 
 

@@ -12,6 +12,7 @@ from catlip.report import page
 from catlip.report.chart import Series, chart
 from catlip.training.log import append_json, table
 from catlip.transfer.finetune import Finetune as Finetune
+from catlip.transfer.finetune import curve_key
 from catlip.transfer.finetune import finetune as fine_tune
 from catlip.transfer.probe import Probe as Probe
 from catlip.transfer.probe import numbers_in, spread
@@ -51,19 +52,24 @@ def probe(cfg: Probe) -> dict[str, Any]:
 
 def finetune(cfg: Finetune) -> dict[str, Any] | None:
     """Fine-tune; with --fractions or --seeds many times, below --out, and draw the curve beside the probe's, if the run
-    has one on the same data. What is finished is not done again. Raises UsageError as `fine_tune` does."""
+    has one on the same data. What is finished with these settings and sets is not done again, results of others are
+    left alone. Raises UsageError as `fine_tune` does."""
     if not cfg.fractions and cfg.seeds == 1:
         return fine_tune(cfg)
     if cfg.seeds < 1:
         raise UsageError(f"--seeds {cfg.seeds}: one or more")
     shares = numbers_in(cfg.fractions, "--fractions", float) if cfg.fractions else [cfg.fraction]
-    curve, last = [], {}
+    if not all(0 < share <= 1 for share in shares):
+        raise UsageError(f"--fractions {cfg.fractions or cfg.fraction}: shares of the training set, above 0, at most 1")
+    curve, last, key = [], {}, curve_key(cfg)
+    if others := [file for file in Path(cfg.out).glob("*-seed*/results.jsonl") if file.parent.name[-8:] != key]:
+        print(f"{cfg.out}: {len(others)} results of other settings or sets are left there and not counted")
     for share in shares:
         entry: dict[str, Any] = {"told": f"{100 * share:g} %", "share": share}
         for init in ("random", "transfer") if cfg.init == "transfer" else ("random",):
             for seed in range(cfg.seed, cfg.seed + cfg.seeds):
                 one = replace(cfg, fraction=share, fractions="", seeds=1, seed=seed, init=init)
-                found = _once(replace(one, out=f"{cfg.out}/{init}-{share:g}-seed{seed}"))
+                found = _once(replace(one, out=f"{cfg.out}/{init}-{share:g}-seed{seed}-{key}"))
                 if found is None:
                     return None
                 entry.setdefault(init, []).append(found["mAP" if "mAP" in found else "top1"])

@@ -1,7 +1,9 @@
-"""The report on a run: curves, speed, what each label has learned, and pictures with predictions. One HTML file."""
+"""The report on a run of any verb that trains: curves, speed, and of pre-training what each label has learned and
+pictures with predictions. One HTML file."""
 
 import base64
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,12 @@ from catlip.errors import UsageError
 from catlip.report import page
 from catlip.report.chart import Series, chart
 
-FILE = "report.html"
+FILE, HELD_OUT = "report.html", "held_out.json"
 WORST = 20  # labels in the table of the least learned
+# Settings that say what a run was made of, whichever verb it is of.
+MADE_OF = ("run", "init", "data", "train", "images", "boxes", "test", "test_images", "test_boxes", "batch_size")
+USUAL = {"samples", "loss", "lr", "grad_norm", "images_per_s", "data_wait", "memory_gb", "seconds", "mfu",
+         "not_finite_at_step"}  # fmt: skip
 
 
 def is_run(path: Path) -> bool:
@@ -24,11 +30,13 @@ def write_report(run: Path) -> Path:
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines() if line]
     except (OSError, ValueError) as error:
         raise UsageError(f"{run} is no run folder: {error}") from None
+    if not isinstance(card, dict) or not isinstance(card.get("config"), dict):
+        raise UsageError(f"{run} is no run folder: its config.json holds no settings")
     entries = _latest(lines)
     parts = [
-        _numbers(card, entries),
+        _numbers(run, card, entries),
         *_curves(entries),
-        *_labels(run),
+        *(_labels(run) if "vocab" in card["config"] or (run / HELD_OUT).is_file() else []),
         page.heading("Settings"),
         page.folded("config.json", page.code(json.dumps(card, indent=2))),
     ]
@@ -48,45 +56,56 @@ def _column(entries: list[dict[str, Any]], name: str, scale: float = 1.0) -> lis
     return [(e["samples"], scale * e[name]) for e in entries if isinstance(e.get(name), int | float)]
 
 
-def _numbers(card: dict[str, Any], entries: list[dict[str, Any]]) -> page.Html:
-    config, last = card["config"], next((e for e in reversed(entries) if "loss" in e), {})
+def _numbers(run: Path, card: dict[str, Any], entries: list[dict[str, Any]]) -> page.Html:
+    config, facts = card["config"], card.get("facts") or {}
+    last = next((e for e in reversed(entries) if "loss" in e), {})
     speeds = sorted(speed for _, speed in _column(entries, "images_per_s"))
-    rows = [
-        ["encoder", f"{config['backbone']} at {config['image_size']} px"],
-        ["data", str(config["data"])],
-        ["samples", f"{last.get('samples', 0):,} of {card['facts']['budget']:,}"],
-        ["batch", f"{config['batch_size']:,}"],
-        ["loss", f"{last.get('loss', float('nan')):.4g}"],
-        ["images/s, median", f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "-"],
-        ["versions", ", ".join(f"{k} {v}" for k, v in card.get("versions", {}).items() if v)],
-    ]
-    rows += [["changed on the way", "; ".join(step.get("changed", []))] for step in card.get("history", [])]
+    backbone, size = config.get("backbone") or facts.get("backbone"), config.get("image_size")
+    found = {
+        "encoder": f"{backbone}" + (f" at {size} px" if size else "") if backbone else "",
+        **{name.replace("_", " "): f"{config[name]}" for name in MADE_OF if config.get(name)},
+        "samples": f"{last.get('samples', 0):,}" + (f" of {facts['budget']:,}" if "budget" in facts else ""),
+        "loss": f"{last.get('loss', float('nan')):.4g}",
+        "images/s, median": f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "",
+        "versions": ", ".join(f"{k} {v}" for k, v in (card.get("versions") or {}).items() if v),
+        "other pages": ", ".join(sorted(file.name for file in run.glob("*.html") if file.name != FILE)),
+    }
+    rows = [[name, told] for name, told in found.items() if told]
+    rows += [["changed on the way", "; ".join(step.get("changed", []))] for step in card.get("history") or []]
     return page.table(["", ""], rows)
 
 
 def _curves(entries: list[dict[str, Any]]) -> list[page.Html]:
-    looked = [name for name in ("mAP", "top-1", "kNN") if _column(entries, name)]
-    parts = [
-        page.heading("Loss"),
-        chart([Series("loss", _column(entries, "loss"))], "samples", "loss"),
-        page.heading("Learning rate and gradient norm"),
-        chart([Series("learning rate", _column(entries, "lr"))], "samples", "learning rate", zero=True),
-        chart([Series("gradient norm", _column(entries, "grad_norm"))], "samples", "norm", zero=True),
-        page.heading("Speed, and how much of the time went into waiting for data"),
-        chart([Series("images/s", _column(entries, "images_per_s"))], "samples", "images/s", zero=True),
-        chart([Series("data wait", _column(entries, "data_wait", 100))], "samples", "data wait, %", zero=True),
-    ]
-    if looked:
-        parts[2:2] = [
-            page.heading("On pictures that were not trained on"),
-            chart([Series(name, _column(entries, name)) for name in looked], "samples", "%", zero=True),
-        ]
-    return parts
+    """A section for what there is; what a verb measures of its own gets curves under the names it has in the log."""
+    looked = _names(entry for entry in entries if "loss" not in entry)
+    own = [name for name in _names(entry for entry in entries if "loss" in entry) if name not in looked]
+
+    def alone(name: str, y_label: str, told: str = "", scale: float = 1.0) -> page.Html:
+        return chart([Series(told or name, _column(entries, name, scale))], "samples", y_label, zero=name != "loss")
+
+    watched = chart([Series(name, _column(entries, name)) for name in looked], "samples", "%", zero=True)
+    sections = {
+        "Loss": [alone("loss", "loss")],
+        "On pictures that were not trained on": [watched],
+        "What else was measured on the way": [alone(name, name) for name in own],
+        "Learning rate and gradient norm": [alone("lr", "learning rate"), alone("grad_norm", "norm", "gradient norm")],
+        "Speed, and how much of the time went into waiting for data": [
+            alone("images_per_s", "images/s"), alone("data_wait", "data wait, %", "data wait", 100)
+        ],
+    }  # fmt: skip
+    return [part for title, charts in sections.items() if any(c.text for c in charts)
+            for part in (page.heading(title), *charts)]  # fmt: skip
+
+
+def _names(entries: Iterable[dict[str, Any]]) -> list[str]:
+    """What is measured in some of the entries, beside the usual."""
+    found = (name for entry in entries for name, value in entry.items() if isinstance(value, int | float))
+    return [name for name in dict.fromkeys(found) if name not in USUAL]
 
 
 def _labels(run: Path) -> list[page.Html]:
     """Average precision against frequency, the least learned labels, pictures with predictions."""
-    path = run / "held_out.json"
+    path = run / HELD_OUT
     if not path.is_file():
         return [
             page.paragraph("No held-out captions were given (--held-out DATA), so labels are not scored.", soft=True)

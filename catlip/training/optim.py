@@ -1,7 +1,9 @@
 """Optimisers with weight decay where it belongs, and learning rates that are functions of samples seen."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import filter as matching
 from typing import Any, Literal
 
 import torch
@@ -18,7 +20,7 @@ class Optim:
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the hidden matrices, AdamW for the rest
     lr: float = 1e-3  # peak learning rate
     lr_end: float = 0.0  # learning rate at the end, as a share of the peak
-    weight_decay: float = 0.05  # not on norms, biases and position embeddings
+    weight_decay: float = 0.05  # not on norms, biases, positions and what else timm names for the backbone
     betas: tuple[float, float] = (0.9, 0.95)
     schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear decay
     warmup: float = 0.05  # share of the budget over which the learning rate rises
@@ -28,8 +30,9 @@ class Optim:
 
 
 def make_optimizers(task: nn.Module, cfg: Optim) -> list[torch.optim.Optimizer]:
-    """AdamW in two groups: matrices and kernels decay, everything else (one-dimensional, positions, class token) does
-    not. With Muon, the hidden matrices of the backbone are taken out of them; kernels, embeddings and heads stay.
+    """AdamW in two groups: matrices and kernels decay; what is one-dimensional, and what timm's `no_weight_decay` names
+    for the backbone (positions, class token, Swin's tables of relative positions), does not. With Muon, the hidden
+    matrices of the backbone are taken out of them; kernels, embeddings and heads stay.
 
     With layer decay each layer of the encoder has groups of its own; a group's "lr_scale" is what its learning rate is
     multiplied with. Raises UsageError for a combination that cannot be.
@@ -37,12 +40,12 @@ def make_optimizers(task: nn.Module, cfg: Optim) -> list[torch.optim.Optimizer]:
     if cfg.optimizer == "muon" and cfg.layer_decay != 1:
         raise UsageError("--layer-decay goes with --optimizer adamw")
     scales = layer_scales(task, cfg.layer_decay) if cfg.layer_decay != 1 else {}
-    muon = []
+    exempt, muon = set(_exempt(task)), []
     found_groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # (weight decay, scale) -> parameters
     for name, parameter in task.named_parameters():
         if not parameter.requires_grad:
             continue
-        if parameter.ndim < 2 or name.endswith(("pos_embed", "positional_embedding", "cls_token", "reg_token")):
+        if name in exempt:
             found_groups.setdefault((0.0, scales.get(name, 1.0)), []).append(parameter)
         elif cfg.optimizer == "muon" and parameter.ndim == 2 and ".blocks." in name:
             muon.append(parameter)
@@ -61,6 +64,21 @@ def make_optimizers(task: nn.Module, cfg: Optim) -> list[torch.optim.Optimizer]:
         # Updates scaled to AdamW's usual size (Liu et al. 2025), so that one learning rate serves both.
         found.append(torch.optim.Muon(muon, lr=cfg.lr, weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"))
     return found
+
+
+def _exempt(task: nn.Module) -> Iterator[str]:
+    """Names of the parameters that do not decay, by timm's own rule (`param_groups_weight_decay`)."""
+    for name, parameter in task.named_parameters():
+        if parameter.ndim < 2 or name.endswith((".bias", "positional_embedding")):  # the latter: of the text tower
+            yield name
+    asked: tuple[str, ...] = ()  # timm asks a whole model, not its parts
+    for prefix, module in task.named_modules():
+        rule: Any = getattr(module, "no_weight_decay", None)
+        path = f"{prefix}." if prefix else ""
+        if rule is not None and not path.startswith(asked):
+            asked += (path,)
+            names = [name for name, _ in module.named_parameters()]
+            yield from (path + name for pattern in rule() for name in matching(names, pattern))
 
 
 def layer_scales(task: Any, decay: float) -> dict[str, float]:

@@ -104,7 +104,7 @@ def speed_of(cfg: Pretrain, seconds: float) -> float:
     world = join(cfg.device)
     try:
         parts = Parts.of(cfg, world)
-        return measure(parts.task, parts.loader, world, cfg.optim, cfg.loop, seconds)
+        return parts.speed(seconds)
     finally:
         leave()
 
@@ -140,13 +140,22 @@ class Parts:
         workers = cfg.workers or default_workers(world.local_size, world.device)
         return cls(cfg, world, source, vocabulary, tokenizer, task, order, workers)
 
-    def loader(self, budget: int) -> Loader:
+    def steps(self, budget: int) -> Steps:
         cfg, world = self.cfg, self.world
         steps = Steps(
             cfg.curriculum, budget=budget, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=cfg.seed
         )
         if min(batch for batch, _ in steps.shapes()) < world.size:
             raise UsageError(f"--batch-size {cfg.batch_size} gives {world.size} processes less than a picture each")
+        return steps
+
+    def speed(self, seconds: float) -> float:
+        """Images a second over the whole run, measured for so long."""
+        cfg, phases = self.cfg, self.steps(self.cfg.batch_size).phases()
+        return measure(self.task, self.loader, phases, self.world, cfg.optim, cfg.loop, seconds)
+
+    def loader(self, steps: Steps) -> Loader:
+        cfg, world = self.cfg, self.world
         return Loader(CaptionBatches(
             self.source, self.order, steps, vocabulary=self.vocabulary, labeler=self.vocabulary.labeler(),
             crop=cfg.crop, tokenizer=self.tokenizer, rank=world.rank, world=world.size,
@@ -162,17 +171,15 @@ class Parts:
 def _train(cfg: Pretrain, world: World, parts: Parts) -> dict[str, torch.Tensor] | None:
     """The trained weights, on the main process; None if the run was asked to stop."""
     vocabulary, source = parts.vocabulary, parts.source
-    budget = budget_of(
-        cfg, parts.order.length, lambda: measure(parts.task, parts.loader, world, cfg.optim, cfg.loop, SECONDS)
-    )
+    budget = budget_of(cfg, parts.order.length, lambda: parts.speed(SECONDS))
     facts: dict[str, Any] = {"vocabulary": vocabulary.hash, "data": source.fingerprint()}
     if cfg.init:
         facts["init"] = fingerprint(cfg.init)
     facts["budget"] = budget
     peak = device_peak(world.device) * world.size
     return carry_out(
-        parts.task, parts.loader(budget), world, cfg, budget=budget, facts=facts, begin=parts.begin, peak=peak,
-        flops=train_flops(cfg.backbone, cfg.image_size, len(vocabulary)) if peak else 0.0,
+        parts.task, parts.loader(parts.steps(budget)), world, cfg, budget=budget, facts=facts, begin=parts.begin,
+        peak=peak, flops=train_flops(cfg.backbone, cfg.image_size, len(vocabulary)) if peak else 0.0,
         watch=make_watch(cfg.watch, vocabulary, parts.task.encoder, world.device, Path(cfg.out), world.main),
         watch_every=cfg.watch.watch_every, track=cfg.watch.track,
         described=f"{source.described}; {len(vocabulary):,} classes; {cfg.backbone} at {cfg.image_size} px on "
@@ -193,6 +200,7 @@ def make_task(cfg: Pretrain, vocabulary: Vocabulary, tokenizer: Tokenizer | None
         any_size=bool(curriculum.scales or curriculum.low_res),
         drop_patches=curriculum.patch_keep < 1,
     )
+    encoder.check_sizes(*curriculum.sizes)
     objective = make_objective(cfg.objective, encoder, vocabulary, tokenizer, cfg.text)
     if cfg.init:
         synsets = synset_part(objective)

@@ -1,5 +1,6 @@
 """The run folder: whose it is, what was asked for, what comes out of it."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -59,6 +60,12 @@ def read_card(out: Path) -> dict[str, Any]:
         return json.loads((out / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UsageError(f"--out {out} is not empty and holds no run; choose another folder") from None
+
+
+def key_of(cfg: Any, facts: dict[str, Any]) -> str:
+    """Eight hexadecimal digits that stand for a run's settings and data, wherever it runs, with whichever version."""
+    what = json.dumps({"config": _computed(asdict(cfg)), **facts}, sort_keys=True)
+    return hashlib.sha256(what.encode()).hexdigest()[:8]
 
 
 def _computed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

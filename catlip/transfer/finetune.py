@@ -33,6 +33,7 @@ from catlip.training.log import append_json, table
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
 from catlip.training.run import budget_of, carry_out, require
+from catlip.training.runfolder import key_of
 from catlip.training.task import Task
 
 EPOCHS = 10.0  # where no budget is given
@@ -186,6 +187,7 @@ def make_task(cfg: Finetune, sets: Sets, weights: Weights) -> Task:
         weights, image_size=cfg.image_size, any_size=bool(cfg.curriculum.scales or cfg.curriculum.low_res),
         drop_patches=cfg.curriculum.patch_keep < 1, drop_path=cfg.drop_path,
     )  # fmt: skip
+    encoder.check_sizes(*cfg.curriculum.sizes)
     encoder.backbone.pretrained_cfg["crop_pct"] = cfg.center
     objective = ClassObjective(encoder, make_head(cfg, encoder, sets, weights), cfg.objective, multi=sets.multi)
     if cfg.loop.compile:
@@ -272,6 +274,14 @@ def _facts(cfg: Finetune, sets: Sets, weights: Weights, budget: int) -> dict[str
         "backbone": weights.architecture, "data": sets.train.fingerprint(), "budget": budget,
         "class_list": hashlib.sha256("\n".join(name.name for name in sets.names).encode()).hexdigest()[:12],
     }  # fmt: skip
+
+
+def curve_key(cfg: Finetune) -> str:
+    """Of everything that decides the points of a curve, up to share, seed and classifier. Raises UsageError."""
+    one = replace(cfg, fraction=1.0, fractions="", seeds=1, seed=0, init="random")
+    sets = open_sets(one)
+    facts = _facts(one, sets, open_start(cfg.run, cfg.untrained), budget=0)
+    return key_of(one, {**facts, "test": sets.test.fingerprint(), "wise": cfg.wise, "center": cfg.center})
 
 
 def make_watch(

@@ -69,6 +69,8 @@ class Pointer:
     def __init__(self, cfg: Ground, phrases: list[str]) -> None:
         """Raises UsageError if the route is not there or none of the phrases means anything to it."""
         self.encoder, dual, tokenizer = open_routes(cfg.run, cfg.route)
+        if cfg.image_size:
+            self.encoder.resize(cfg.image_size)
         self.matches: list[Match] = []
         self.dual: DualEncoder | None = None
         if cfg.route != "text" and self.encoder.labels:
@@ -160,7 +162,7 @@ def _maps(
     """(key, pixels for the page, maps [phrases, h, w]) of each picture."""
     encoder, device = pointer.encoder.eval(), one_device(cfg.device)
     encoder.to(device)
-    size = cfg.image_size or encoder.image_size
+    size = encoder.image_size
     for record in map(source.read, range(count)):
         try:
             pixels, _, _ = decode_upright(record.image)
@@ -170,10 +172,7 @@ def _maps(
         # The whole picture, squeezed into a square: a centre crop would cut what the boxes show.
         square = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
         x = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].to(device)
-        try:
-            maps = pointer.maps(encoder.normalize(x))[0]
-        except (AssertionError, RuntimeError) as error:
-            raise UsageError(f"--image-size {size}: {encoder.architecture} refuses it: {error}") from None
+        maps = pointer.maps(encoder.normalize(x))[0]
         small = Image.fromarray(pixels)
         small.thumbnail((SHOWN, SHOWN))
         yield record.key, np.array(small), maps
@@ -189,7 +188,7 @@ def _result(cfg: Ground, pointer: Pointer, rounds: list[Pointed], pictures: int,
     if pointer.matches:
         result |= matching(pointer.matches, pointer.encoder)
     return result | {
-        "images": cfg.images, "boxes": cfg.boxes, "image_size": cfg.image_size or pointer.encoder.image_size,
+        "images": cfg.images, "boxes": cfg.boxes, "image_size": pointer.encoder.image_size,
         "encoder": cfg.run, "seconds": round(seconds, 1),
     }  # fmt: skip
 

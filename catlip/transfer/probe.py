@@ -264,7 +264,7 @@ def open_encoder(cfg: Probe) -> Encoder:
     if not cfg.untrained:
         encoder = load(cfg.run or cfg.encoder or "")
         if cfg.image_size:
-            encoder.image_size = cfg.image_size
+            encoder.resize(cfg.image_size)
         return encoder
     if not (cfg.encoder or "").startswith("timm:"):
         raise UsageError("--untrained goes with --encoder timm:NAME")

@@ -49,7 +49,7 @@ def retrieve(cfg: Retrieve) -> dict[str, Any]:
     began = time.perf_counter()
     encoder, dual, tokenizer = open_routes(cfg.run, cfg.route)
     if cfg.image_size:
-        encoder.image_size = cfg.image_size
+        encoder.resize(cfg.image_size)
     source = open_source(cfg.data, cfg.image_col, cfg.text_col)
     other = None
     if cfg.captions:

@@ -23,7 +23,7 @@ from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike
 from catlip.evaluation.class_rows import head_of as head_of
 from catlip.evaluation.classified import accuracies, combine, ranks, standard
 from catlip.evaluation.labelled import features, open_labelled
-from catlip.models.dual import TEXT_FOLDER, DualEncoder, load_dual
+from catlip.models.dual import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder, load
 from catlip.training.distributed import one_device
 from catlip.training.log import append_json, table
@@ -63,7 +63,7 @@ def zero_shot(cfg: ZeroShot) -> dict[str, Any]:
     wanted = torch.tensor(rows)[torch.from_numpy(data.labels)]
     encoder, dual, tokenizer = open_routes(cfg.run, cfg.route)
     if cfg.image_size:
-        encoder.image_size = cfg.image_size
+        encoder.resize(cfg.image_size)
     matches: list[Match] = []
     if cfg.route != "text" and encoder.labels:
         try:
@@ -101,7 +101,7 @@ def open_routes(run: str, route: Route) -> tuple[Encoder, DualEncoder | None, To
 
     Raises UsageError for a route, or for "auto" every route, that the run does not have.
     """
-    has_text = (Path(run) / TEXT_FOLDER).is_dir()
+    has_text = text_folder(run).is_dir()
     if route == "text" or (route == "auto" and has_text):
         dual, tokenizer = load_dual(run)
         return dual.encoder, dual, tokenizer
