@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from catlip.captions.vocabulary import Vocabulary
 from catlip.data.batches import Batch, Batches
 from catlip.data.steps import Curriculum, Step
 from catlip.errors import UsageError
@@ -28,6 +30,7 @@ from catlip.training.pretrain import Pretrain, pretrain
 from catlip.training.state import State
 from catlip.training.task import Task
 from catlip.training.watch import Watch
+from tests.test_batches import LABELER
 from tests.test_training import config, weights
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
@@ -99,12 +102,15 @@ def train(flow: tuple[str, Path], out: Path, tag: str = "", **changes) -> None:
             file.write("".join(f"{first + i * self.world} {key}\n" for i, key in enumerate(batch.keys)))
         return batch
 
-    with mock.patch.object(Batches, "make", noted):
+    # The labeler of all tests: a process of its own would take seconds to open it.
+    with mock.patch.object(Batches, "make", noted), mock.patch.object(Vocabulary, "labeler", lambda self: LABELER):
         pretrain(config(*flow, out, **{"workers": 0, "samples": 192, **VIT, **changes}))
 
 
-def processes(count: int, function: Callable, *args, **changes) -> None:
-    """`function` in `count` processes that find each other as torchrun's would."""
+def ends(count: int, function: Callable, *args, **changes) -> list[int | None]:
+    """Exit codes of `count` processes that carry out `function`, and find each other as torchrun's would."""
+    # A fork has imported and made everything already, which takes longer than all that is computed here.
+    import_module("torch.utils.tensorboard")
     port = str(20_000 + (os.getpid() * 7 + time.time_ns() // 1_000_000) % 40_000)
 
     def run(rank: int) -> None:
@@ -118,7 +124,74 @@ def processes(count: int, function: Callable, *args, **changes) -> None:
         process.start()
     for process in started:
         process.join(120)
-    assert [process.exitcode for process in started] == [0] * count
+    codes = [process.exitcode for process in started]
+    for process in started:
+        process.kill()
+    return codes
+
+
+def processes(count: int, function: Callable, *args, **changes) -> None:
+    """`function` in `count` processes, all of which must end well."""
+    assert ends(count, function, *args, **changes) == [0] * count
+
+
+def broken(flow: tuple[str, Path], out: Path, rank: int, what: str) -> None:
+    """A run as the command line has it, in which something happens to one rank at its third step."""
+    update, steps = State.update, []
+
+    def troubled(self: State, batch: Batch, lr: float) -> dict[str, torch.Tensor]:
+        steps.append(batch)
+        if self.world.rank == rank and len(steps) == 3:
+            match what:
+                case "kill -9":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "missing file":
+                    open("photos/gone.tar").close()
+                case "memory":
+                    self.shared = Toy(room=0)
+                case "a mistake of ours":
+                    raise KeyError("oh")
+        return update(self, batch, lr)
+
+    def full(state: dict, file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    sys.stderr = Path(f"{out}.stderr{os.environ['RANK']}").open("w", buffering=1)
+    changes = {"optim": Optim(lr=1e30, clip=0, warmup=0)} if what == "nan" else {}
+    try:
+        with (
+            mock.patch.object(State, "update", troubled),
+            mock.patch.object(torch, "save", full if what == "full disk" else torch.save),
+        ):
+            train(flow, out, **changes)
+    except UsageError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+
+
+@pytest.mark.parametrize(
+    ("count", "rank", "what", "why"),
+    [
+        (2, 0, "nan", "the loss is not finite at step"),
+        (3, 0, "full disk", "No space left on device"),
+        (2, 1, "missing file", "photos/gone.tar: No such file"),
+        (3, 1, "memory", "out of memory with 8 pictures at a time; the same command with --micro-batch 4"),
+        (2, 1, "a mistake of ours", "KeyError: 'oh'"),
+        (3, 0, "kill -9", "rank 0 is gone without a word: killed"),
+        (3, 1, "kill -9", "rank 1 is gone without a word: killed"),
+    ],
+)
+def test_an_error_of_one_rank_ends_all_with_its_reason(
+    flow, tmp_path: Path, count: int, rank: int, what: str, why: str
+) -> None:
+    began = time.monotonic()
+    codes = ends(count, broken, flow, tmp_path / "run", rank, what)
+    assert codes == [-signal.SIGKILL if what == "kill -9" and r == rank else 2 for r in range(count)]
+    assert time.monotonic() - began < 60
+    for r, code in enumerate(codes):
+        said = (tmp_path / f"run.stderr{r}").read_text()
+        assert code < 0 or why in said, said
+        assert code < 0 or r == rank or f"rank {rank}" in said or what == "nan", said
 
 
 def sequence(out: Path, tag: str = "") -> list[str]:

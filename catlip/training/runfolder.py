@@ -1,5 +1,6 @@
 """The run folder: whose it is, what was asked for, what comes out of it."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from catlip.atomic import write_text
 from catlip.errors import UsageError
 from catlip.training import checkpoint
 
-CONFIG = "config.json"
+CONFIG, UNREADABLE = "config.json", "unreadable.json"
 # What may change between a run and its resumption: where things lie, how the machine is used, what follows the
 # training; not what is computed.
 MACHINE = {
@@ -101,11 +102,12 @@ def write_card(out: Path, cfg: Any, facts: dict[str, Any], history: list[Any] | 
     write_text(out / CONFIG, json.dumps(card, indent=2) + "\n")
 
 
-def save_unreadable(out: Path, reasons: dict[str, str]) -> None:
-    """Name what was skipped, in a file and in one line."""
-    if not reasons:
-        return
-    path = out / "unreadable.json"
-    path.write_text(json.dumps(reasons, indent=2) + "\n", encoding="utf-8")
-    key, why = next(iter(reasons.items()))
-    print(f"{len(reasons):,} samples could not be read and were skipped, e.g. {key}: {why}; all in {path}")
+def add_unreadable(out: Path, reasons: dict[str, str]) -> dict[str, str]:
+    """Name what was skipped in unreadable.json, beside what earlier sessions found; all of it. Raises OSError."""
+    path, before = out / UNREADABLE, {}
+    with contextlib.suppress(OSError, ValueError):  # none yet, or cut by an earlier program
+        before = json.loads(path.read_text(encoding="utf-8"))
+    found = {**before, **reasons}
+    if found != before:
+        write_text(path, json.dumps(found, indent=2) + "\n")
+    return found
