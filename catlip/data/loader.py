@@ -166,7 +166,7 @@ def _work(batches: Batches, ring: Tensor, pipe: Connection, parent: int) -> None
         signal.signal(name, signal.SIG_DFL)
     with contextlib.suppress(EOFError, OSError):  # of the pipe: the parent is gone
         while True:
-            while not pipe.poll(5.0):
+            while not pipe.poll(1.0):
                 if os.getppid() != parent:
                     return
             number = pickle.loads(pipe.recv_bytes())

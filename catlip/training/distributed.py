@@ -4,6 +4,8 @@ Started by torchrun or SLURM; both are recognised by their environment variables
 """
 
 import contextlib
+import functools
+import itertools
 import os
 import re
 import socket
@@ -23,6 +25,7 @@ from catlip.objectives import gather
 from catlip.training.peers import FIND, Peers
 
 T = TypeVar("T")
+_meetings = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +82,18 @@ def join(device: str) -> World:
     if size > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if found.type == "cuda" else "gloo"
         try:
-            store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=FIND))
+            # Kept, so that processes that part may meet again: rank 0 serves it, and some would still find the old one.
+            store = dist.PrefixStore(f"meeting {next(_meetings)}", _store(rank, size))
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(minutes=30))
         except (dist.DistError, ValueError) as error:
             raise UsageError(f"rank {rank} of {size} did not find the others: {first_line(error)}") from None
     return World(rank, size, local_rank, local_size, found)
+
+
+@functools.cache
+def _store(rank: int, size: int) -> dist.Store:
+    """Where all processes find each other, served by rank 0 or by torchrun."""
+    return next(dist.rendezvous("env://", rank, size, timeout=FIND))[0]
 
 
 def plainly(error: BaseException) -> UsageError | None:

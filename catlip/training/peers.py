@@ -29,16 +29,17 @@ EXIT_CODE = 2
 # A machine that is down closes nothing. After this many silent seconds the kernel asks, so often, so many times.
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
-_open: list[socket.socket] = []  # of this process; a forked loader worker must not keep them open when it is killed
+_open: list[socket.socket] = []  # of this process
 
 
-def _close_all() -> None:
+def _forget() -> None:
+    """A forked loader worker must not hold its parent's connections open when the parent is killed."""
     while _open:
-        _open.pop().close()
+        os.close(_open.pop().fileno())  # `close` would wait for the thread that reads, which a fork does not have
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_all)
+    os.register_at_fork(after_in_child=_forget)
 
 
 class Peers:
@@ -74,7 +75,8 @@ class Peers:
         """Return when all processes are here: none ends well while another one fails."""
         self._count() if self.rank == 0 else self._tell("done", "")
         self._all_done.wait()
-        _close_all()
+        while _open:
+            _open.pop().close()
 
     def _listen(self) -> dict[int, socket.socket]:
         token = secrets.token_hex(8)  # the port is open to all: who does not know this is no rank of ours
