@@ -22,11 +22,12 @@ from catlip.data.steps import Curriculum, Step
 from catlip.errors import UsageError
 from catlip.models.augment import RangeAugment, Ranges
 from catlip.models.encoder import Encoder
+from catlip.objectives.frequency import DocumentFrequency
 from catlip.training import checkpoint, loop
 from catlip.training.distributed import World, first_host
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
-from catlip.training.pretrain import Pretrain, pretrain
+from catlip.training.pretrain import Pretrain, make_task, pretrain, speed_of
 from catlip.training.state import State
 from catlip.training.task import Task
 from catlip.training.watch import Watch
@@ -89,6 +90,46 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(capsys: p
         torch.testing.assert_close(a, b)
     with pytest.raises(UsageError, match="out of memory with 1 pictures"):
         toy_state(room=0).update(toy_batch(12), 1e-2)
+
+
+class Drawing(Toy):
+    """An objective with running statistics, counts, and a loss that draws random numbers for each picture."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(room)
+        self.norm, self.met = nn.BatchNorm1d(3), DocumentFrequency(2)
+
+    def forward(self, batch: Batch):
+        self.met.meet(torch.zeros(len(batch), dtype=torch.int64), len(batch))
+        noise = torch.rand(len(batch), 3)
+        vectors = self.norm(batch.image.mean((2, 3)) + noise)
+        if len(batch) > self.room:
+            raise torch.OutOfMemoryError
+        loss = (self.linear(vectors) - 1).square().mean()
+        return loss, {"loss": loss.detach()}
+
+
+def test_a_second_try_begins_where_the_first_did(capsys: pytest.CaptureFixture) -> None:
+    """Out of memory in the middle of a step: as if the micro-batch had been small from the start, bit for bit."""
+    states = []
+    for room, micro_batch in ((4, 0), (1000, 3)):
+        torch.manual_seed(0)
+        task = Task(Drawing(room))
+        state = State(task, ALONE, Optim(), ema=0.9, bf16=False, shard=False, micro_batch=micro_batch)
+        torch.manual_seed(7)
+        state.update(toy_batch(12), 1e-2)
+        assert state.micro_batch == 3
+        states.append({**dict(task.named_parameters()), **dict(task.named_buffers())})
+    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))
+    assert states[0]["objective.met.pending"][-1] == 12
+    assert "BatchNorm, whose statistics are of 3 now" in capsys.readouterr().err
+
+
+def test_a_single_picture_for_batch_norm_is_a_clear_line(flow, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"share of a step is 1 picture, and BatchNorm needs two: a larger --batch-size"):
+        pretrain(config(*flow, tmp_path / "run", batch_size=1, samples=2))
+    pretrain(config(*flow, tmp_path / "vit", batch_size=1, samples=2, **VIT))
+    pretrain(config(*flow, tmp_path / "rest", batch_size=9, samples=9, loop=Loop(micro_batch=4, precision="fp32")))
 
 
 def train(flow: tuple[str, Path], out: Path, tag: str = "", **changes) -> None:
@@ -194,6 +235,10 @@ def test_an_error_of_one_rank_ends_all_with_its_reason(
         assert code < 0 or r == rank or f"rank {rank}" in said or what == "nan", said
 
 
+def log_lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
 def sequence(out: Path, tag: str = "") -> list[str]:
     """Keys in the order of their places, each place once."""
     places = dict(line.split() for line in Path(f"{out}.keys{tag}").read_text().splitlines())
@@ -209,8 +254,12 @@ def sequence(out: Path, tag: str = "") -> list[str]:
 def test_several_processes_make_the_same_steps_as_one(flow, tmp_path: Path, count: int, changes: dict) -> None:
     """Same samples, same weights up to rounding; also where the batch is no multiple of the processes; also sharded."""
     alone = {name: value for name, value in changes.items() if name != "loop"}
-    processes(1, train, flow, tmp_path / "one", **alone)
-    processes(count, train, flow, tmp_path / "many", **changes)
+    watch = {"watch": Watch(held_out=flow[0], held_out_limit=40, watch_every=96)} if "loop" in changes else {}
+    processes(1, train, flow, tmp_path / "one", **alone, **watch)
+    processes(count, train, flow, tmp_path / "many", **changes, **watch)
+    seen = [[line["mAP"] for line in log_lines(tmp_path / name) if "mAP" in line] for name in ("one", "many")]
+    assert seen[0] == pytest.approx(seen[1], abs=0.1)
+    assert len(seen[0]) == (2 if watch else 0)
     assert sequence(tmp_path / "one") == sequence(tmp_path / "many")
     for a, b in zip(weights(tmp_path / "one").values(), weights(tmp_path / "many").values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
@@ -316,6 +365,26 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(flow, tmp_path: Path, 
         file.write_bytes(b"nothing")
     with pytest.raises(UsageError, match="remove it to start anew"):
         pretrain(config(*flow, out))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", torch.zeros(2)], ids=["empty", "cut", "another file"])
+def test_any_broken_checkpoint_gives_way_to_the_one_before(tmp_path: Path, capsys, content) -> None:
+    checkpoint.save(tmp_path, {"samples": 24})
+    checkpoint.save(tmp_path, {"samples": 48})
+    newest = tmp_path / checkpoint.RESUME
+    newest.write_bytes(content) if isinstance(content, bytes) else torch.save(content, newest)
+    assert checkpoint.load(tmp_path) == {"samples": 24}
+    assert "state.pt cannot be read (" in capsys.readouterr().err
+
+
+def test_an_average_switched_on_begins_with_the_weights_that_are_there(flow, tmp_path: Path) -> None:
+    out = pretrain(config(*flow, tmp_path / "run", samples=240, loop=Loop(ema=0.0, precision="fp32")))
+    trained = torch.load(out / "resume" / "state.pt", weights_only=True)["task"]
+    cfg = config(*flow, out, samples=264, loop=Loop(ema=0.999, precision="fp32"), accept_changes=True)
+    average = weights(pretrain(cfg))
+    initial = make_task(cfg, Vocabulary.load(flow[1]), None).state_dict()
+    name = "objective.head.weight"
+    assert (average[name] - trained[name]).norm() < 0.02 * (average[name] - initial[name]).norm()
 
 
 def test_changes_are_refused_and_can_be_allowed(flow, tmp_path: Path, capsys) -> None:

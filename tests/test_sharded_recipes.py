@@ -60,7 +60,9 @@ def shrunk(recipe, verb: str, data: dict[str, str], out: Path):
             cfg, run=data["encoder"], images=images, boxes=boxes, test_images=images, test_boxes=boxes, image_size=64,
             samples=4, batch_size=4, objective=SMALL,
         )  # fmt: skip
-    return replace(cfg, run=data["encoder"], train=data["masks"], test=data["masks"])
+    return replace(
+        cfg, run=data["encoder"], train=data["masks"], test=data["masks"], head=replace(cfg.head, head_width=16)
+    )
 
 
 def work(rank: int, port: int, data: dict[str, str], folder: Path) -> None:
