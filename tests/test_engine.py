@@ -1,5 +1,6 @@
 """Nothing may lose or repeat a sample: micro-batches, processes, signals, full disks, broken checkpoints, memory."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,27 +11,37 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
+from catlip.atomic import read_jsonl
+from catlip.captions.tokenizer import Tokens
 from catlip.captions.vocabulary import Vocabulary
 from catlip.data.batches import Batch, Batches
+from catlip.data.corpus import BuildVocabulary, build_vocabulary
 from catlip.data.steps import Curriculum, Step
 from catlip.errors import UsageError
 from catlip.models.augment import RangeAugment, Ranges
 from catlip.models.encoder import Encoder
 from catlip.objectives.frequency import DocumentFrequency
-from catlip.training import checkpoint, loop
+from catlip.objectives.subwords import Subwords
+from catlip.report.run import write_report
+from catlip.training import checkpoint, distributed, log, loop, objective, runfolder
+from catlip.training import run as runs
 from catlip.training.distributed import World, first_host
+from catlip.training.log import append_json
 from catlip.training.loop import Loop
 from catlip.training.optim import Optim
 from catlip.training.pretrain import Pretrain, make_task, pretrain, speed_of
+from catlip.training.run import budget_of
 from catlip.training.state import State
 from catlip.training.task import Task
 from catlip.training.watch import Watch
+from tests.conftest import jpeg, write_tar
 from tests.test_batches import LABELER
 from tests.test_training import config, weights
 
@@ -477,7 +488,7 @@ def test_dropped_patches_are_dropped_in_training_only() -> None:
 def test_range_augment_starts_and_aims_as_the_official_one() -> None:
     augment = RangeAugment()
     for name, ends in {"brightness": (0.598, 8.376), "contrast": (0.598, 8.376), "noise": (2.5e-5, 0.525)}.items():
-        assert [round(float(end), 6) for end in augment.range(name)] == pytest.approx(ends, abs=1e-3)
+        assert [round(end.item(), 6) for end in augment.range(name)] == pytest.approx(ends, abs=1e-3)
     # PSNR 40 -> 20 dB; the cosine is on the squared error: 28.1 dB at a quarter, 22.97 at the half.
     for progress, decibels in ((0, 40), (0.25, 28.1), (0.5, 22.97), (1, 20)):
         assert augment.target(progress) == pytest.approx(255**2 / 10 ** (decibels / 10), rel=0.01)
@@ -525,3 +536,154 @@ def test_muon_trains_the_blocks_alone(flow, tmp_path: Path) -> None:
 def test_settings_of_a_run_have_the_defaults_of_the_paper() -> None:
     cfg = Pretrain(data="", vocab="", out="")
     assert (cfg.crop.scale, cfg.curriculum.patch_keep, cfg.ranges.range_augment) == ((0.08, 1.0), 1.0, False)
+
+
+# What stands in the run folder, and what is said of it
+
+
+def test_what_could_not_be_read_is_kept_from_session_to_session(tmp_path: Path, capsys, monkeypatch) -> None:
+    """Also where the session before was killed: its checkpoint has the reasons of all processes beside it."""
+    members = {f"{i:04d}.jpg": jpeg(seed=i) for i in range(300)} | {"0007.jpg": b"no picture", "0133.jpg": b"nor this"}
+    members |= {f"{i:04d}.txt": b"an apple and a lake" for i in range(300)}
+    data = str(write_tar(tmp_path / "x.tar", members))
+    build_vocabulary(BuildVocabulary(data=data, out=str(tmp_path / "vocab.tsv"), min_count=5))
+    out, save = tmp_path / "run", checkpoint.save
+    cfg = config(data, tmp_path / "vocab.tsv", out, samples=300, batch_size=30, loop=Loop(precision="fp32", save_every=60))
+
+    def killed(folder: Path, state: dict) -> None:
+        save(folder, state)
+        if state["samples"] == 240:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(cfg)
+    first = json.loads((out / "unreadable.json").read_text())
+    assert first
+    monkeypatch.setattr(checkpoint, "save", save)
+    pretrain(cfg)
+    found = json.loads((out / "unreadable.json").read_text())
+    assert found.keys() == {"0007", "0133"}
+    assert first.items() <= found.items()
+    assert "2 samples could not be read and were skipped" in capsys.readouterr().out
+
+
+def test_a_line_that_was_cut_costs_a_line(flow, tmp_path: Path) -> None:
+    out = pretrain(config(*flow, tmp_path / "run", samples=48))
+    log = out / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:-20])
+    write_report(out)
+    append_json(log, {"samples": 72, "loss": 1.0})
+    assert [line["samples"] for line in read_jsonl(log)][-1] == 72
+    write_report(out)
+    append_json(tmp_path / "new.jsonl", {"a": 1})
+    append_json(tmp_path / "new.jsonl", {"a": 2})
+    assert (tmp_path / "new.jsonl").read_text() == '{"a": 1}\n{"a": 2}\n'
+
+
+@pytest.mark.parametrize(
+    ("pictures", "epochs", "batch", "budget", "says"),
+    [
+        (10, 1.0, 128, 128, "--epochs 1 of 10 samples is no whole number of batches of 128: 12.8 epochs (128 samples)"),
+        (90, 1.0, 64, 64, "0.711 epochs"),
+        (128, 2.0, 64, 256, ""),
+        (1000, 3.0, 64, 3008, ""),
+    ],
+)
+def test_epochs_that_are_no_epochs_are_said(capsys, pictures: int, epochs: float, batch: int, budget: int, says: str):
+    cfg = Pretrain(data="", vocab="", out="", epochs=epochs, batch_size=batch)
+    assert budget_of(cfg, pictures) == budget
+    said = capsys.readouterr().out
+    assert says in said
+    assert bool(says) == bool(said)
+
+
+@pytest.mark.parametrize("where", ["file/run", "full/run"])
+def test_a_folder_that_cannot_be_written_is_a_clear_line(flow, tmp_path: Path, where: str, monkeypatch) -> None:
+    (tmp_path / "file").write_text("a letter")
+    if where == "full/run":
+        full = OSError(errno.ENOSPC, "No space left on device")
+        monkeypatch.setattr(runfolder, "write_text", mock.Mock(side_effect=full))
+    with pytest.raises(UsageError, match=r"--out .*run cannot be written: (Not a directory|No space left)"):
+        pretrain(config(*flow, tmp_path / where))
+    assert not (tmp_path / where / "config.json").exists()
+
+
+def test_a_full_disk_for_the_log_is_a_clear_line(flow, tmp_path: Path, monkeypatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "log.jsonl")
+    monkeypatch.setattr(log, "append_json", mock.Mock(side_effect=full))
+    with pytest.raises(UsageError, match=r"log.jsonl: No space left on device"):
+        pretrain(config(*flow, tmp_path / "run", samples=24))
+
+
+def test_a_speed_is_measured_without_a_stray_tokenizer(flow, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("another program's")
+    cfg = config(*flow, "", objective=Subwords(), tokens=Tokens(tokens=600, context=16))
+    assert speed_of(replace(cfg, out=""), 0.1) > 0
+
+
+def claimed_slowly(flow, out: Path) -> None:
+    """Rank 0 takes its time between the first file of a run folder and the second; captions are read by it alone."""
+    begin, opened = runs._begin, objective.make_tokenizer
+
+    def slowly(out: Path, *rest) -> object:
+        out.mkdir(exist_ok=True)
+        (out / "events.out.tfevents.half").touch()
+        time.sleep(0.5)
+        (out / "events.out.tfevents.half").unlink()
+        return begin(out, *rest)
+
+    def counted(*args) -> object:
+        Path(f"{out}.tokenizer{os.environ['RANK']}").touch()
+        return opened(*args)
+
+    with mock.patch.object(runs, "_begin", slowly), mock.patch.object(objective, "make_tokenizer", counted):
+        train(flow, out, samples=48, objective=Subwords(), tokens=Tokens(tokens=600, context=16))
+
+
+def test_one_process_claims_the_folder_and_trains_the_tokenizer(flow, tmp_path: Path) -> None:
+    processes(2, claimed_slowly, flow, tmp_path / "run")
+    assert (tmp_path / "run" / "tokenizer.json").exists()
+    assert [path.name for path in tmp_path.glob("run.tokenizer*")] == ["run.tokenizer0"]
+
+
+# Which GPU is whose
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "gpus", "name", "wanted"),
+    [
+        (0, 4, 4, "auto", "cuda:0"),
+        (3, 4, 4, "cuda", "cuda:3"),
+        (3, 4, 1, "auto", "cuda:0"),  # srun --gpus-per-task=1: each process sees its own alone
+        (0, 1, 4, "cuda:2", "cuda:2"),
+        (3, 4, 2, "cuda", "process 3 of this machine has no GPU; there are 2"),
+        (1, 2, 2, "cuda:1", "leave the number out"),
+    ],
+)
+def test_each_process_takes_its_own_gpu_and_touches_no_other(
+    monkeypatch: pytest.MonkeyPatch, rank: int, size: int, gpus: int, name: str, wanted: str
+) -> None:
+    touched: list[tuple[str, str]] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: touched.append(("set", str(device))))
+    monkeypatch.setattr(torch, "empty", lambda *_, device: touched.append(("used", str(device))))
+    if wanted.startswith("cuda"):
+        assert str(distributed.pick_device(name, rank, alone=size == 1)) == wanted
+        assert touched == [("set", wanted), ("used", wanted)]
+    else:
+        with pytest.raises(UsageError, match=wanted):
+            distributed.pick_device(name, rank, alone=size == 1)
+        assert not touched
+
+
+def test_two_processes_on_one_gpu_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    uuid = SimpleNamespace(uuid="GPU-1")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: uuid)
+    monkeypatch.setattr(distributed, "gathered", lambda value: [("other", "GPU-1"), value, value])
+    with pytest.raises(UsageError, match=r"ranks \[1, 2\] have one GPU between them"):
+        distributed._check_own_gpu(World(1, 3, 1, 3, torch.device("cuda:0")))
+    monkeypatch.setattr(distributed, "gathered", lambda value: [("other", "GPU-1"), value])
+    distributed._check_own_gpu(World(1, 2, 1, 2, torch.device("cuda:0")))
