@@ -44,7 +44,9 @@ def shrunk(recipe, verb: str, data: dict[str, str], out: Path):
     )
     if hasattr(cfg, "curriculum"):
         cfg.curriculum = replace(
-            cfg.curriculum, scales=(16, 32) if cfg.curriculum.scales else (), low_res=16 if cfg.curriculum.low_res else 0
+            cfg.curriculum,
+            scales=(16, 32) if cfg.curriculum.scales else (),
+            low_res=16 if cfg.curriculum.low_res else 0,
         )
     if verb == "pretrain":
         backbone = "test_resnet" if "resnet" in cfg.backbone else "test_vit"
@@ -69,8 +71,13 @@ def work(rank: int, port: int, data: dict[str, str], folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
                    "MASTER_PORT": str(port)}  # fmt: skip
     torch.set_num_threads(1)
-    verbs = {"pretrain": pretrain, "finetune": finetune.finetune, "detect": detect.fine_tune, "segment": segment.fine_tune}
-    with mock.patch.object(Vocabulary, "labeler", lambda self: LABELER):
+    verbs = {
+        "pretrain": pretrain,
+        "finetune": finetune.finetune,
+        "detect": detect.fine_tune,
+        "segment": segment.fine_tune,
+    }
+    with mock.patch.object(Vocabulary, "labeler", return_value=LABELER):
         for verb, names in KINDS.items():
             for name in names.split():
                 began = time.time()
@@ -89,7 +96,8 @@ def test_recipes_sharded(flow, tmp_path: Path, squares, monkeypatch: pytest.Monk
     encoder.save(tmp_path / "encoder")
     images, boxes = squares("train", 4)
     data = {
-        "shards": flow[0], "vocab": str(flow[1]), "encoder": str(tmp_path / "encoder"), "images": images, "boxes": boxes,
+        "shards": flow[0], "vocab": str(flow[1]), "encoder": str(tmp_path / "encoder"), "images": images,
+        "boxes": boxes,
         "classes": write_coloured(tmp_path, 16, 1, cls=True), "masks": write_scenes(tmp_path, 4, "masks"),
     }  # fmt: skip
     for part in ("clip", "siglip", "clip_lite"):

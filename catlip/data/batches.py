@@ -59,8 +59,8 @@ class Batch:
         return replace(self, **{name: change(value) for name, value in found.items() if isinstance(value, Tensor)})
 
     def split(self, size: int) -> list["Batch"]:
-        """Micro-batches of at most `size` samples, in order; views, not copies. Sizes differ by one at most: a rest of a
-        single picture would be too few for BatchNorm."""
+        """Micro-batches of at most `size` samples, in order; views, not copies. Sizes differ by one at most: a
+        rest of a single picture would be too few for BatchNorm."""
         count = -(-len(self) // size)
         if count <= 1:
             return [self]

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from catlip.errors import UsageError
@@ -83,7 +85,7 @@ def join(device: str) -> World:
         backend = "cpu:gloo,cuda:nccl" if found.type == "cuda" else "gloo"
         try:
             # Kept, so that processes that part may meet again: rank 0 serves it, and some would still find the old one.
-            store = dist.PrefixStore(f"meeting {next(_meetings)}", _store(rank, size))
+            store = PrefixStore(f"meeting {next(_meetings)}", _store(rank, size))
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(minutes=30))
         except (dist.DistError, ValueError) as error:
             raise UsageError(f"rank {rank} of {size} did not find the others: {first_line(error)}") from None
@@ -91,9 +93,9 @@ def join(device: str) -> World:
 
 
 @functools.cache
-def _store(rank: int, size: int) -> dist.Store:
+def _store(rank: int, size: int) -> Any:
     """Where all processes find each other, served by rank 0 or by torchrun."""
-    return next(dist.rendezvous("env://", rank, size, timeout=FIND))[0]
+    return next(rendezvous("env://", rank, size, timeout=FIND))[0]
 
 
 def plainly(error: BaseException) -> UsageError | None:
@@ -131,7 +133,9 @@ def pick_device(name: str, local_rank: int = 0, *, alone: bool = True) -> torch.
         device = torch.device(name)
         if device.type == "cuda" and torch.cuda.is_available():
             if not alone and device.index is not None:
-                raise UsageError(f"--device {name!r}: each of several processes takes its own GPU; leave the number out")
+                raise UsageError(
+                    f"--device {name!r}: each of several processes takes its own GPU; leave the number out"
+                )
             count = torch.cuda.device_count()
             # Under `srun --gpus-per-task=1` each process sees one GPU, its own, whatever its number on the machine.
             index = device.index if device.index is not None else local_rank if count > 1 else 0
@@ -251,7 +255,7 @@ def from_main(make: Callable[[], T]) -> T:
     """What rank 0 makes, on all processes. It may take longer than others wait for a collective."""
     if not dist.is_initialized():
         return make()
-    patient = dist.new_group(backend="gloo", timeout=timedelta(days=2))
+    patient: Any = dist.new_group(backend="gloo", timeout=timedelta(days=2))
     values: list[Any] = [make() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(values, 0, group=patient)
     dist.destroy_process_group(patient)

@@ -74,7 +74,9 @@ def fit(
     )
     state.restore(checkpoint.load(out))
     if len(set(places := gathered(state.seen))) > 1:
-        raise UsageError(f"--out {out}: the processes found checkpoints at {places} samples; it is one folder for all of them")
+        raise UsageError(
+            f"--out {out}: the processes found checkpoints at {places} samples; it is one folder for all of them"
+        )
     log.begin(state.seen)
     saved = tried = state.seen  # samples of the newest checkpoint; when saving was last attempted
     every = loop.save_every or math.ceil(budget / 20)

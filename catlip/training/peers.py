@@ -1,9 +1,9 @@
 """What the processes of a run know of each other: that all are alive, and if not, why.
 
-A rank that fails cannot say so by a collective: the others may be waiting for it inside another one, and the user waits
-half an hour for a time-out instead of reading the reason. So every rank keeps a connection to rank 0 beside torch's, and
-a thread listens there. A rank that fails says why, and rank 0 passes it on; one that is killed says nothing, but the
-system closes its connection. The others print the reason and exit with code 2, wherever they are.
+A rank that fails cannot say so by a collective: the others may be waiting for it inside another one, and the user
+waits half an hour for a time-out instead of reading the reason. So every rank keeps a connection to rank 0 beside
+torch's, and a thread listens there. A rank that fails says why, and rank 0 passes it on; one that is killed says
+nothing, but the system closes its connection. The others print the reason and exit with code 2, wherever they are.
 
 No heartbeats: a thread cannot send them while Python's lock is held (a large JSON file takes minutes), and the kernel
 keeps an eye on the connection anyway.
@@ -26,6 +26,7 @@ from catlip.errors import UsageError
 
 FIND = timedelta(minutes=10)  # that processes wait for each other at the start
 EXIT_CODE = 2
+GRACE = 0.6  # seconds
 # A machine that is down closes nothing. After this many silent seconds the kernel asks, so often, so many times.
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
@@ -53,7 +54,9 @@ class Peers:
         try:
             self._connections = self._listen() if rank == 0 else self._connect()
         except OSError as error:
-            raise UsageError(f"rank {rank} could not reach the others beside torch's own connections: {error}") from None
+            raise UsageError(
+                f"rank {rank} could not reach the others beside torch's own connections: {error}"
+            ) from None
         _open.extend(self._connections.values())
         for other, connection in self._connections.items():
             threading.Thread(target=self._hear, args=(other, connection), daemon=True).start()
@@ -65,10 +68,10 @@ class Peers:
         if late:
             threading.Event().wait()  # the listening thread ends the process, with the other's reason
         self._tell("failed", f"{self.name} failed: {reason}")
-        time.sleep(0.5)  # a launcher that sees this process end may end the others before they have read it
+        time.sleep(GRACE)  # a launcher that sees this process end may end the others before they have read it
 
     def lost(self) -> None:
-        """A connection of torch's broke: another process has ended, and the listening thread learns why. Waits for it."""
+        """A connection of torch's broke: another process has ended. Wait for the listening thread to learn why."""
         time.sleep(60)
 
     def leave(self) -> None:
@@ -109,7 +112,9 @@ class Peers:
                 if word == "done":
                     return self._count() if self.rank == 0 else self._all_done.set()
                 return self._end(text)
-        return self._end(f"rank {other} is gone without a word: killed (mostly for want of memory), or its machine is down")
+        return self._end(
+            f"rank {other} is gone without a word: killed (mostly for want of memory), or its machine is down"
+        )
 
     def _count(self) -> None:
         """One more process is done; when all are, they are told so."""
@@ -126,13 +131,14 @@ class Peers:
 
     def _end(self, reason: str) -> None:
         """End this process, which may be waiting inside a collective: no exception would reach it there."""
+        if self.rank == 0:
+            self._tell("failed", reason)
+        time.sleep(GRACE / 2)  # what all have agreed on is about to be raised here too
         with self._lock:
-            if self._ending:  # it is about to say something of its own
+            if self._ending:
                 return
             self._ending = True
         sys.stderr.write(f"catlip: {reason}; so {self.name} ends too\n")
-        if self.rank == 0:
-            self._tell("failed", reason)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

@@ -125,7 +125,9 @@ class Parts:
         window = min(WINDOW, source.window or WINDOW) if source.remote else 0
         order = Order(parts_of(source), cfg.seed, source.shards.tolist(), window)
         # One process reads the captions: of remote data they are all that is fetched, and others would fetch it again.
-        tokenizer = from_main(lambda: open_tokenizer(cfg.objective, cfg.tokens, source, Path(cfg.out) if cfg.out else None))
+        tokenizer = from_main(
+            lambda: open_tokenizer(cfg.objective, cfg.tokens, source, Path(cfg.out) if cfg.out else None)
+        )
         task = make_task(cfg, vocabulary, tokenizer, say=world.main)
         if task.objective.needs_global_batch and (cfg.batch_size % world.size or cfg.loop.micro_batch):
             raise UsageError(

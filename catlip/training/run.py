@@ -70,7 +70,10 @@ def carry_out(
     if world.main:
         if found := add_unreadable(out, {}):
             key, why = next(iter(found.items()))
-            print(f"{len(found):,} samples could not be read and were skipped, e.g. {key}: {why}; all in {out / UNREADABLE}")
+            print(
+                f"{len(found):,} samples could not be read and were skipped, e.g. {key}: {why}; all in "
+                f"{out / UNREADABLE}"
+            )
         print(stopped, end="\n" if stopped else "")
     return trained
 

@@ -162,15 +162,16 @@ class State:
             torch.cuda.empty_cache()
         parts = -(-share // self.micro_batch)
         norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.task.modules())
-        but = "which changes nothing but speed" + norms * f" and BatchNorm, whose statistics are of {self.micro_batch} now"
+        but = (
+            "which changes nothing but speed"
+            + norms * f" and BatchNorm, whose statistics are of {self.micro_batch} now"
+        )
         sys.stderr.write(f"{where}; going on with {self.micro_batch} x {parts}, {but}\n")
 
     @staticmethod
     def _half_of(pictures: int) -> int:
         if pictures == 1:
-            raise UsageError(
-                "out of memory with 1 pictures at a time; a smaller --backbone or --image-size is needed"
-            )
+            raise UsageError("out of memory with 1 pictures at a time; a smaller --backbone or --image-size is needed")
         return -(-pictures // 2)
 
     def fit_memory(self, batch: Batch) -> None:
@@ -222,7 +223,7 @@ class State:
         self.seen = state["samples"]
 
     def whole(self) -> nn.Module:
-        """What is to be measured: the average, if there is one, with all of its weights here. Every process must call."""
+        """What is to be measured: the average, if there is one, all of its weights here. Every process must call."""
         module = self.average.module if self.average else self.task
         if self._plain is None:
             return module
