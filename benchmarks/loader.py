@@ -44,7 +44,7 @@ def ours(shards: list[Path], workers: int) -> Iterator[int]:
     words = Vocabulary.from_counts(counts, labeler, samples=100, captions=100, source="bench")
     steps = Steps(Curriculum(), budget=1 << 40, batch_size=BATCH, image_size=224, seed=0)
     batches = CaptionBatches(source, Order(parts(source), 0), steps, vocabulary=words, labeler=labeler, crop=Crop())
-    for batch in Loader(batches, workers).batches_from(0):
+    for batch in Loader(batches, workers).batches_from(0, lend=True):
         yield len(batch)
 
 

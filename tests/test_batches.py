@@ -1,9 +1,11 @@
 """Batches: the same whatever the number of ranks and workers, from any step on, and when workers die."""
 
+import errno
 import multiprocessing
-from dataclasses import replace
+import os
 from itertools import islice
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -41,9 +43,8 @@ def make(
 
 
 def take(loader: Loader, start: int, count: int) -> list[Batch]:
-    """Copies: the loader's memory is used again."""
     stream = loader.batches_from(loader.batches.steps.after(start))
-    found = [replace(batch, image=batch.image.clone()) for batch in islice(stream, count)]
+    found = list(islice(stream, count))
     stream.close()
     return found
 
@@ -155,10 +156,58 @@ def test_a_worker_that_dies_costs_nothing(coloured_shards) -> None:
     assert loader.deaths >= 1
 
 
+def test_what_a_loader_hands_out_may_be_kept_unless_it_is_lent(coloured_shards) -> None:
+    data = coloured_shards(48)
+    whole = [batch.image for batch in make(data).batches_from(0)]
+    kept = [batch.image for batch in make(data, workers=1).batches_from(0)]
+    lent = [batch.image.clone() for batch in make(data, workers=1).batches_from(0, lend=True)]
+    assert len(whole) == 84
+    for images in (kept, lent):
+        assert all(torch.equal(a, b) for a, b in zip(whole, images, strict=True))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_a_file_that_fails_is_the_reason_that_is_told(coloured_shards, monkeypatch, capfd, code: int) -> None:
+    """A worker that meets the system's errors ends and is started anew; after five times the user reads which error."""
+    loader = make(coloured_shards(48), workers=1)
+    failing = OSError(code, os.strerror(code), "/mnt/photos/train-0.tar")
+    monkeypatch.setattr(type(loader.batches.source), "read", mock.Mock(side_effect=failing))
+    with pytest.raises(UsageError, match=rf"died 5 times over step 0 .*{os.strerror(code)}: '/mnt/photos") as raised:
+        take(loader, 0, 1)
+    assert "memory" not in str(raised.value)
+    assert capfd.readouterr().err.count("started anew") == 4
+
+
+def test_a_file_that_fails_once_costs_nothing(coloured_shards, monkeypatch, tmp_path: Path) -> None:
+    data = coloured_shards(48)
+    whole = [batch.keys for batch in take(make(data), 0, 4)]
+    loader, once = make(data, workers=2), tmp_path / "once"
+    read = type(loader.batches.source).read
+
+    def fails_once(self, number: int):
+        if not once.exists():
+            once.touch()
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(self, number)
+
+    monkeypatch.setattr(type(loader.batches.source), "read", fails_once)
+    assert [batch.keys for batch in take(loader, 0, 4)] == whole
+    assert loader.deaths == 1
+
+
+def test_a_mistake_in_a_worker_is_told_at_once(coloured_shards, monkeypatch) -> None:
+    loader = make(coloured_shards(48), workers=1)
+    monkeypatch.setattr(type(loader.batches.source), "read", mock.Mock(side_effect=KeyError("oh")))
+    with pytest.raises(RuntimeError, match=r"a loader worker met KeyError: 'oh'"):
+        take(loader, 0, 1)
+    assert loader.deaths == 0
+
+
 def test_micro_batches_are_the_batch(coloured_shards) -> None:
     batch = take(make(coloured_shards(24)), 0, 1)[0]
     micro = batch.split(5)
-    assert [len(part) for part in micro] == [5, 5, 2]
+    assert [len(part) for part in micro] == [4, 4, 4]
+    assert [len(part) for part in batch._slice(0, 11).split(5)] == [3, 4, 4]  # and no rest of a single picture
     assert torch.equal(torch.cat([part.image for part in micro]), batch.image)
     assert torch.equal(torch.cat([part.labels for part in micro]), batch.labels)
     assert torch.equal(torch.cat([part.offsets.diff() for part in micro]), batch.offsets.diff())

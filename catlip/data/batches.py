@@ -5,6 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,10 +59,13 @@ class Batch:
         return replace(self, **{name: change(value) for name, value in found.items() if isinstance(value, Tensor)})
 
     def split(self, size: int) -> list["Batch"]:
-        """Micro-batches of at most `size` samples, in order; views, not copies."""
-        if len(self) <= size:
+        """Micro-batches of at most `size` samples, in order; views, not copies. Sizes differ by one at most: a
+        rest of a single picture would be too few for BatchNorm."""
+        count = -(-len(self) // size)
+        if count <= 1:
             return [self]
-        return [self._slice(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+        bounds = [len(self) * part // count for part in range(count + 1)]
+        return [self._slice(low, high) for low, high in pairwise(bounds)]
 
     def _slice(self, low: int, high: int) -> "Batch":
         first, last = int(self.offsets[low]), int(self.offsets[high])

@@ -107,7 +107,7 @@ def _rate(work: Callable[[int], object], count: int, seconds: float) -> float:
 
 
 def _whole(loader: Loader, seconds: float) -> float:
-    stream = loader.batches_from(0)
+    stream = loader.batches_from(0, lend=True)
     for _ in range(2 * max(loader.workers, 1)):
         next(stream)  # the workers' start and their first batches are not counted
     began, done = time.perf_counter(), 0

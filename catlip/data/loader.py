@@ -13,6 +13,7 @@ import os
 import pickle
 import signal
 import sys
+import traceback
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -36,11 +37,7 @@ CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else "sp
 
 
 class Loader:
-    """The batches of one rank, from any step on, made by worker processes (0: by the caller itself).
-
-    The pictures of a batch lie in memory that the workers use again: they are valid until the second batch after it is
-    asked for.
-    """
+    """The batches of one rank, from any step on, made by worker processes (0: by the caller itself)."""
 
     def __init__(self, batches: Batches, workers: int) -> None:
         self.batches, self.workers = batches, workers
@@ -48,15 +45,19 @@ class Loader:
         self.met = 0  # samples
         self.deaths = 0  # of workers
 
-    def batches_from(self, number: int) -> Iterator[Batch]:
-        """Batches from step `number` to the last one. Raises UsageError if over 1 % of the pictures are unreadable."""
+    def batches_from(self, number: int, *, lend: bool = False) -> Iterator[Batch]:
+        """Batches from step `number` to the last one. Raises UsageError if over 1 % of the pictures are unreadable.
+
+        lend: for a loop that is done with one batch before it asks for the next. Pictures are not copied out of the
+        memory that the workers use again: they are valid until the second batch after them is asked for.
+        """
         numbers = range(number, len(self.batches.steps))
         for batch in self._from_workers(numbers) if self.workers else map(self.batches.make, numbers):
             self.met += batch.cost.samples
             for key, why in batch.unreadable.items():
                 self.unreadable.add(key, why)
             self.unreadable.check(max(self.met, min(1000, len(self.batches.source))))
-            yield batch
+            yield batch if lend or not self.workers else replace(batch, image=batch.image.clone())
 
     def _from_workers(self, numbers: range) -> Iterator[Batch]:
         largest = self.batches.largest()
@@ -82,16 +83,16 @@ class Loader:
         """The batch of a step, from the worker that owes it. Raises UsageError if that dies again and again."""
         deaths = 0
         while (found := worker.answer()) is None:
-            deaths, self.deaths = deaths + 1, self.deaths + 1
+            deaths, self.deaths, why = deaths + 1, self.deaths + 1, worker.last_words()
             if deaths == GIVE_UP_AFTER:
-                raise UsageError(
-                    f"a loader worker died {deaths} times over step {number:,} ({worker.last_words()}); this is mostly "
-                    "too little memory: try fewer --workers or a smaller --batch-size"
-                )
-            sys.stderr.write(f"a loader worker died at step {number:,} ({worker.last_words()}); it is started anew\n")
+                memory = "" if worker.said else (
+                    "; this is mostly too little memory: try fewer --workers or a smaller --batch-size"
+                )  # fmt: skip
+                raise UsageError(f"a loader worker died {deaths} times over step {number:,} ({why}){memory}")
+            sys.stderr.write(f"a loader worker died at step {number:,} ({why}); it is started anew\n")
             worker.start()
-        if isinstance(found, str):
-            raise UsageError(found)
+        if isinstance(found, Exception):
+            raise found
         count, _, size, _ = found.image
         image = ring[number % len(ring), : count * 3 * size**2].view(count, size, size, 3).permute(0, 3, 1, 2)
         arrays = {f.name: getattr(found, f.name) for f in fields(found)}
@@ -109,6 +110,7 @@ class _Worker:
 
     def start(self) -> None:
         """A new process, asked again for everything that is owed."""
+        self.said = ""  # by the process before it ended
         self._pipe, theirs = CONTEXT.Pipe()
         self._process: Any = CONTEXT.Process(
             target=_work, args=(self._batches, self._ring, theirs, os.getpid()), daemon=True
@@ -127,7 +129,8 @@ class _Worker:
             self._pipe.send_bytes(pickle.dumps(number))
 
     def answer(self) -> Any:
-        """The next batch owed, its pictures left in the ring; a string for a user's mistake; None if it is dead."""
+        """The next batch owed, its pictures left in the ring; an error that starting anew would not mend; None if the
+        process is dead."""
         while not wait([self._pipe, self._process.sentinel], PATIENCE):
             sys.stderr.write(f"no batch for {PATIENCE:.0f} s: the disk or the network does not answer\n")
         try:
@@ -136,12 +139,17 @@ class _Worker:
             found = pickle.loads(self._pipe.recv_bytes())  # our own process' words
         except (EOFError, OSError):
             return None
+        if isinstance(found, str):
+            self.said = found
+            return None
         self._owed.popleft()
         return found
 
     def last_words(self) -> str:
         self._process.join()
         code = self._process.exitcode
+        if self.said:
+            return self.said
         return f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
 
     def stop(self) -> None:
@@ -156,19 +164,32 @@ def _work(batches: Batches, ring: Tensor, pipe: Connection, parent: int) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
         signal.signal(name, signal.SIG_DFL)
-    try:
+    with contextlib.suppress(EOFError, OSError):  # of the pipe: the parent is gone
         while True:
-            while not pipe.poll(5.0):
+            while not pipe.poll(1.0):
                 if os.getppid() != parent:
                     return
             number = pickle.loads(pipe.recv_bytes())
-            try:
-                batch: Any = batches.make(number, ring[number % len(ring)])
-                arrays = {f.name: getattr(batch, f.name) for f in fields(batch)}
-                plain = {name: value.numpy() for name, value in arrays.items() if isinstance(value, Tensor)}
-                batch = replace(batch, **{**plain, "image": tuple(batch.image.shape)})
-            except UsageError as error:
-                batch = str(error)
-            pipe.send_bytes(pickle.dumps(batch, protocol=5))
-    except (EOFError, OSError):
-        return
+            answer = _made(batches, number, ring[number % len(ring)])
+            pipe.send_bytes(pickle.dumps(answer, protocol=5))
+            if isinstance(answer, str):
+                return
+
+
+def _made(batches: Batches, number: int, memory: Tensor) -> Any:
+    """A batch, its pictures left in `memory`; or the error that it met, as an answer of its own.
+
+    The system's errors (a network disk that is gone for a moment, memory) are told as text, after which the worker
+    ends: another one, with files opened anew, may be luckier.
+    """
+    try:
+        batch = batches.make(number, memory)
+        arrays = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        plain = {name: value.numpy() for name, value in arrays.items() if isinstance(value, Tensor)}
+        return replace(batch, **{**plain, "image": tuple(batch.image.shape)})
+    except UsageError as error:
+        return error
+    except (OSError, MemoryError) as error:
+        return f"{type(error).__name__}: {error}"
+    except Exception as error:
+        return RuntimeError(f"a loader worker met {type(error).__name__}: {error}\n{traceback.format_exc()}")

@@ -37,8 +37,9 @@ class RangeAugment(nn.Module):
     def __init__(self, psnr: tuple[float, float] = (40.0, 20.0)) -> None:
         super().__init__()
         self.psnr = psnr
-        self.low = nn.ParameterDict({name: nn.Parameter(torch.tensor(m[2])) for name, m in MAGNITUDES.items()})
-        self.high = nn.ParameterDict({name: nn.Parameter(torch.tensor(m[3])) for name, m in MAGNITUDES.items()})
+        # One element each, not none: FSDP shards no scalars.
+        self.low = nn.ParameterDict({name: nn.Parameter(torch.tensor([m[2]])) for name, m in MAGNITUDES.items()})
+        self.high = nn.ParameterDict({name: nn.Parameter(torch.tensor([m[3]])) for name, m in MAGNITUDES.items()})
 
     def range(self, name: str) -> tuple[Tensor, Tensor]:
         """The learned ends of an operation's strength."""

@@ -90,7 +90,7 @@ class DualEncoder(nn.Module):
     def bias(self) -> Tensor:
         """What is added to all similarities: a scalar. Only where the loss has one."""
         assert self.logit_bias is not None
-        return self.logit_bias.squeeze()
+        return self.logit_bias.sum()  # of one element; with squeeze, backward crashes where FSDP spreads the weights
 
     def save_text(self, folder: Path, tokenizer: Tokenizer) -> None:
         """Write everything but the encoder into `folder`/text; `load_dual` reads it."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from catlip.atomic import read_jsonl
 from catlip.errors import UsageError
 from catlip.report import page
 from catlip.report.chart import Series, chart
@@ -27,7 +28,7 @@ def write_report(run: Path) -> Path:
     """Read a run folder and write report.html into it. Raises UsageError for a folder that is no run."""
     try:
         card = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines() if line]
+        lines = read_jsonl(run / "log.jsonl")
     except (OSError, ValueError) as error:
         raise UsageError(f"{run} is no run folder: {error}") from None
     if not isinstance(card, dict) or not isinstance(card.get("config"), dict):

@@ -54,8 +54,10 @@ def load(folder: Path) -> dict[str, Any] | None:
             continue
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            problems.append(f"{path} cannot be read ({str(error).splitlines()[0]})")
+            if not isinstance(state, dict) or "samples" not in state:
+                raise ValueError("it is no checkpoint")
+        except Exception as error:  # whatever torch, zip and unpickler make of a damaged file
+            problems.append(f"{path} cannot be read ({(str(error).splitlines() or ['it is empty or cut'])[0]})")
             continue
         if problems:
             sys.stderr.write(f"{problems[0]}; going on from the checkpoint before it, {state['samples']:,} samples\n")

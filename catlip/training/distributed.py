@@ -4,19 +4,30 @@ Started by torchrun or SLURM; both are recognised by their environment variables
 """
 
 import contextlib
+import functools
+import itertools
 import os
 import re
-from collections.abc import Iterator
+import socket
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from catlip.errors import UsageError
+from catlip.objectives import gather
+from catlip.training.peers import FIND, Peers
+
+T = TypeVar("T")
+_meetings = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,35 +46,116 @@ class World:
         return self.rank == 0
 
 
-def join(device: str) -> World:
-    """Find the other processes, if there are any. device: auto, cpu, cuda, mps. Raises UsageError."""
-    rank, size, local_rank, local_size = _place(os.environ)
-    found = pick_device(device)
-    if found.type == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise UsageError(f"process {local_rank} of this machine has no GPU; there are {torch.cuda.device_count()}")
-        found = torch.device("cuda", local_rank)
-        torch.cuda.set_device(found)
-    if size > 1 and not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if found.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(minutes=30))
-    return World(rank, size, local_rank, local_size, found)
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[World]:
+    """The other processes, if there are any, for the time of a `with` block; they end it together.
 
-
-def leave() -> None:
-    if dist.is_initialized():
+    device: auto, cpu, cuda, mps. An error on one process ends all of them with its reason; a system's error (a full
+    disk, a missing file, memory) is raised as UsageError. No collective is needed for that, and none may stand in a
+    `finally`: the others may be waiting inside another one.
+    """
+    world = join(device)
+    peers = Peers(world.rank, world.size) if world.size > 1 else None
+    try:
+        if world.size > 1 and world.device.type == "cuda":
+            _check_own_gpu(world)
+        yield world
+    except BaseException as error:
+        if peers and _is_lost_connection(error):
+            peers.lost()
+        plain = plainly(error)
+        if peers:
+            if plain is None and isinstance(error, Exception):
+                traceback.print_exc()
+                plain = UsageError(f"{type(error).__name__}: {error}")
+            peers.fail(str(plain or repr(error)))
+        if plain is None or plain is error:
+            raise
+        raise plain from error
+    if peers:
+        peers.leave()
         dist.destroy_process_group()
 
 
-def pick_device(name: str) -> torch.device:
-    """ "auto": the accelerator if there is one. Raises UsageError for one that is not there."""
+def join(device: str) -> World:
+    """Find the other processes, if there are any. Raises UsageError."""
+    rank, size, local_rank, local_size = _place(os.environ)
+    found = pick_device(device, local_rank, alone=size == 1)
+    if size > 1 and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if found.type == "cuda" else "gloo"
+        try:
+            # Kept, so that processes that part may meet again: rank 0 serves it, and some would still find the old one.
+            store = PrefixStore(f"meeting {next(_meetings)}", _store(rank, size))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(minutes=30))
+        except (dist.DistError, ValueError) as error:
+            raise UsageError(f"rank {rank} of {size} did not find the others: {first_line(error)}") from None
+    return World(rank, size, local_rank, local_size, found)
+
+
+@functools.cache
+def _store(rank: int, size: int) -> Any:
+    """Where all processes find each other, served by rank 0 or by torchrun."""
+    return next(rendezvous("env://", rank, size, timeout=FIND))[0]
+
+
+def plainly(error: BaseException) -> UsageError | None:
+    """A user's mistake as it is, the system's trouble as one; None for anything else."""
+    if isinstance(error, UsageError):
+        return error
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        what = error.strerror or first_line(error)
+        return UsageError(f"{error.filename}: {what}" if error.filename else what)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return UsageError(f"out of memory ({first_line(error)}); a smaller --batch-size or --micro-batch needs less")
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its name if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Whether it only says that another process has gone, in the words of torch, NCCL or gloo."""
+    if isinstance(error, UsageError | torch.OutOfMemoryError) or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in ("gloo", "nccl", "by peer"))
+
+
+def pick_device(name: str, local_rank: int = 0, *, alone: bool = True) -> torch.device:
+    """ "auto": the accelerator if there is one. Raises UsageError for one that is not there.
+
+    A process takes its own GPU before it touches any: a context on GPU 0 costs half a gigabyte there for each of them.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
+        device = torch.device(name)
+        if device.type == "cuda" and torch.cuda.is_available():
+            if not alone and device.index is not None:
+                raise UsageError(
+                    f"--device {name!r}: each of several processes takes its own GPU; leave the number out"
+                )
+            count = torch.cuda.device_count()
+            # Under `srun --gpus-per-task=1` each process sees one GPU, its own, whatever its number on the machine.
+            index = device.index if device.index is not None else local_rank if count > 1 else 0
+            if device.index is None and index >= count:
+                raise UsageError(f"process {local_rank} of this machine has no GPU; there are {count}")
+            device = torch.device("cuda", index)
+            torch.cuda.set_device(device)
+        torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return torch.device(name)
+        raise UsageError(f"--device {name!r} cannot be used: {first_line(error)}") from None
+    return device
+
+
+def _check_own_gpu(world: World) -> None:
+    """Raises UsageError where two processes have the same GPU, of which NCCL would complain in its own words."""
+    mine = str(getattr(torch.cuda.get_device_properties(world.device), "uuid", world.rank))
+    every = gathered((socket.gethostname(), mine))
+    shared = [rank for rank, other in enumerate(every) if other == every[world.rank]]
+    if len(shared) > 1:
+        raise UsageError(f"ranks {shared} have one GPU between them; start as many processes as there are GPUs")
 
 
 def one_device(name: str) -> torch.device:
@@ -134,6 +226,13 @@ def any_rank(flag: bool) -> bool:
     return bool(value)
 
 
+def agree(problem: str) -> None:
+    """Raises UsageError on all processes if one of them has a problem. Every process must ask at the same time."""
+    for rank, said in enumerate(gathered(problem)):
+        if said:
+            raise UsageError(said if rank == gather.world()[0] else f"rank {rank}: {said}")
+
+
 def smallest(value: int) -> int:
     """The least of all processes' values."""
     if not dist.is_initialized():
@@ -151,9 +250,20 @@ def total(values: Tensor) -> Tensor:
 
 
 def gathered(value: Any) -> list[Any]:
-    """Every process' value, in order of rank, on all of them."""
+    """Every process' value, in order of rank, on all of them. Every process must ask at the same time."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What rank 0 makes, on all processes. It may take longer than others wait for a collective."""
+    if not dist.is_initialized():
+        return make()
+    patient: Any = dist.new_group(backend="gloo", timeout=timedelta(days=2))
+    values: list[Any] = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(values, 0, group=patient)
+    dist.destroy_process_group(patient)
+    return values[0]

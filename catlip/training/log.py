@@ -1,6 +1,7 @@
 """What a run says: log.jsonl for programs, one line of progress for people, TensorBoard and other trackers for both."""
 
 import json
+import os
 import sys
 import time
 from importlib import import_module
@@ -16,9 +17,10 @@ WAIT_LIMIT = 0.2  # share of the time that may go into waiting for data before o
 
 
 def append_json(path: Path, entry: dict[str, Any]) -> None:
-    """Add one line to a .jsonl file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    """Add one line to a .jsonl file; beneath a last one that a kill or a full disk has cut, if there is such a one."""
+    with path.open("ab+") as file:
+        cut = file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n"
+        file.write(("\n" * bool(cut) + json.dumps(entry) + "\n").encode())
 
 
 def table(rows: dict[str, str], title: str) -> str:
@@ -125,7 +127,7 @@ class Log:
     def watched(self, seen: int, values: dict[str, float]) -> None:
         """Metrics on held-out data."""
         self._last = values
-        if self.main:
+        if self.main and values:
             append_json(self.out / "log.jsonl", {"samples": seen, **{k: round(v, 6) for k, v in values.items()}})
             if self._trackers:
                 self._trackers.write(seen, values)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from catlip.data.loader import Loader
 from catlip.errors import UsageError
 from catlip.training import checkpoint
-from catlip.training.distributed import World, any_rank
+from catlip.training.distributed import World, agree, any_rank, gathered
 from catlip.training.log import Log, append_json
 from catlip.training.optim import Optim, learning_rate
 from catlip.training.precision import Precision, Setting
+from catlip.training.runfolder import add_unreadable
 from catlip.training.state import State
 
 
@@ -71,12 +72,16 @@ def fit(
     """
     state = State(task, world, optim, ema=loop.ema, precision=precision, shard=loop.shard, micro_batch=loop.micro_batch)
     state.restore(checkpoint.load(out))
+    if len(set(places := gathered(state.seen))) > 1:
+        raise UsageError(
+            f"--out {out}: the processes found checkpoints at {places} samples; it is one folder for all of them"
+        )
     log.begin(state.seen)
     saved = tried = state.seen  # samples of the newest checkpoint; when saving was last attempted
     every = loop.save_every or math.ceil(budget / 20)
     state.task.train()
     with _Asked() as asked:
-        upcoming, waited = loader.batches_from(loader.batches.steps.after(state.seen)), time.perf_counter()
+        upcoming, waited = loader.batches_from(loader.batches.steps.after(state.seen), lend=True), time.perf_counter()
         for batch in upcoming:
             log.waited(time.perf_counter() - waited, batch.cost)
             assert batch.step is not None
@@ -88,52 +93,49 @@ def fit(
             metrics = state.update(batch, lr)
             stop, done = any_rank(asked.signal is not None), state.seen >= budget
             if log.due(done or stop):
-                _check_finite(int(state.bad), state, loader, out)
+                if problem := _not_finite(state, loader, out):
+                    raise UsageError(problem)
                 log.report(state.seen, metrics, lr)
             if stop or done or state.seen - tried >= every:
-                if any_rank(int(state.bad) >= 0):
-                    _check_finite(int(state.bad), state, loader, out)
-                    raise UsageError("another process met a loss that is not finite; it says where")
-                saved, tried = _save(state, out, saved, must=stop or done), state.seen
+                agree(_not_finite(state, loader, out))
+                saved, tried = _save(state, loader, out, saved, must=stop or done), state.seen
             if stop:
                 raise Stopped(f"{asked.signal or 'another process was asked to stop'}: saved at {state.seen:,} samples")
             if watch and (done or log.watch_due(state.seen, batch.step.batch)):
-                log.watched(state.seen, watch(state.average.module if state.average else state.task, state.seen))
+                log.watched(state.seen, watch(state.whole(), state.seen))
                 state.task.train()
             waited = time.perf_counter()
     return state.final()
 
 
-def _save(state: State, out: Path, saved: int, *, must: bool) -> int:
+def _save(state: State, loader: Loader, out: Path, saved: int, *, must: bool) -> int:
     """Save; samples of the newest checkpoint afterwards. A full disk ends the run only if this was the last chance."""
     problem = ""
+    unreadable = {key: why for found in gathered(loader.unreadable.reasons) for key, why in found.items()}
     try:
         state.save(out)
+        if state.world.main:
+            add_unreadable(out, unreadable)
     except OSError as error:
-        problem = str(error)
-    if not problem:
-        return state.seen
-    kept = f"the checkpoint at {saved:,} samples is kept" if saved else "there is no earlier checkpoint"
-    if must:
-        raise UsageError(
-            f"--out {out}: the checkpoint could not be written ({problem}); {kept}. "
-            "Make room and give the same command again"
-        )
-    sys.stderr.write(f"{out}: the checkpoint at {state.seen:,} samples could not be written ({problem}); {kept}\n")
-    return saved
+        kept = f"the checkpoint at {saved:,} samples is kept" if saved else "there is no earlier checkpoint"
+        problem = f"the checkpoint at {state.seen:,} samples could not be written ({error}); {kept}"
+    agree(f"--out {out}: {problem}. Make room and give the same command again" if problem and must else "")
+    if problem:
+        sys.stderr.write(f"{out}: {problem}\n")
+    return saved if problem else state.seen
 
 
-def _check_finite(step: int, state: State, loader: Loader, out: Path) -> None:
-    """A loss that is not finite ends the run, before it can overwrite the last good checkpoint.
+def _not_finite(state: State, loader: Loader, out: Path) -> str:
+    """Why the run must end before it can overwrite the last good checkpoint, or nothing.
 
-    The first such step is remembered on the device, so looking costs a synchronisation only when something is written
-    anyway; the batch's keys follow from the step's number.
+    The first step whose loss was not finite is remembered on the device, so looking costs a synchronisation only when
+    something is written anyway; the batch's keys follow from the step's number.
     """
-    if step < 0:
-        return
+    if (step := int(state.bad)) < 0:
+        return ""
     keys = loader.batches.keys(step)
     append_json(out / "log.jsonl", {"samples": state.seen, "not_finite_at_step": step, "keys": keys})
-    raise UsageError(
+    return (
         f"the loss is not finite at step {step:,} (found at {state.seen:,} samples); the keys of its "
         f"{len(keys)} pictures are in {out / 'log.jsonl'}. A lower --lr or a longer --warmup usually mends it"
     )

@@ -57,11 +57,12 @@ def _parts(cfg: Settings) -> list[Settings]:
     return [settings_of(name) for name in cfg.parts] if isinstance(cfg, Hybrid) else [cfg]
 
 
-def open_tokenizer(cfg: Settings, tokens: Tokens, source: Source, out: Path) -> Tokenizer | None:
-    """The run's tokenizer: the one it began with, or a new one, trained on the captions if so asked."""
+def open_tokenizer(cfg: Settings, tokens: Tokens, source: Source, out: Path | None) -> Tokenizer | None:
+    """The run's tokenizer: the one it began with, or a new one, trained on the captions if so asked. out: None: no run
+    of its own, whose folder could have one."""
     if not reads_captions(cfg):
         return None
-    if (out / FILE).is_file():
+    if out is not None and (out / FILE).is_file():
         return Tokenizer.load(out / FILE, tokens.context)
     return make_tokenizer(tokens, (caption for captions in source.captions() for caption in captions))
 

@@ -23,7 +23,7 @@ from catlip.models.encoder import Encoder
 from catlip.models.initial import fingerprint, start_from
 from catlip.models.text import Text
 from catlip.objectives.synsets import Synsets
-from catlip.training.distributed import World, join, leave
+from catlip.training.distributed import World, from_main, joined
 from catlip.training.hardware import default_workers, device_peak, train_flops
 from catlip.training.log import duration
 from catlip.training.loop import Loop
@@ -84,8 +84,7 @@ def pretrain(cfg: Pretrain) -> Path:
     """
     began, out = time.perf_counter(), Path(cfg.out)
     require(cfg, "out")
-    world = join(cfg.device)
-    try:
+    with joined(cfg.device) as world:
         parts = Parts.of(cfg, world)
         weights = _train(cfg, world, parts)
         if world.main and weights is not None:
@@ -94,19 +93,14 @@ def pretrain(cfg: Pretrain) -> Path:
             save_objective(out, task.eval().objective, parts.vocabulary, parts.tokenizer)
             took = duration(time.perf_counter() - began)
             print(f"{out}: encoder ready after {took}. Next: catlip probe {out} --train ... --test ...")
-    finally:
-        leave()
     return out
 
 
 def speed_of(cfg: Pretrain, seconds: float) -> float:
     """Images a second that a run would make, measured for so long; nothing is written."""
-    world = join(cfg.device)
-    try:
+    with joined(cfg.device) as world:
         parts = Parts.of(cfg, world)
         return parts.speed(seconds)
-    finally:
-        leave()
 
 
 @dataclass(slots=True)
@@ -130,7 +124,10 @@ class Parts:
         source = open_source(cfg.data, cfg.image_col, cfg.text_col, cfg.cache_gb)
         window = min(WINDOW, source.window or WINDOW) if source.remote else 0
         order = Order(parts_of(source), cfg.seed, source.shards.tolist(), window)
-        tokenizer = open_tokenizer(cfg.objective, cfg.tokens, source, Path(cfg.out))
+        # One process reads the captions: of remote data they are all that is fetched, and others would fetch it again.
+        tokenizer = from_main(
+            lambda: open_tokenizer(cfg.objective, cfg.tokens, source, Path(cfg.out) if cfg.out else None)
+        )
         task = make_task(cfg, vocabulary, tokenizer, say=world.main)
         if task.objective.needs_global_batch and (cfg.batch_size % world.size or cfg.loop.micro_batch):
             raise UsageError(

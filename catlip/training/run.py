@@ -1,6 +1,7 @@
 """A run from its folder's point of view: claim it or go on, train, and leave a record. Pre-training and every kind of
 fine-tuning go this way, so all of them stop, resume and log alike."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 
 from catlip.data.loader import Loader
 from catlip.errors import UsageError
-from catlip.training.distributed import World, gathered
+from catlip.objectives import gather
+from catlip.training.distributed import World, any_rank
 from catlip.training.log import Log, Trackers
 from catlip.training.loop import Loop, Stopped, fit
 from catlip.training.optim import Optim
 from catlip.training.precision import choose, record
-from catlip.training.runfolder import claim, read_card, save_unreadable, set_machine, write_card
+from catlip.training.runfolder import UNREADABLE, add_unreadable, claim, read_card, set_machine, write_card
 
 
 class Settings(Protocol):
@@ -43,35 +45,56 @@ def carry_out(
     writes what the folder has from the first moment on. flops: of a picture, and peak: of a second, for the log.
     Raises UsageError if the folder holds anything else.
     """
-    out = Path(cfg.out)
-    resuming = claim(out, cfg, facts, accept=cfg.accept_changes)
-    precision = choose(cfg.loop.precision, world, read_card(out).get("machine") if resuming else None)
-    trackers = None
+    out, trackers = Path(cfg.out), None
     if world.main:
-        if not resuming:
-            write_card(out, cfg, facts)
-            begin(out)
+        trackers = _begin(out, cfg, facts, begin, loader.batches.source.troubles, track)
+    any_rank(False)  # nobody looks into the folder before rank 0 has made it this run's
+    precision = choose(cfg.loop.precision, world, read_card(out).get("machine"))
+    if world.main:
         set_machine(out, record(precision, world.device))
-        trackers = Trackers(out, track, asdict(cfg))
         print(f"{described}; {precision}")
     log = Log(
         out, budget, main=world.main, trackers=trackers, watch_every=watch_every or budget // 10, peak=peak,
         flops=flops, workers=loader.workers,
     )  # fmt: skip
+    trained, stopped = None, ""
     try:
         return fit(
             task, loader, world, budget=budget, optim=cfg.optim, loop=cfg.loop, precision=precision, seed=cfg.seed,
             out=out, log=log, watch=watch,
         )  # fmt: skip
-    except Stopped as stopped:
-        if world.main:
-            print(f"{out}: {stopped}; the same command goes on from there")
-        return None
-    finally:
+    except Stopped as reason:
+        stopped = f"{out}: {reason}; the same command goes on from there"
+    except BaseException:
+        with contextlib.suppress(OSError):  # what this process met since the last checkpoint; the error matters more
+            add_unreadable(out, loader.unreadable.reasons)
+        raise
+    finally:  # no collective here: the others may be inside another one
         log.close()
-        reasons = {key: why for found in gathered(loader.unreadable.reasons) for key, why in found.items()}
-        if world.main:
-            save_unreadable(out, {**loader.batches.source.troubles, **reasons})
+    if world.main:
+        if found := add_unreadable(out, {}):
+            key, why = next(iter(found.items()))
+            print(
+                f"{len(found):,} samples could not be read and were skipped, e.g. {key}: {why}; all in "
+                f"{out / UNREADABLE}"
+            )
+        print(stopped, end="\n" if stopped else "")
+    return trained
+
+
+def _begin(
+    out: Path, cfg: Any, facts: dict[str, Any], begin: Callable[[Path], None], troubles: dict[str, str],
+    track: tuple[str, ...],
+) -> Trackers:  # fmt: skip
+    """Make the folder this run's, or find that it is. Raises UsageError."""
+    try:
+        if not claim(out, cfg, facts, accept=cfg.accept_changes):
+            write_card(out, cfg, facts)
+            begin(out)
+        add_unreadable(out, troubles)
+        return Trackers(out, track, asdict(cfg))
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written: {error.strerror or error}; choose another folder") from None
 
 
 def require(cfg: Any, *options: str) -> None:
@@ -101,4 +124,10 @@ def budget_of(cfg: Any, length: int, speed: Callable[[], float] | None = None) -
         print(f"{rate:,.0f} images/s measured: {wanted:,.0f} samples in {cfg.hours:g} hours")
     else:
         wanted = cfg.samples or cfg.epochs * length
-    return max(1, round(wanted / cfg.batch_size)) * cfg.batch_size
+    budget = max(1, round(wanted / cfg.batch_size)) * cfg.batch_size
+    if cfg.epochs and abs(budget - wanted) > 0.05 * wanted and gather.world()[0] == 0:
+        print(
+            f"--epochs {cfg.epochs:g} of {length:,} samples is no whole number of batches of {cfg.batch_size:,}: "
+            f"{budget / length:.3g} epochs ({budget:,} samples); a smaller --batch-size comes closer"
+        )
+    return budget

@@ -1,5 +1,6 @@
 """The run folder: whose it is, what was asked for, what comes out of it."""
 
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -15,7 +16,7 @@ from catlip.atomic import write_text
 from catlip.errors import UsageError
 from catlip.training import checkpoint
 
-CONFIG = "config.json"
+CONFIG, UNREADABLE = "config.json", "unreadable.json"
 # What may change between a run and its resumption: where things lie, how the machine is used, what follows the
 # training; not what is computed.
 MACHINE = {
@@ -50,7 +51,8 @@ def claim(out: Path, cfg: Any, facts: dict[str, Any], *, accept: bool) -> bool:
         )
     if different:
         print(f"{out}: going on with changes: {'; '.join(different)}")
-        write_card(out, cfg, facts, history=[*card.get("history", []), {"changed": different}])
+        history = [*card.get("history", []), {"changed": different}]
+        write_card(out, cfg, facts, history=history, machine=card.get("machine"))
     return checkpoint.exists(out)
 
 
@@ -89,7 +91,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def write_card(out: Path, cfg: Any, facts: dict[str, Any], history: list[Any] | None = None) -> None:
+def write_card(
+    out: Path, cfg: Any, facts: dict[str, Any], history: list[Any] | None = None, machine: dict[str, str] | None = None
+) -> None:
     """config.json: for people and for the record; never read back as configuration."""
     assert is_dataclass(cfg)
     out.mkdir(parents=True, exist_ok=True)
@@ -105,6 +109,7 @@ def write_card(out: Path, cfg: Any, facts: dict[str, Any], history: list[Any] | 
         "python": sys.version.split()[0],
     }
     card = {"config": asdict(cfg), "facts": facts, "versions": versions, "history": history or []}  # type: ignore[call-overload]
+    card |= {"machine": machine} if machine else {}
     write_text(out / CONFIG, json.dumps(card, indent=2) + "\n")
 
 
@@ -121,11 +126,12 @@ def set_machine(out: Path, machine: dict[str, str]) -> None:
     write_text(out / CONFIG, json.dumps({**card, "machine": machine}, indent=2) + "\n")
 
 
-def save_unreadable(out: Path, reasons: dict[str, str]) -> None:
-    """Name what was skipped, in a file and in one line."""
-    if not reasons:
-        return
-    path = out / "unreadable.json"
-    path.write_text(json.dumps(reasons, indent=2) + "\n", encoding="utf-8")
-    key, why = next(iter(reasons.items()))
-    print(f"{len(reasons):,} samples could not be read and were skipped, e.g. {key}: {why}; all in {path}")
+def add_unreadable(out: Path, reasons: dict[str, str]) -> dict[str, str]:
+    """Name what was skipped in unreadable.json, beside what earlier sessions found; all of it. Raises OSError."""
+    path, before = out / UNREADABLE, {}
+    with contextlib.suppress(OSError, ValueError):  # none yet, or cut by an earlier program
+        before = json.loads(path.read_text(encoding="utf-8"))
+    found = {**before, **reasons}
+    if found != before:
+        write_text(path, json.dumps(found, indent=2) + "\n")
+    return found

@@ -45,7 +45,7 @@ def measure(
 
 def _seconds_a_picture(state: State, loader: Loader, seconds: float) -> float:
     began, seen = time.perf_counter(), 0
-    for number, batch in enumerate(loader.batches_from(0)):
+    for number, batch in enumerate(loader.batches_from(0, lend=True)):
         assert batch.step is not None
         metrics = state.update(batch, 0.0)
         float(metrics["loss"])  # wait for the device

@@ -1,8 +1,9 @@
 """The training state: model, optimisers, running average; how it is updated by a batch, saved and put back."""
 
+import contextlib
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,44 @@ def accumulate(
     metrics: dict[str, Tensor] = {}
     micro = batch.split(micro_batch or len(batch))
     for i, part in enumerate(micro):
-        with local_only(module, i + 1 < len(micro)):
+        with local_only(module, i + 1 < len(micro)), _batch_norm_needs_two(len(part)):
             with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
                 loss, found = module(part.to(world.device))
             scale(loss * (len(part) * world.size / batch.step.batch)).backward()
         for name, value in found.items():
             metrics[name] = metrics.get(name, 0.0) + value * (len(part) / len(batch))
     return metrics
+
+
+@contextlib.contextmanager
+def _batch_norm_needs_two(pictures: int) -> Iterator[None]:
+    """Raises UsageError where BatchNorm meets a single value and says so in torch's words."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UsageError(
+            f"a process' share of a step is {pictures} picture, and BatchNorm needs two: a larger --batch-size (or "
+            "--micro-batch), or a ViT, which has none"
+        ) from None
+
+
+class Before:
+    """What a try of a step moves although it fails: running statistics, counts, random numbers."""
+
+    def __init__(self, task: nn.Module, device: torch.device) -> None:
+        self._buffers = [(buffer, buffer.clone()) for buffer in task.buffers()]
+        self._random = torch.get_rng_state()
+        self._device = device if device.type == "cuda" else None
+        self._random_there = torch.cuda.get_rng_state(device) if self._device else None
+
+    def put_back(self) -> None:
+        for buffer, value in self._buffers:
+            buffer.copy_(value)
+        torch.set_rng_state(self._random)
+        if self._random_there is not None:
+            torch.cuda.set_rng_state(self._random_there, self._device)  # type: ignore[arg-type]
 
 
 class State:
@@ -76,6 +108,9 @@ class State:
     ) -> None:  # fmt: skip
         self.world, self.optim, self.dtype = world, optim, precision.dtype
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision.scaled)  # pyright: ignore[reportPrivateImportUsage]
+        self.sharded = shard and world.size > 1
+        # To be measured during the run: methods of a sharded module go past the hooks that put its weights together.
+        self._plain = copy.deepcopy(task) if self.sharded else None
         # Convolutions like channels last; FSDP2 refuses weights that are not contiguous.
         layout = torch.contiguous_format if shard else torch.channels_last
         self.task: Any = task.to(device=world.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
@@ -95,15 +130,19 @@ class State:
         divided by the step's whole batch.
         """
         assert batch.step is not None
-        while True:
-            try:
+        # Several processes end at the first try: half of an exchange of gradients cannot be taken back.
+        before = Before(self.task, self.world.device) if self.world.size == 1 else None
+        metrics: dict[str, Tensor] = {}
+        while not metrics:
+            with contextlib.suppress(torch.OutOfMemoryError):  # its traceback holds on to all that the try has made
                 metrics = accumulate(
                     self.shared, batch, self.world, dtype=self.dtype, micro_batch=self.micro_batch,
                     scale=self.scaler.scale,
                 )  # fmt: skip
-                break
-            except torch.OutOfMemoryError:
+            if not metrics:
                 self._halve(len(batch))
+                assert before is not None
+                before.put_back()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("lr_scale", 1.0)
@@ -136,34 +175,46 @@ class State:
         where = f"out of memory with {now} pictures at a time"
         if self.task.objective.needs_global_batch:
             raise UsageError(f"{where}, and this objective compares all of them; a smaller --batch-size is needed")
-        if now == 1:
-            raise UsageError(f"{where}; a smaller --backbone or --image-size is needed")
+        half = self._half_of(now)
         if self.world.size > 1:
-            raise UsageError(
-                f"{where}; the same command with --micro-batch {now // 2} goes on from the last checkpoint"
-            )
-        self.micro_batch = -(-now // 2)
+            raise UsageError(f"{where}; the same command with --micro-batch {half} goes on from the last checkpoint")
+        self.micro_batch = half
         if self.world.device.type == "cuda":
             torch.cuda.empty_cache()
         parts = -(-share // self.micro_batch)
-        sys.stderr.write(f"{where}; going on with {self.micro_batch} x {parts}, which changes nothing but speed\n")
+        norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.task.modules())
+        but = (
+            "which changes nothing but speed"
+            + norms * f" and BatchNorm, whose statistics are of {self.micro_batch} now"
+        )
+        sys.stderr.write(f"{where}; going on with {self.micro_batch} x {parts}, {but}\n")
+
+    @staticmethod
+    def _half_of(pictures: int) -> int:
+        if pictures == 1:
+            raise UsageError("out of memory with 1 pictures at a time; a smaller --backbone or --image-size is needed")
+        return -(-pictures // 2)
 
     def fit_memory(self, batch: Batch) -> None:
-        """Several processes: find the micro-batch that all of them have memory for, before gradients are exchanged."""
-        if self.world.size == 1 or self.world.device.type != "cuda" or self.task.objective.needs_global_batch:
+        """Several processes: find the micro-batch that all of them have memory for, before gradients are exchanged.
+
+        Not if the weights are sharded: every try gathers them, and a process that runs out would leave the others
+        waiting.
+        """
+        if self.world.size == 1 or self.world.device.type != "cuda" or self.sharded:
             return
-        before = {name: value.clone() for name, value in self.task.named_buffers()}
-        micro = self.micro_batch or len(batch)
-        while True:
-            try:
+        if self.task.objective.needs_global_batch:
+            return
+        before, micro, fits = Before(self.task, self.world.device), self.micro_batch or len(batch), False
+        while not fits:
+            with contextlib.suppress(torch.OutOfMemoryError):
                 accumulate(self.task, batch, self.world, dtype=self.dtype, micro_batch=micro)
-                break
-            except torch.OutOfMemoryError:
-                micro = -(-micro // 2)
+                fits = True
+            self.task.zero_grad(set_to_none=True)
+            before.put_back()
+            if not fits:
+                micro = self._half_of(micro)
                 torch.cuda.empty_cache()
-        self.task.zero_grad(set_to_none=True)
-        for name, value in self.task.named_buffers():
-            value.copy_(before[name])
         # A tenth is left for what a step needs beside it: gradients in flight, the optimiser's moments.
         micro = micro if micro >= len(batch) else max(1, int(0.9 * micro))
         self.micro_batch = smallest(micro)
@@ -189,11 +240,20 @@ class State:
         dcp.set_model_state_dict(self.task, state["task"], options=whole)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             dcp.set_optimizer_state_dict(self.task, optimizer, saved, options=whole)
-        if self.average and state["average"]:
-            dcp.set_model_state_dict(self.average.module, state["average"], options=whole)
+        if self.average:  # switched on since: it begins with the weights that are there, not with the initial ones
+            dcp.set_model_state_dict(self.average.module, state["average"] or state["task"], options=whole)
         if self.scaler.is_enabled() and state.get("scaler"):  # a run that began elsewhere has none
             self.scaler.load_state_dict(state["scaler"])
         self.seen = state["samples"]
+
+    def whole(self) -> nn.Module:
+        """What is to be measured: the average, if there is one, all of its weights here. Every process must call."""
+        module = self.average.module if self.average else self.task
+        if self._plain is None:
+            return module
+        plain = copy.deepcopy(self._plain)
+        plain.load_state_dict(dcp.get_model_state_dict(module, options=dcp.StateDictOptions(full_state_dict=True)))
+        return plain.to(self.world.device)
 
     def final(self) -> dict[str, Tensor]:
         """The weights to use, on the main process: the average's, if there is one. Every process must call."""

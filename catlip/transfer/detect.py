@@ -31,7 +31,7 @@ from catlip.models.augment import RangeAugment, Ranges
 from catlip.models.folders import ENCODER_FOLDER
 from catlip.models.initial import fingerprint, open_start, started
 from catlip.objectives.boxes import Boxes, BoxObjective
-from catlip.training.distributed import World, join, leave
+from catlip.training.distributed import World, joined
 from catlip.training.hardware import default_workers
 from catlip.training.log import append_json, table
 from catlip.training.loop import Loop
@@ -86,14 +86,15 @@ def fine_tune(cfg: Detect) -> tuple[dict[str, Any], list[Shown], Instances] | No
 
     Raises UsageError for a mistake in settings or data, before training.
     """
+    with joined(cfg.device) as world:
+        return _fine_tune(cfg, world)
+
+
+def _fine_tune(cfg: Detect, world: World) -> tuple[dict[str, Any], list[Shown], Instances] | None:
     began = time.perf_counter()
     train, test = _open(cfg)
     source, test_source = picture_source(train, cfg.images), picture_source(test, cfg.test_images, "--test-images")
-    world = join(cfg.device)
-    try:
-        weights = _train(cfg, world, source, train)
-    finally:
-        leave()
+    weights = _train(cfg, world, source, train)
     if weights is None or not world.main:
         return None
     task = make_task(cfg, len(train.names))

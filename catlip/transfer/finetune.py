@@ -27,7 +27,7 @@ from catlip.models.encoder import ENCODER_FOLDER, Encoder, load
 from catlip.models.initial import Weights, fingerprint, open_start, started
 from catlip.objectives.classes import Classes, ClassObjective
 from catlip.objectives.synsets import log_odds
-from catlip.training.distributed import World, join, leave
+from catlip.training.distributed import World, joined
 from catlip.training.hardware import default_workers, device_peak, train_flops
 from catlip.training.log import append_json, table
 from catlip.training.loop import Loop
@@ -112,6 +112,11 @@ def finetune(cfg: Finetune) -> dict[str, Any] | None:
 
     OUT/encoder has the classifier. Raises UsageError for a mistake in the configuration, before anything is written.
     """
+    with joined(cfg.device) as world:
+        return _finetune(cfg, world)
+
+
+def _finetune(cfg: Finetune, world: World) -> dict[str, Any] | None:
     began = time.perf_counter()
     require(cfg, "run", "train", "test", "out")
     for option in ("fraction", "wise", "center"):
@@ -119,16 +124,12 @@ def finetune(cfg: Finetune) -> dict[str, Any] | None:
             raise UsageError(f"--{option} is a share between 0 and 1, not {getattr(cfg, option)}")
     sets, weights = open_sets(cfg), open_start(cfg.run, cfg.untrained)
     names = matched(cfg, sets)
-    world = join(cfg.device)
-    try:
-        trained = _train(cfg, world, sets, weights)
-        if not world.main or trained is None:
-            return None
-        task = make_task(cfg, sets, weights)
-        task.load_state_dict(between(task.state_dict(), trained, cfg.wise))
-        result = _finish(cfg, sets, task, world.device, weights)
-    finally:
-        leave()
+    trained = _train(cfg, world, sets, weights)
+    if not world.main or trained is None:
+        return None
+    task = make_task(cfg, sets, weights)
+    task.load_state_dict(between(task.state_dict(), trained, cfg.wise))
+    result = _finish(cfg, sets, task, world.device, weights)
     result |= {"names": names} if names else {}
     result["seconds"] = round(time.perf_counter() - began, 1)
     append_json(Path(cfg.out) / "results.jsonl", result)

@@ -36,7 +36,7 @@ from catlip.evaluation.iou import Fit, confusion, fit_of
 from catlip.models.initial import fingerprint
 from catlip.models.segmentation import Head, SegmentationCard, open_encoder, save_segmenter
 from catlip.objectives.masks import MaskObjective
-from catlip.training.distributed import World, any_rank, gathered, join, leave, total
+from catlip.training.distributed import World, any_rank, gathered, joined, total
 from catlip.training.hardware import default_workers
 from catlip.training.log import append_json, table
 from catlip.training.loop import Loop
@@ -94,6 +94,11 @@ def fine_tune(cfg: Segment) -> tuple[dict[str, Any], list[Seen]] | None:
 
     Raises UsageError for a mistake in settings, pictures or masks, before anything is written.
     """
+    with joined(cfg.device) as world:
+        return _fine_tune(cfg, world)
+
+
+def _fine_tune(cfg: Segment, world: World) -> tuple[dict[str, Any], list[Seen]] | None:
     began = time.perf_counter()
     require(cfg, "run", "train", "test", "out")
     if cfg.loop.compile:
@@ -101,27 +106,23 @@ def fine_tune(cfg: Segment) -> tuple[dict[str, Any], list[Seen]] | None:
     check_window(cfg.window)
     train, test = open_masks(cfg.train, "train"), open_masks(cfg.test, "test")
     names = [name.name for name in read_names(cfg.classes)] if cfg.classes else []
-    world = join(cfg.device)
-    try:
-        classes = _look(cfg, train, test, names, world)
-        weights = _train(cfg, world, train, classes)
-        if weights is None:
-            return None
-        if world.main:
-            task, card = make_task(cfg, classes), _card(cfg, classes)
-            task.load_state_dict(weights)
-            save_segmenter(Path(cfg.out), task.eval().objective, card)
-        any_rank(False)  # the others wait for the folder
-        matrix, seen, unreadable = _test(cfg, test, world)
-        tested = len(test) - len(unreadable.reasons)
-        result = _result(cfg, classes, fit_of(matrix), len(train), tested, time.perf_counter() - began)
-        if world.main:
-            result |= left_out(test=unreadable)
-            append_json(Path(cfg.out) / "results.jsonl", result)
-            _say(result, cfg)
-        return (result, seen) if world.main else None
-    finally:
-        leave()
+    classes = _look(cfg, train, test, names, world)
+    weights = _train(cfg, world, train, classes)
+    if weights is None:
+        return None
+    if world.main:
+        task, card = make_task(cfg, classes), _card(cfg, classes)
+        task.load_state_dict(weights)
+        save_segmenter(Path(cfg.out), task.eval().objective, card)
+    any_rank(False)  # the others wait for the folder
+    matrix, seen, unreadable = _test(cfg, test, world)
+    tested = len(test) - len(unreadable.reasons)
+    result = _result(cfg, classes, fit_of(matrix), len(train), tested, time.perf_counter() - began)
+    if world.main:
+        result |= left_out(test=unreadable)
+        append_json(Path(cfg.out) / "results.jsonl", result)
+        _say(result, cfg)
+    return (result, seen) if world.main else None
 
 
 def _look(cfg: Segment, train: MaskSource, test: MaskSource, names: list[str], world: World) -> Classes:
@@ -201,7 +202,7 @@ def _card(cfg: Segment, classes: Classes) -> SegmentationCard:
 
 def _test(cfg: Segment, test: MaskSource, world: World) -> tuple[Tensor, list[Seen], Unreadable]:
     """(confusion matrix, pictures of this process, what could not be read by any) of the model in --out."""
-    model = load_segmenter(cfg.out, cfg.device)
+    model = load_segmenter(cfg.out, str(world.device))
     classes = model.classes
     matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
     seen, unreadable, names = [], Unreadable(), file_names(test.keys)
