@@ -1,7 +1,6 @@
 """`catlip bench data`: how fast do pictures arrive, and what takes the time?"""
 
 import itertools
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import simplejpeg
 
+from catlip import machine
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
 from catlip.data.batches import Batches, CaptionBatches
@@ -64,7 +64,7 @@ def bench_data(cfg: BenchData) -> dict[str, float]:
     steps = Steps(Curriculum(), budget=1 << 40, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=0)
     batches = CaptionBatches(source, order, steps, vocabulary=words, labeler=labeler, crop=cfg.crop)
     rates["whole batches, one core"] = _whole(Loader(batches, 0), cfg.seconds)
-    workers = cfg.workers or os.cpu_count() or 1
+    workers = cfg.workers or machine.cores()
     rates[f"loader, {workers} workers"] = _whole(Loader(batches, workers), cfg.seconds)
     copied = _transfer(batches, cfg.device, cfg.seconds)
     rates[f"copy to {copied[0]}"] = copied[1]

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from catlip import machine
 from catlip.atomic import whole, write_text
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
@@ -239,7 +240,7 @@ def _run_tasks(tasks: list[dict[str, Any]], settings: dict[str, Any], cfg: Corpu
 
     if cfg.runner == "ray":
         daft.set_runner_ray(cfg.address)
-    workers = min(cfg.workers or os.cpu_count() or 1, len(tasks))
+    workers = min(cfg.workers or machine.cores(), len(tasks))
 
     @daft.cls(use_process=cfg.runner == "native", max_concurrency=workers)
     class Worker:

@@ -8,6 +8,7 @@ a second.
 """
 
 import contextlib
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -24,12 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from catlip import machine
 from catlip.data.batches import Batch, Batches
 from catlip.data.images import Unreadable
 from catlip.errors import UsageError
 
 AHEAD = 3  # batches that each worker prepares, if memory allows
-AHEAD_BYTES = 4 << 30  # memory that batches in waiting may take
+AHEAD_BYTES = 4 << 30  # memory that batches in waiting may take, or a quarter of what is free
 GIVE_UP_AFTER = 5  # deaths over one batch
 PATIENCE = 60.0  # seconds without a batch before a line says so
 # Forked workers share the index and the lexicon with their parent; elsewhere they are sent over.
@@ -61,9 +63,9 @@ class Loader:
 
     def _from_workers(self, numbers: range) -> Iterator[Batch]:
         largest = self.batches.largest()
-        ahead = max(1, min(AHEAD, AHEAD_BYTES // (largest * self.workers)))
+        ahead = max(1, min(AHEAD, min(AHEAD_BYTES, machine.memory() // 4) // (largest * self.workers)))
         # One slot more than can be asked for ahead is the batch in use; a second one lets a consumer look back.
-        ring = torch.empty((ahead * self.workers + 2, largest), dtype=torch.uint8).share_memory_()
+        ring = _shared(ahead * self.workers + 2, largest)
         workers = [_Worker(self.batches, ring) for _ in range(min(self.workers, len(numbers)))]
         try:
             # Step k is worker k's, in turn. A slot is written again only after its batch was used: the request for
@@ -98,6 +100,13 @@ class Loader:
         arrays = {f.name: getattr(found, f.name) for f in fields(found)}
         tensors = {name: torch.from_numpy(value) for name, value in arrays.items() if isinstance(value, np.ndarray)}
         return replace(found, **tensors, image=image)
+
+
+def _shared(count: int, size: int) -> Tensor:
+    """Bytes [count, size] that workers write and their parent reads."""
+    if CONTEXT.get_start_method() == "fork":  # not in /dev/shm, which is 64 MB in a container unless somebody asked
+        return torch.frombuffer(mmap.mmap(-1, count * size), dtype=torch.uint8).view(count, size)
+    return torch.empty((count, size), dtype=torch.uint8).share_memory_()
 
 
 class _Worker:

@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops
 
+from catlip import machine
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, upright_size
 from catlip.data.masks import MaskRecord, MaskSource
 from catlip.errors import UsageError
@@ -134,7 +135,7 @@ def survey(source: MaskSource, numbers: Iterable[int]) -> Survey:
         except UsageError as error:
             return record.key, str(error), True
 
-    with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
+    with ThreadPoolExecutor(machine.cores()) as pool:  # Pillow decodes without Python's lock
         for key, counts, fatal in pool.map(look, numbers):
             found.met += 1
             if isinstance(counts, np.ndarray):

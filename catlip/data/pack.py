@@ -18,6 +18,7 @@ from typing import Any
 
 from PIL import Image
 
+from catlip import machine
 from catlip.atomic import whole, write_text
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, upright
 from catlip.data.records import Record, Source
@@ -96,7 +97,7 @@ def _samples(source: Source, cfg: Pack, bad: Unreadable, without: Counter[str]) 
         except UnreadableImageError as error:
             return record, str(error)
 
-    workers = os.cpu_count() or 1
+    workers = machine.cores()
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(source), 64 * workers):
             for record, image in pool.map(shrink, range(start, min(start + 64 * workers, len(source)))):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from catlip import machine
 from catlip.data.images import Unreadable, UnreadableImageError, read_image
 from catlip.data.records import Source
 
@@ -29,7 +30,7 @@ def decoded(
             unreadable.add(record.key, str(error))
             return None
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         for start in range(0, len(numbers), batch_size):
             good = [one for one in pool.map(decode, numbers[start : start + batch_size]) if one is not None]
             if good:

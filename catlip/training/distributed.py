@@ -22,6 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from catlip import machine
 from catlip.errors import UsageError
 from catlip.objectives import gather
 from catlip.training.peers import FIND, Peers
@@ -55,6 +56,8 @@ def joined(device: str) -> Iterator[World]:
     `finally`: the others may be waiting inside another one.
     """
     world = join(device)
+    if world.device.type == "cpu":
+        machine.keep_memory()
     peers = Peers(world.rank, world.size) if world.size > 1 else None
     try:
         if world.size > 1 and world.device.type == "cuda":
