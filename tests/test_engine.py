@@ -414,12 +414,16 @@ def test_an_average_switched_on_begins_with_the_weights_that_are_there(flow, tmp
 
 def test_changes_are_refused_and_can_be_allowed(flow, tmp_path: Path, capsys) -> None:
     out = pretrain(config(*flow, tmp_path / "run", samples=240))
-    changed = config(*flow, out, samples=480, optim=Optim(lr=1e-3))
+    changed = config(*flow, out, samples=480, optim=Optim(lr=1e-3, weight_decay=0.3, betas=(0.8, 0.9)))
     with pytest.raises(UsageError, match=r"optim.lr: 0.005 there, 0.001 here.*--accept-changes"):
         pretrain(changed)
     pretrain(replace(changed, accept_changes=True))
     assert "going on with changes" in capsys.readouterr().out
-    assert torch.load(out / "resume" / "state.pt", weights_only=True)["samples"] == 480
+    state = torch.load(out / "resume" / "state.pt", weights_only=True)
+    assert state["samples"] == 480
+    groups = state["optimizers"][0]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]  # what is saved is what was used
+    assert all(tuple(group["betas"]) == (0.8, 0.9) for group in groups)
     card = json.loads((out / "config.json").read_text())
     assert any("optim.lr" in line for line in card["history"][0]["changed"])
     with pytest.raises(UsageError, match=r"cannot go on with backbone.*--init"):

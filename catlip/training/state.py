@@ -239,7 +239,10 @@ class State:
         whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
         dcp.set_model_state_dict(self.task, state["task"], options=whole)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             dcp.set_optimizer_state_dict(self.task, optimizer, saved, options=whole)
+            for group, now in zip(optimizer.param_groups, settings, strict=True):
+                group.update(now)  # a change that was accepted counts, and not what the file says
         if self.average:  # switched on since: it begins with the weights that are there, not with the initial ones
             dcp.set_model_state_dict(self.average.module, state["average"] or state["task"], options=whole)
         if self.scaler.is_enabled() and state.get("scaler"):  # a run that began elsewhere has none
