@@ -12,7 +12,7 @@ from importlib import import_module
 from itertools import takewhile
 from typing import Any
 
-from catlip.errors import UsageError, near
+from catlip.errors import UsageError, near, refusal
 from catlip.recipes import RECIPES, load_recipe
 
 
@@ -76,7 +76,7 @@ HELP = """catlip: captioned pictures in, a vision encoder out
 
 
 def main() -> None:
-    """Entry point: exit code 0, or 2 with one line for a mistake the user can mend."""
+    """Entry point: exit code 0, or 2 with one line for a mistake the user can mend and for what the system refuses."""
     try:
         run(sys.argv[1:])
     except UsageError as error:
@@ -87,6 +87,12 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away: `catlip explain ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        why = refusal(error)
+        if not why:
+            raise
+        sys.stderr.write(f"catlip: {why}\n")
+        sys.exit(2)
 
 
 def run(args: list[str]) -> Any:

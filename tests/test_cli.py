@@ -1,12 +1,14 @@
 """The command line as a user meets it: what it says, with which exit code, and what it does not import."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from catlip import cli
+from catlip import Labeler, Vocabulary, cli
+from tests.conftest import jpeg
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,6 +110,89 @@ def test_mistakes_end_with_one_line_and_exit_code_2(args: list[str], says: str) 
     assert says in shown.stderr
     assert shown.stderr.count("\n") == 1
     assert "Traceback" not in shown.stderr
+
+
+def line_of(args: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:
+    """What a command that is refused says: one line, exit code 2."""
+    monkeypatch.setattr(sys, "argv", ["catlip", *args])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    said = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert said.count("\n") == 1
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize("verb", ["pack", "vocab", "label", "report"])
+@pytest.mark.parametrize("out", ["/proc/no/where", "FILE/below", "FILE"])
+def test_an_out_that_cannot_be_written(
+    verb: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    if (verb, out) in (("vocab", "FILE"), ("report", "FILE")):
+        return  # a file is what they write
+    (tmp_path / "1.jpg").write_bytes(jpeg())
+    (tmp_path / "t.csv").write_text("image,text\n1.jpg,a dog\n")
+    (tmp_path / "file").write_text("mine")
+    counted = Vocabulary.from_counts({"n02084071": 3}, Labeler(), samples=3, captions=3, source="")
+    counted.save(tmp_path / "vocab.tsv")
+    out = out.replace("FILE", str(tmp_path / "file"))
+    args = [
+        verb,
+        str(tmp_path / "t.csv"),
+        "--out",
+        out,
+        *(["--vocab", str(tmp_path / "vocab.tsv")] * (verb == "report")),
+    ]
+    assert line_of(args, monkeypatch, capsys).startswith(f"catlip: {Path(out).parent if verb != 'pack' else ''}")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.jpg", "file", "t.csv", "vocab.tsv"]
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Files of more than 20 kB cannot be written: as on a full disk, some of the work is done when it fails."""
+    rows = ["image,text"]
+    for i in range(30):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg(seed=i, size=(96, 96)))
+        rows.append(f"{i}.jpg,a dog")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    (tmp_path / "v.tsv.part").symlink_to("/dev/full")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        said = line_of(["pack", str(tmp_path / "t.csv"), "--out", str(tmp_path / "s")], monkeypatch, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert said == f"catlip: {tmp_path}/s/000000.tar: File too large\n"
+    assert not (tmp_path / "s").exists()
+    said = line_of(["vocab", str(tmp_path / "t.csv"), "--out", str(tmp_path / "v.tsv")], monkeypatch, capsys)
+    assert said == f"catlip: {tmp_path}/v.tsv: No space left on device\n"
+    assert not list(tmp_path.glob("v.tsv*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "No space left"),
+        (ConnectionError("the host is away\nand more"), "the host is away"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    error: Exception, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("catlip.captions.show.explain", fail)
+    assert says in line_of(["explain", "a dog"], monkeypatch, capsys)
+
+
+def test_other_errors_are_ours_and_show_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catlip.captions.show.explain", lambda _: {}["no"])
+    monkeypatch.setattr(sys, "argv", ["catlip", "explain", "a dog"])
+    with pytest.raises(KeyError):
+        cli.main()
 
 
 def test_an_unknown_flag_exits_with_2() -> None:

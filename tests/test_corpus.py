@@ -17,6 +17,7 @@ import pytest
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
 from catlip.data.corpus import BuildVocabulary, WriteLabels, build_vocabulary, write_labels
+from catlip.data.sources import open_source
 from catlip.errors import UsageError
 from tests.conftest import write_tar
 
@@ -123,6 +124,25 @@ def test_missing_captions_are_counted(tmp_path: Path, capsys) -> None:
     pq.write_table(pa.table({"caption": ["a dog", None, ""]}), tmp_path / "m.parquet")
     build_vocabulary(BuildVocabulary(data=str(tmp_path / "m.parquet"), out=str(tmp_path / "v.tsv")))
     assert "3 captions (2 missing)" in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_said_and_the_same_as_for_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "tars").mkdir()
+    cut = write_tar(tmp_path / "tars" / "a.tar", {f"{i}.{e}": b"a dog" * (e == "txt" and i != 1) for i in range(3)
+                                                  for e in ("jpg", "txt")})  # fmt: skip
+    cut.write_bytes(cut.read_bytes()[:3590])
+    (tmp_path / "t.csv").write_text('image,caption\n1.jpg,"a cat"\n2.jpg,a,b\n3.jpg,nan\n4.jpg,"a lone horse\n')
+    data = f"{tmp_path}/tars + {tmp_path}/t.csv"
+    found = build_vocabulary(BuildVocabulary(data=data, out=str(tmp_path / "v.tsv"), workers=1))
+    said = capsys.readouterr().out
+    source = open_source(data)
+    captions = list(source.captions())
+    assert (found.samples, found.captions) == (len(captions), len(captions))
+    assert dict(zip(found.synsets, found.counts, strict=True)) == Counter(
+        label for some in captions for label in {name for found in LABELER(some) for name in found}
+    )
+    assert f"{sum(not some for some in captions)} missing" in said
+    assert f"{len(source.troubles)} troubles, e.g. a.tar" in said
 
 
 def test_foreign_captions_are_warned_of(tmp_path: Path, capsys) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import time
 import zlib
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from catlip.data import indexes
 from catlip.data.crops import decode_part, empty
 from catlip.data.images import (
     UnreadableImageError,
@@ -295,3 +297,45 @@ def test_an_index_of_other_bytes_is_not_believed(tmp_path: Path) -> None:
     assert list(TarSource([tar], "a").keys()) == ["1"]
     (tmp_path / "index.json").write_text('{"train": {"shards": [["a.tar", 1]]}}')  # somebody else's
     assert list(TarSource([tar], "a").keys()) == ["1"]
+
+
+def test_a_tar_that_was_rewritten_is_not_read_by_its_old_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "WORTH_KEEPING", -1)  # a wrong index would stay
+
+    def write(folder: Path, captions: list[bytes]) -> Path:
+        return write_tar(folder / "a.tar", {f"{i}.{e}": jpeg() if e == "jpg" else captions[i]
+                                            for i in range(len(captions)) for e in ("jpg", "txt")})  # fmt: skip
+
+    (tmp_path / "new").mkdir()
+    captions = [b"a dog number %d" % i for i in range(100)]
+    write(tmp_path, captions)
+    pack(Pack(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
+    tar = tmp_path / "s" / "000000.tar"
+    packed = open_source(str(tar))
+    assert packed.fingerprint()[0][:1] == ["000000.tar"]
+    assert len(packed.fingerprint()[0]) == 3, "name, bytes, SHA-256"
+    before, index = tar.stat(), (tmp_path / "s" / "index.json").stat()
+    other = write(tmp_path / "new", [caption[::-1] + b"!" * (i % 7) for i, caption in enumerate(captions)])
+    pack(Pack(data=str(other), out=str(tmp_path / "t")))
+    again = (tmp_path / "t" / "000000.tar").read_bytes()
+    assert len(again) == before.st_size
+    tar.write_bytes(again)
+    for written in (index.st_mtime_ns + 1, index.st_mtime_ns - 1):  # after its index.json, or dated back
+        os.utime(tar, ns=(written, written))
+        source = open_source(str(tar))
+        assert list(source.captions()) == list(open_source(str(other)).captions())
+        assert source.troubles == {"000000.tar": "the index.json beside it is another's; not used"}
+        assert source.fingerprint() != packed.fingerprint()
+    (tmp_path / "s" / "index.json").unlink()
+    assert list(open_source(str(tar)).captions()) == list(open_source(str(other)).captions())
+
+
+def test_a_copy_whose_dates_are_other_ones_is_the_same_data(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": b"a dog"})
+    pack(Pack(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
+    tar = tmp_path / "s" / "000000.tar"
+    packed = open_source(str(tar))
+    os.utime(tar, (2e9, 2e9))
+    copied = open_source(str(tar))
+    assert copied.fingerprint() == packed.fingerprint()
+    assert not copied.troubles

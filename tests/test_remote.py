@@ -63,9 +63,13 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
     asked: ClassVar[Counter[str]] = Counter()
     failures: ClassVar[Counter[str]] = Counter()
+    refused: ClassVar[set[str]] = set()
 
     def do_GET(self) -> None:
         self.asked[self.path] += 1
+        if self.path in self.refused:
+            self.send_error(403)
+            return
         if self.failures[self.path] > 0:
             self.failures[self.path] -= 1
             self.send_error(500)
@@ -81,6 +85,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
 def url(tmp_path: Path) -> Iterator[str]:
     Server.asked.clear()
     Server.failures.clear()
+    Server.refused.clear()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -230,5 +235,45 @@ def test_other_bytes_under_the_same_url_are_fetched_anew(tmp_path: Path, url: st
     pack(Pack(data=f"{tmp_path}/000.tar", out=str(tmp_path / "packed")))
     write_shards(tmp_path / "packed", shards=1, samples=30)
     (tmp_path / "packed" / "000.tar").replace(tmp_path / "packed" / "000000.tar")
+    with pytest.raises(UsageError, match=r"000000\.tar has .* bytes were expected: is the index\.json"):
+        open_source(f"{url}/packed/000000.tar").read(0)
+
+
+def test_an_index_that_cannot_be_read_is_asked_for_again_and_then_said(
+    tmp_path: Path, url: str, capsys: pytest.CaptureFixture
+) -> None:
+    write_shards(tmp_path)
+    pack(Pack(data=f"{tmp_path}/*.tar", out=str(tmp_path / "packed"), per_shard=3))
+    Server.failures["/packed/index.json"] = 2
+    source = open_source(f"{url}/packed/{{000000..000003}}.tar")
+    assert Server.asked == {"/packed/index.json": 3}
+    Server.failures["/packed/index.json"] = 99
+    with pytest.raises(UsageError, match=r"/packed/index\.json cannot be fetched, tried 3 times: .*500"):
+        open_source(f"{url}/packed/{{000000..000003}}.tar")
+    Server.failures.clear()
+    Server.refused.add("/packed/index.json")
+    other = open_source(f"{url}/packed/{{000000..000003}}.tar")
+    assert "/packed/index.json is refused (403" in capsys.readouterr().err
+    assert [other.read(i) for i in range(12)] == [source.read(i) for i in range(12)]
+
+
+def test_packed_shards_are_known_by_what_is_in_them(tmp_path: Path, url: str) -> None:
+    for number in range(2):
+        write_tar(tmp_path / f"{number}.tar", {"1.jpg": jpeg(seed=1), "1.txt": b"a dog %d" % number})
+    pack(Pack(data=f"{tmp_path}/0.tar", out=str(tmp_path / "packed")))
+    pack(Pack(data=f"{tmp_path}/1.tar", out=str(tmp_path / "other")))
+    shard = tmp_path / "packed" / "000000.tar"
+    assert shard.stat().st_size == (tmp_path / "other" / "000000.tar").stat().st_size
+    first = open_source(f"{url}/packed/000000.tar")
+    assert first.read(0).captions == ["a dog 0"]
+    assert first.fingerprint() == open_source(str(shard)).fingerprint(), "wherever they lie"
+    for name in ("000000.tar", "index.json"):
+        (tmp_path / "packed" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    second = open_source(f"{url}/packed/000000.tar")
+    assert second.read(0).captions == ["a dog 1"], "not what was fetched before"
+    assert second.fingerprint() != first.fingerprint()
+    shard.write_bytes(shard.read_bytes().replace(b"a dog 1", b"a cat 1"))
+    for path in (cache_folder() / "shards").glob("*.tar"):
+        path.unlink()
     with pytest.raises(UsageError, match=r"000000\.tar has .* bytes were expected: is the index\.json"):
         open_source(f"{url}/packed/000000.tar").read(0)

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import gzip
 import io
 import json
 import os
@@ -16,15 +17,19 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from catlip.data import embedded, indexes
 from catlip.data.captionfiles import Columns, read_rows
+from catlip.data.corpus import corpus_files
+from catlip.data.images import UnreadableImageError, open_image
 from catlip.data.names import Names
 from catlip.data.pack import Pack, pack
-from catlip.data.paths import values_of
+from catlip.data.paths import NO_CAPTIONS, values_of
 from catlip.data.records import Record, Source, bounded
 from catlip.data.shards import IMAGE_EXTENSIONS, members, split_name
 from catlip.data.sources import Mixture, TarSource, open_source, parts
+from catlip.data.tables import chunks
 from catlip.data.tars import OpenFile
 from catlip.errors import UsageError
 from tests.conftest import SHARED, jpeg, write_tar
@@ -378,10 +383,11 @@ def test_damaged_tables(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_bytes(b"\xef\xbb\xbfimage,text\n1.jpg,caf\xe9\n2.jpg,a,b,c\n3.jpg\n4.jpg,a dog\n")
     source = open_source(str(table))
-    assert [r.captions for r in records(source)] == [["caf�"], ["a dog"]]
-    assert len(source.troubles) == 2
+    assert [r.captions for r in records(source)] == [["café"], ["a dog"]]
+    assert len(source.troubles) == 3
+    assert source.troubles.pop("t.csv") == "1 lines are no UTF-8 and were read as Windows-1252; save it as UTF-8"
     assert all("cells instead of 2" in why for why in source.troubles.values())
-    table.write_bytes("image,text\n1.jpg,a\n".encode("utf-16"))
+    table.write_bytes("image,text\n1.jpg,a\n".encode("utf-16-le"))
     with pytest.raises(UsageError, match=r"t\.csv is no UTF-8 text"):
         open_source(str(table))
     (tmp_path / "u.csv").write_text("url,caption\nhttps://x.org/1.jpg,a dog\nhttp://x.org/2.jpg,a cat\n")
@@ -396,6 +402,138 @@ def test_damaged_tables(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
     with pytest.raises(UsageError, match=r"b\.parquet is no readable Parquet"):
         open_source(str(tmp_path / "b.parquet"))
+
+
+def captions_both_ways(path: Path) -> list[list[str]]:
+    """As `pack` and `pretrain` read them, after checking that `vocab`, `label` and `report` read the same."""
+    found = list(open_source(str(path)).captions())
+    files = corpus_files(str(path), None, None)
+    rows = (part for paths, columns in files for file in paths for part in read_rows(file, columns))
+    assert [captions for part in rows for captions in part.captions] == found
+    return found
+
+
+cells = st.text(st.sampled_from([*' "",\t;|\n\r\'a', "é", "\U0001f415", "\x85", "\u2028"]), max_size=7)
+
+
+@quick
+@given(
+    st.lists(st.tuples(cells, cells, cells), max_size=20), st.sampled_from(",\t;|"), st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
+    st.booleans(),
+)  # fmt: skip
+def test_what_csv_writes_is_read_back(
+    tmp_path: Path, rows: list, separator: str, end: str, quoting: int, encoding: str, large: bool
+) -> None:
+    if end == "\n":  # then csv before Python 3.13 does not quote the other one
+        rows = [tuple(cell.replace("\r", "") for cell in row) for row in rows]
+    if large:  # beyond what is read at a time
+        rows = [*rows, *[(("line " * 2000 + "\n") * 25, '""' * 100, separator * 9)] * 5, *rows]
+    path = tmp_path / "t.csv"
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.writer(file, delimiter=separator, lineterminator=end, quoting=quoting)
+        writer.writerows([("image", "text", "more"), *rows])
+    read = [dict(zip(chunk, row, strict=True)) for chunk in chunks(path) for row in zip(*chunk.values(), strict=True)]
+    assert [tuple(row.values()) for row in read] == rows
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", ";"])
+@pytest.mark.parametrize("filler", [0, 40_000])
+def test_quotes_that_nobody_closes_are_text(tmp_path: Path, separator: str, filler: int) -> None:
+    captions = ["a dog", '"a red car', "a cat", 'a 15" pipe', '"Wow" she said', 'a "big" boat', '"', 'x"y', '"a "b" c"',
+                *["a long line of filler"] * filler, '"a blue car', "a boat"]  # fmt: skip
+    lines = [separator.join(["image", "caption"]), *(f"{i}.jpg{separator}{c}" for i, c in enumerate(captions))]
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    source = open_source(str(tmp_path / "t.tsv"))
+    assert list(source.captions()) == [[caption] for caption in captions]
+    assert not source.troubles
+
+
+def test_a_quote_that_could_be_two_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text('image\tcaption\n0.jpg\ta dog\n1.jpg\t"a red car\n2.jpg\ta pipe of 15"\n')
+    source = open_source(str(tmp_path / "t.tsv"))
+    assert list(source.captions()) == [["a dog"], ["a red car\n2.jpg\ta pipe of 15"]]
+    assert list(source.troubles.values()) == [
+        "one cell over 2 lines, as a quote says, that look like rows of their own"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "cp1252"])
+def test_texts_of_other_encodings(tmp_path: Path, kind: str, encoding: str) -> None:
+    rows = [{"image": f"{i}.jpg", "text": f"a café “{i}”"} for i in range(20)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows)
+    if kind != "jsonl":
+        text = "image,text\r\n" + "".join(f"{row['image']},{row['text']}\r\n" for row in rows)
+    data = (("\ufeff" if encoding == "utf-16-be" else "") + text).encode(encoding)
+    path = tmp_path / f"t.{kind}"
+    path.write_bytes(gzip.compress(data) if kind == "csv.gz" else data)
+    assert captions_both_ways(path) == [[row["text"]] for row in rows]
+    assert list(open_source(str(path)).troubles) == [path.name] * (encoding == "cp1252")
+
+
+def test_the_text_nan_is_a_missing_caption_among_sentences(tmp_path: Path) -> None:
+    for kind in ("csv", "jsonl", "parquet"):
+        for words, found in ((["a dog", "nan", "a red car", "NaN", " nan", "NA", "dusk"],
+                              [["a dog"], [], ["a red car"], [], [], ["NA"], ["dusk"]]),
+                             (["nan", "naan", "roti"], [["nan"], ["naan"], ["roti"]]),
+                             (["nan", "nan"], [[], []])):  # fmt: skip
+            rows = [{"image": f"{i}.jpg", "text": word} for i, word in enumerate(words)]
+            path = tmp_path / f"{len(words)}.{kind}"
+            if kind == "parquet":
+                pq.write_table(pa.Table.from_pylist(rows), path)
+            elif kind == "jsonl":
+                path.write_text("\n".join(map(json.dumps, rows)))
+            else:
+                path.write_text("image,text\n" + "".join(f"{row['image']},{row['text']}\n" for row in rows))
+            assert captions_both_ways(path) == found
+            without = sum(not captions for captions in found)
+            assert (f"{without} of them without a caption" in open_source(str(path)).described) == (without > 0)
+
+
+@pytest.mark.parametrize("pictures", ["paths", "bytes"])
+@pytest.mark.parametrize(
+    "cells", [[b"a dog", b"a cat"], [3, None], [2.5, 1.0], [[{"text": "a dog"}], []], [{"text": "a dog"}, None]]
+)
+def test_a_column_of_other_things_than_captions_is_refused(tmp_path: Path, cells: list, pictures: str) -> None:
+    images = ["1.jpg", "2.jpg"] if pictures == "paths" else [jpeg(), jpeg()]
+    pq.write_table(pa.table({"image": images, "caption": cells}), tmp_path / "t.parquet")
+    for read in (
+        lambda: open_source(str(tmp_path / "t.parquet")),
+        lambda: list(read_rows(tmp_path / "t.parquet", Columns.of(tmp_path / "t.parquet", None, None))),
+    ):
+        with pytest.raises(UsageError, match=r"t\.parquet: column 'caption' holds .*, not text.*--text-col"):
+            read()
+    if not isinstance(cells[0], bytes):
+        (tmp_path / "t.jsonl").write_text("".join(json.dumps({"image": "1.jpg", "caption": c}) + "\n" for c in cells))
+        with pytest.raises(UsageError, match=r"t\.jsonl: column 'caption' holds .*, not text"):
+            open_source(str(tmp_path / "t.jsonl"))
+    source = open_source(str(tmp_path / "t.parquet"), text_col=NO_CAPTIONS)
+    assert [record.captions for record in records(source)] == [[], []]
+
+
+def test_corpora_are_what_sources_are(tmp_path: Path) -> None:
+    """vocab, label and report read what pack and pretrain read."""
+    write_pictures(tmp_path / "meta", "1.jpg", "2.jpg")
+    (tmp_path / "meta" / "1.txt").write_text("a sidecar that the table overrules")
+    (tmp_path / "meta" / "metadata.csv").write_text("file_name,text\n1.jpg,a dog\n2.jpg,a cat\n")
+    assert captions_both_ways(tmp_path / "meta") == [["a dog"], ["a cat"]]
+    for number in range(2):
+        (tmp_path / "tars").mkdir(exist_ok=True)
+        write_tar(tmp_path / "tars" / f"{number}.tar", {"1.jpg": jpeg(), "1.txt": f"a dog {number}".encode()})
+    assert captions_both_ways(tmp_path / "tars") == [["a dog 0"], ["a dog 1"]]
+    (tmp_path / "twice.csv").write_text("image,caption,caption\n1.jpg,a dog,ein Hund\n")
+    assert captions_both_ways(tmp_path / "twice.csv") == [["a dog"]]
+    assert open_source(str(tmp_path / "twice.csv")).read(0).metadata == {"caption.2": "ein Hund"}
+    (tmp_path / "cells.csv").write_text('image,caption\n1.jpg,a dog\n2.jpg,a,b\n3.jpg,"[""a cat"", ""a pig""]"\n')
+    assert captions_both_ways(tmp_path / "cells.csv") == [["a dog"], ["a cat", "a pig"]]
+    lines = [{"image": f"{i}.jpg", "text": c} for i, c in enumerate(["a dog", 7, ["a", 3, None], None, {"a": 1}])]
+    (tmp_path / "n.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert captions_both_ways(tmp_path / "n.jsonl") == [["a dog"], [], ["a"], [], []]
+    (tmp_path / "half.jsonl").write_text('{"image": "\\ud83d.jpg", "text": "half a \\ud83d face", "id": "\\ud83d"}')
+    assert captions_both_ways(tmp_path / "half.jsonl") == [["half a ? face"]]
+    both = f"{tmp_path}/cells.csv + {tmp_path}/tars@2"
+    assert captions_both_ways(Path(both)) == [["a dog"], ["a cat", "a pig"], ["a dog 0"], ["a dog 1"]]
 
 
 def test_a_wrong_guess_shows_columns_and_values(tmp_path: Path) -> None:
@@ -446,6 +584,8 @@ def test_parquet_with_pictures(tmp_path: Path, form: str, monkeypatch: pytest.Mo
     assert source.remote
     assert source.window == 3 * 32
     assert source.shards.tolist() == [3, 3, 1] * 2
+    pq.write_table(pa.table({"jpg": [jpeg()] * 3, "caption": ["a dog", None, "a cat"]}), tmp_path / "n.pq")
+    assert "1 of them without a caption" in open_source(str(tmp_path / "n.pq")).described
     found = records(source)
     assert [r.image for r in found[:6] + found[7:13]] == [jpeg(seed=10 * p + i) for p in range(2) for i in range(6)]
     assert found[6].image == (jpeg(seed=10) if form == "struct" else b"")
@@ -477,6 +617,26 @@ def test_jsonl_with_base64(tmp_path: Path) -> None:
     assert [r.key for r in found] == ["5", "1", "x.jpg", "3"]
 
 
+def test_jsonl_with_base64_in_other_encodings(tmp_path: Path) -> None:
+    line = json.dumps({"image": base64.b64encode(jpeg()).decode(), "text": "a café"}, ensure_ascii=False) + "\n"
+    path = tmp_path / "a.jsonl"
+    for encoding in ("utf-8-sig", "cp1252"):
+        path.write_bytes((line * 3).encode(encoding))
+        assert [(r.image, r.captions) for r in records(open_source(str(path)))] == [(jpeg(), ["a café"])] * 3
+    path.write_bytes(line.encode("utf-16"))
+    with pytest.raises(UsageError, match=r"a\.jsonl is UTF-16, and its pictures are inside: save it as UTF-8"):
+        open_source(str(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_sidecars_of_other_encodings(tmp_path: Path, encoding: str) -> None:
+    write_pictures(tmp_path, "1.jpg")
+    (tmp_path / "1.txt").write_bytes("a café\r\na dog".encode(encoding))
+    assert records(open_source(str(tmp_path)))[0].captions == ["a café", "a dog"]
+    write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": (tmp_path / "1.txt").read_bytes()})
+    assert records(open_source(str(tmp_path / "a.tar")))[0].captions == ["a café", "a dog"]
+
+
 # ---- folders and COCO
 
 
@@ -492,6 +652,84 @@ def test_a_folder_with_captions_beside_the_pictures(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert list(source.troubles) == ["sub/loop"]
     assert "1 of them without" in source.described
+
+
+@pytest.mark.parametrize("ending", sorted(IMAGE_EXTENSIONS))
+def test_every_ending_of_a_picture(tmp_path: Path, ending: str) -> None:
+    kind = {"jpg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "tif": "TIFF", "jp2": "JPEG2000"}.get(ending, ending.upper())
+    Image.open(io.BytesIO(jpeg())).save(tmp_path / f"1.{ending.upper()}", kind)
+    (tmp_path / "1.TXT").write_text("a dog")
+    (tmp_path / "2.png").write_bytes(b"")
+    (tmp_path / "2.Caption").write_text("a cat")
+    found = records(open_source(str(tmp_path)))
+    assert [r.captions for r in found] == [["a dog"], ["a cat"]]
+    assert open_image(found[0].image).size == (48, 40)
+    write_tar(tmp_path / "a.tar", {f"1.{ending.upper()}": found[0].image, "1.TXT": b"a dog"})
+    assert [r.image for r in records(open_source(str(tmp_path / "a.tar")))] == [found[0].image]
+
+
+def test_what_a_folder_holds_besides_is_counted(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "1.jpg", "sub/2.jpg", "sub/3.jpg", "__MACOSX/._1.jpg", "__MACOSX/4.jpg")
+    (tmp_path / "1.txt").write_text("a dog")
+    for name in ("1.heic", "sub/2.HEIC", "sub/notes", ".DS_Store"):
+        (tmp_path / name).touch()
+    source = open_source(str(tmp_path))
+    assert [r.key for r in records(source)] == ["1.jpg", "sub/2.jpg", "sub/3.jpg"]
+    assert source.described.startswith(
+        "3 pictures with captions in .txt files beside them, 2 of them without a caption"
+    )
+    assert source.troubles == {
+        "3 other files": "left alone, neither pictures nor captions: 2 .heic, 1 without an ending"
+    }
+    (tmp_path / "metadata.csv").write_text("file_name,text\n./1.jpg,a dog\n")
+    source = open_source(str(tmp_path))
+    assert source.troubles == {"sub/2.jpg": "2 pictures of the folder have no row in metadata.csv"}
+    assert "2 pictures of the folder have no row" in source.described
+
+
+def why_not(record: Record) -> str:
+    with pytest.raises(UnreadableImageError) as error:
+        open_image(record.image)
+    return str(error.value)
+
+
+def test_what_is_missing_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path, "p/1.jpg")
+    (tmp_path / "p" / "empty.jpg").touch()
+    relative = "(paths are relative to the table's folder)"
+    expected = {
+        "p/2.jpg": f"no such file: {tmp_path}/p/2.jpg {relative}",
+        "p\\1.jpg": f"no such file: {tmp_path}/p\\1.jpg (write / instead of \\)",
+        "~/1.jpg": f"no such file: {tmp_path}/~/1.jpg (~ is not expanded: write the whole path)",
+        "p/1.JPG": f"no such file: {tmp_path}/p/1.JPG (there is 1.jpg)",
+        "https://x.org/1.jpg": "a URL, and catlip downloads no pictures: fetch them first",
+        "p": f"{tmp_path}/p is no file with a picture",
+        "p/empty.jpg": "an empty file",
+    }
+    (tmp_path / "t.csv").write_text("image,text\np/1.jpg,a dog\n" + "".join(f"{name},a cat\n" for name in expected))
+    source = open_source(str(tmp_path / "t.csv"))
+    assert {r.key: why_not(r) for r in records(source)[1:]} == expected
+    with pytest.raises(UsageError, match=r"1 of 8 pictures cannot be read.* no such file: .*; 5 files are not there"):
+        pack(Pack(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
+    assert not (tmp_path / "s").exists()
+    pq.write_table(pa.table({"image": [{"bytes": None, "path": "p/1.jpg"}, {"bytes": None, "path": "no.jpg"}],
+                             "text": ["a dog", "a cat"]},
+                            schema=pa.schema({"image": pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+                                              "text": pa.string()})), tmp_path / "x.parquet")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.parquet", "./x.parquet", f"{tmp_path}/x.parquet"):
+        found = records(open_source(name))
+        assert found[0].image == jpeg(seed=7)
+        assert why_not(found[1]).startswith("no such file: ")
+
+
+def test_pack_says_how_many_have_no_caption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": b"a dog", "2.jpg": jpeg(), "2.txt": b"", "3.jpg": jpeg(),
+                                   "4.jpg": jpeg(), "4.json": b'{"url": "x"}'})  # fmt: skip
+    pack(Pack(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
+    said = capsys.readouterr().out
+    assert "4 samples in 1 tar, 2 of them without a caption" in said
+    assert "3 of 4 samples have no caption, e.g. 2" in said
 
 
 def test_folders_of_other_things(tmp_path: Path) -> None:
@@ -565,7 +803,11 @@ def test_other_json_is_refused(tmp_path: Path) -> None:
     for text, says in (("[", "cannot be read as JSON"), ("[1]", "found list"), ("{}", "found dict"),
                        ('{"images": [], "annotations": [{"image_id": 1}], "categories": []}', "boxes"),
                        ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1}]}', "'caption'"),
-                       ('{"a": 1}', "no pictures")):  # fmt: skip
+                       ('{"a": 1}', "no pictures"), ('{"1.jpg": [{"text": "a dog"}]}', "not one caption"),
+                       ('{"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "a"}], "annotations": []}',
+                        "two pictures are called 'a'"),
+                       ('{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []}',
+                        "two pictures are called 'id 1'")):  # fmt: skip
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(UsageError, match=says):
             open_source(str(tmp_path / "a.json"))

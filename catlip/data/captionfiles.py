@@ -1,4 +1,4 @@
-"""Captions of one file, a few thousand rows at a time: tables, and whatever else `sources.py` opens."""
+"""Captions of one file, a few thousand rows at a time, as `sources.py` reads them; tables need no pictures here."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,18 @@ import pyarrow as pa
 
 from catlip.data.embedded import is_bytes
 from catlip.data.folders import FolderSource, coco_captions
-from catlip.data.tables import ROWS, TEXT_COLUMNS, chunks, column_names, find_column, first_rows, kind_of, open_parquet
+from catlip.data.paths import values_of
+from catlip.data.tables import (
+    ROWS,
+    TEXT_COLUMNS,
+    CaptionColumn,
+    chunks,
+    column_names,
+    find_column,
+    first_rows,
+    kind_of,
+    open_parquet,
+)
 from catlip.data.tars import TarSource
 from catlip.errors import UsageError
 
@@ -64,8 +75,8 @@ class Columns:
 class Rows:
     """A few thousand samples: their key columns, and the captions of each."""
 
-    keys: dict[str, Any]  # Arrow arrays or lists
-    captions: list[list[Any]]
+    keys: dict[str, pa.Array]
+    captions: list[list[str]]  # none where they are missing
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -105,43 +116,34 @@ def row_groups(path: Path, rows: int) -> Iterator[list[int] | None]:
         yield bundle
 
 
-def read_rows(path: Path, columns: Columns, groups: list[int] | None = None) -> Iterator[Rows]:
-    """The rows of a file. Raises UsageError for a file that is damaged, naming it."""
-    kind = _kind(path)
+def read_rows(
+    path: Path, columns: Columns, groups: list[int] | None = None, troubles: dict[str, str] | None = None
+) -> Iterator[Rows]:
+    """The rows of a file. troubles: gets what was left out. Raises UsageError for a file that is damaged, naming it."""
+    kind, troubles = _kind(path), {} if troubles is None else troubles
     if kind in ("tar", "coco", "folder"):
-        yield from _source_rows(path, kind)
+        yield from _source_rows(path, kind, troubles)
         return
-    for chunk in chunks(path, [columns.text, *columns.keys], groups):
+    captions = CaptionColumn(path, columns.text, first_rows(path, [columns.text]).get(columns.text, []))
+    for chunk in chunks(path, [columns.text, *columns.keys], groups, troubles=troubles):
         keys = {name: _plain(chunk[name]) for name in columns.keys}
-        yield Rows(keys, _captions_of(chunk[columns.text], path, columns.text))
+        yield Rows(keys, captions(chunk[columns.text]))
 
 
-def _captions_of(text: Any, path: Path, name: str) -> list[list[Any]]:
-    if isinstance(text, list):
-        return [several if isinstance(several, list) else [several] for several in text]
-    kind = text.type
-    if pa.types.is_null(kind):
-        return [[None]] * len(text)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return [several or [] for several in text.to_pylist()]
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-            or pa.types.is_dictionary(kind)):  # fmt: skip
-        raise UsageError(f"{path}: column {name!r} holds {kind}, not text; name the captions' column with --text-col")
-    return [[caption] for caption in text.to_pylist()]
-
-
-def _plain(values: Any) -> Any:
+def _plain(values: Any) -> pa.Array:
     """A key column; what JSON has beside strings is written as JSON."""
     if isinstance(values, pa.Array):
         return values
-    return [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+    texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values_of(values)]
+    return pa.array([None if text is None else text.encode("utf-8", "replace").decode() for text in texts], pa.string())
 
 
-def _source_rows(path: Path, kind: str) -> Iterator[Rows]:
+def _source_rows(path: Path, kind: str, troubles: dict[str, str]) -> Iterator[Rows]:
     if kind == "coco":  # whose pictures need not be here
         samples = ((name, captions) for name, (captions, _) in coco_captions(path).items())
     else:
         source = TarSource([path], str(path)) if kind == "tar" else FolderSource(path)
+        troubles.update(source.troubles)
         samples = zip(source.keys(), source.captions(), strict=True)
     while some := list(islice(samples, ROWS)):
-        yield Rows({"key": [key for key, _ in some]}, [captions for _, captions in some])
+        yield Rows({"key": _plain([key for key, _ in some])}, [captions for _, captions in some])

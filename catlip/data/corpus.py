@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,12 +22,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from catlip.atomic import whole, write_text
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.captionfiles import Columns, describe, read_rows, row_groups
-from catlip.data.shards import expand
-from catlip.errors import UsageError
+from catlip.data.captionfiles import Columns, Rows, describe, read_rows, row_groups
+from catlip.data.records import bounded
+from catlip.data.remote import is_url
+from catlip.data.sources import located, mixed
+from catlip.errors import UsageError, refusal
 
+FORMAT = 2  # of a task's result: those of another one are not added up
 GROUPS_PER_TASK_ROWS = 2_000_000  # row groups of a Parquet file are bundled up to so many rows
 LANGUAGE_SAMPLE = 512  # captions of every chunk whose language is looked at
 MAX_FOREIGN = 0.1  # share of captions that are not English by their words, from which on we say so
@@ -36,7 +41,7 @@ MAX_FOREIGN = 0.1  # share of captions that are not English by their words, from
 class Corpus:
     """Captions and how to label them."""
 
-    data: str  # Parquet, CSV, TSV, JSONL (also .gz) or tar shards; braces and globs
+    data: str  # what `catlip pretrain` takes, on this machine; also tables without pictures. Weights do not count here
     text_col: str | None = None  # column with the captions; default: guessed by its name, and stated
     key_cols: str | None = None  # columns copied to the output of `catlip label`, comma-separated; default: guessed
     rule: Literal["nouns", "corenet"] = "nouns"
@@ -70,18 +75,20 @@ class Counts:
 
     samples: int = 0
     captions: int = 0
-    missing: int = 0  # empty, None or NaN
+    missing: int = 0  # of the captions: one for each sample without any
     unlabelled: int = 0  # samples without a label
     labels: int = 0
     looked: int = 0  # captions whose language was looked at: the first of every few thousand
     foreign: int = 0  # of those, not English by their words
     by_synset: dict[str, int] = field(default_factory=dict)
+    troubles: dict[str, str] = field(default_factory=dict)  # what was left out of the files, and why
 
     def add(self, other: dict[str, Any]) -> None:
         for name in ("samples", "captions", "missing", "unlabelled", "labels", "looked", "foreign"):
             setattr(self, name, getattr(self, name) + other[name])
         for synset, count in other["by_synset"].items():
             self.by_synset[synset] = self.by_synset.get(synset, 0) + count
+        self.troubles.update(other["troubles"])
 
 
 def build_vocabulary(cfg: BuildVocabulary) -> Vocabulary:
@@ -116,16 +123,17 @@ def write_labels(cfg: WriteLabels) -> Counts:
 def run(cfg: Corpus, parts: Path, labels_folder: Path | None) -> tuple[Counts, Labeler]:
     """Do the tasks that are not done yet and add up the results of all."""
     labeler = Labeler(cfg.rule, ancestors=cfg.ancestors, lexicon=cfg.lexicon)
-    paths = expand(cfg.data)
-    columns = Columns.of(paths[0], cfg.text_col, cfg.key_cols)
-    print(describe(paths, columns))
+    inputs = corpus_files(cfg.data, cfg.text_col, cfg.key_cols)
+    for paths, columns in inputs:
+        print(describe(paths, columns))
     settings = {
         "rule": cfg.rule, "ancestors": cfg.ancestors, "terms": cfg.lexicon and os.path.abspath(cfg.lexicon),
-        "lexicon": labeler.wordnet.hash, "text": columns.text, "keys": list(columns.keys),
+        "lexicon": labeler.wordnet.hash, "format": FORMAT,
         "parts": str(parts.absolute()), "labels": str(labels_folder.absolute()) if labels_folder else None,
         "vocab": getattr(cfg, "vocab", None) and os.path.abspath(cfg.vocab),  # pyright: ignore
     }  # fmt: skip
-    tasks = [_task(path, groups, settings) for path in paths for groups in row_groups(path, GROUPS_PER_TASK_ROWS)]
+    tasks = [_task(path, columns, groups, settings) for paths, columns in inputs for path in paths
+             for groups in row_groups(path, GROUPS_PER_TASK_ROWS)]  # fmt: skip
     parts.mkdir(parents=True, exist_ok=True)
     todo = [task for task in tasks if not Path(task["part"]).is_file()]
     if len(todo) < len(tasks):
@@ -143,14 +151,28 @@ def run(cfg: Corpus, parts: Path, labels_folder: Path | None) -> tuple[Counts, L
     return counts, labeler
 
 
-def _task(path: Path, groups: list[int] | None, settings: dict[str, Any]) -> dict[str, Any]:
+def corpus_files(data: str, text_col: str | None, key_cols: str | None) -> list[tuple[list[Path], Columns]]:
+    """The files that each part of `data` names, and which of their columns are read. Raises UsageError."""
+    found = []
+    for part, _ in mixed(data):
+        _, names = located(part)
+        if url := next(filter(is_url, names), None):
+            raise UsageError(f"{url}: files on this machine are needed here; copy them first")
+        paths = list(map(Path, names))
+        found.append((paths, Columns.of(paths[0], text_col, key_cols)))
+    return found
+
+
+def _task(path: Path, columns: Columns, groups: list[int] | None, settings: dict[str, Any]) -> dict[str, Any]:
     """A unit of work, with the file its result goes to: named by everything that decides the result."""
     stat = path.stat()
-    identity = [str(path.absolute()), stat.st_size, stat.st_mtime_ns, groups, settings]
+    identity = [str(path.absolute()), stat.st_size, stat.st_mtime_ns, groups, columns.text, columns.keys, settings]
     digest = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     name = f"{path.name.split('.')[0]}-{digest}"
     return {
         "path": str(path.absolute()),
+        "text": columns.text,
+        "keys": columns.keys,
         "groups": groups,
         "name": name,
         "part": f"{settings['parts']}/{name}.json",
@@ -165,39 +187,44 @@ def do_task(task: dict[str, Any], settings: dict[str, Any], labeler: Labeler) ->
     names = pa.array(labeler.synsets, pa.string())
     if settings["vocab"]:
         keep = Vocabulary.load(settings["vocab"]).classes_of(labeler) >= 0
-    writer: pq.ParquetWriter | None = None
-    labels_file = Path(settings["labels"], task["name"] + ".parquet") if settings["labels"] else None
-    columns = Columns(settings["text"], tuple(settings["keys"]))
-    for rows in read_rows(Path(task["path"]), columns, task["groups"]):
-        sample_of = np.repeat(np.arange(len(rows)), [len(captions) for captions in rows.captions])
-        captions = [caption for several in rows.captions for caption in several]
-        indices, offsets = labeler.sparse(captions, sample_of)
-        offsets = np.append(offsets, np.full(len(rows) + 1 - len(offsets), len(indices), offsets.dtype))
-        if keep is not None:
-            offsets = np.concatenate([[0], np.cumsum(keep[indices])])[offsets].astype(np.int32)
-            indices = indices[keep[indices]]
-        total += np.bincount(indices, minlength=len(total))
-        counts.samples += len(rows)
-        counts.captions += len(captions)
-        counts.missing += sum(not isinstance(caption, str) or not caption for caption in captions)
-        counts.unlabelled += int((np.diff(offsets) == 0).sum())
-        counts.looked += len(captions[:LANGUAGE_SAMPLE])
-        counts.foreign += labeler.foreign(captions[:LANGUAGE_SAMPLE])
-        if labels_file:
-            table = _labels_table(rows.keys, indices, offsets, names)
-            writer = writer or pq.ParquetWriter(labels_file.with_suffix(".partial"), table.schema)
-            writer.write_table(table)
-    if writer and labels_file:
-        writer.close()
-        labels_file.with_suffix(".partial").replace(labels_file)
+    columns, troubles = Columns(task["text"], tuple(task["keys"])), dict[str, str]()
+    with ExitStack() as files:
+        writer: pq.ParquetWriter | None = None
+        if settings["labels"]:
+            labels_file = files.enter_context(whole(Path(settings["labels"], task["name"] + ".parquet")))
+        for rows in read_rows(Path(task["path"]), columns, task["groups"], troubles):
+            indices, offsets = _count(rows, labeler, keep, counts)
+            total += np.bincount(indices, minlength=len(total))
+            if settings["labels"]:
+                table = _labels_table(rows.keys, indices, offsets, names)
+                writer = writer or files.enter_context(pq.ParquetWriter(labels_file, table.schema))
+                writer.write_table(table)
+    counts.troubles = bounded(troubles)
     counts.labels = int(total.sum())
     counts.by_synset = {labeler.synsets[i]: int(total[i]) for i in np.flatnonzero(total)}
-    part = Path(task["part"])
-    part.with_suffix(".partial").write_text(json.dumps({n: getattr(counts, n) for n in counts.__slots__}))
-    part.with_suffix(".partial").replace(part)
+    write_text(Path(task["part"]), json.dumps({n: getattr(counts, n) for n in counts.__slots__}))
 
 
-def _labels_table(keys: dict[str, Any], indices: np.ndarray, offsets: np.ndarray, names: pa.Array) -> pa.Table:
+def _count(rows: Rows, labeler: Labeler, keep: np.ndarray | None, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+    """(labels of all samples, where those of each end), counted; keep: which labels are wanted."""
+    sample_of = np.repeat(np.arange(len(rows)), [len(captions) for captions in rows.captions])
+    captions = [caption for several in rows.captions for caption in several]
+    indices, offsets = labeler.sparse(captions, sample_of)
+    offsets = np.append(offsets, np.full(len(rows) + 1 - len(offsets), len(indices), offsets.dtype))
+    if keep is not None:
+        offsets = np.concatenate([[0], np.cumsum(keep[indices])])[offsets].astype(np.int32)
+        indices = indices[keep[indices]]
+    missing = sum(not several for several in rows.captions)
+    counts.samples += len(rows)
+    counts.captions += len(captions) + missing
+    counts.missing += missing
+    counts.unlabelled += int((np.diff(offsets) == 0).sum())
+    counts.looked += len(captions[:LANGUAGE_SAMPLE])
+    counts.foreign += labeler.foreign(captions[:LANGUAGE_SAMPLE])
+    return indices, offsets
+
+
+def _labels_table(keys: dict[str, pa.Array], indices: np.ndarray, offsets: np.ndarray, names: pa.Array) -> pa.Table:
     lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names.take(pa.array(indices)))
     return pa.table({**keys, "synsets": lists})
 
@@ -226,8 +253,8 @@ def _run_tasks(tasks: list[dict[str, Any]], settings: dict[str, Any], cfg: Corpu
             try:
                 self.labeler = self.labeler or Labeler(s["rule"], ancestors=s["ancestors"], lexicon=s["terms"])
                 do_task(json.loads(task_json), s, self.labeler)
-            except UsageError as error:
-                return str(error)
+            except (UsageError, OSError) as error:
+                return str(error) if isinstance(error, UsageError) else refusal(error)
             return ""
 
     worker = Worker(json.dumps(settings))
@@ -254,6 +281,9 @@ def _summary(counts: Counts) -> None:
         f"{counts.labels / max(counts.samples, 1):.2f} labels a sample, "
         f"{counts.unlabelled / max(counts.samples, 1):.1%} of the samples without a label"
     )
+    if counts.troubles:
+        first, why = next(iter(counts.troubles.items()))
+        print(f"{len(counts.troubles):,} troubles, e.g. {first}: {why}")
     share = counts.foreign / max(counts.looked, 1)
     if share > MAX_FOREIGN:
         print(f"warning: {share:.1%} of the captions are not English by their words; their labels will be poor")

@@ -17,14 +17,16 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data import indexes
-from catlip.data.paths import Folders, captions_of, guess, plain
+from catlip.data.paths import RELATIVE, Folders, columns_said, guess, plain
 from catlip.data.records import Record
 from catlip.data.remote import Files, OpenFile, Reader, filesystem, in_threads, is_url, persistently
-from catlip.data.tables import ROWS, column_names, first_rows, open_parquet
+from catlip.data.tables import ROWS, TEXT_COLUMNS, CaptionColumn, column_names, first_rows, open_parquet
 from catlip.data.tars import identity
+from catlip.data.textfiles import encoding_of, repaired
 from catlip.errors import UsageError
 
 KEYS = ("key", "__key__", "uid", "id", "sample_id", "image_id", "file_name", "filename")
+GROUPS = ("file", "group", "rows", "bytes", "without")  # of each row group; without: captions that are null
 GROUP_BYTES = 1 << 30  # of row groups kept by a process
 MAX_GROUP = 4 << 30  # bytes of one row group
 MAX_LINE = 1 << 28
@@ -45,11 +47,14 @@ class ParquetSource:
         self.name, self.troubles = name, {}
         self.files = Files(names, cache_gb)
         with _opened(self.files.names[0]) as file:
-            schema = open_parquet(file, self.files.names[0]).schema_arrow
-        self.image, self.text = parquet_columns(self.files.names[0], schema, image_col, text_col)
+            parquet = open_parquet(file, self.files.names[0])
+            schema = parquet.schema_arrow
+            self.image, self.text = parquet_columns(self.files.names[0], schema, image_col, text_col)
+            first = next(parquet.iter_batches(100, columns=[self.text]), None) if self.text else None
+        self._captions = CaptionColumn(self.files.names[0], self.text, [] if first is None else first.column(0))
         self.key = next((c for c in schema.names if c.lower() in KEYS and c not in (self.image, self.text)), None)
         self.columns = [column for column in schema.names if not is_bytes(schema.field(column).type)]
-        self.columns = list(dict.fromkeys([self.image, self.text, *self.columns]))
+        self.columns = list(dict.fromkeys([self.image, *[self.text][: bool(self.text)], *self.columns]))
         self._identities = list(in_threads(lambda i: identity(self.files.names[i]), len(self.files), 16))
         self.files.expect(self._identities)
         groups = self._groups()
@@ -61,11 +66,10 @@ class ParquetSource:
         largest = int(groups["bytes"].to_numpy().max())
         self._keep = max(2, min(64, GROUP_BYTES // max(1, largest)))  # row groups
         self.window = self._keep // 2 * int(self.shards.max())  # half: where one window ends, the next one begins
-        self.described = (
-            f"{len(self):,} rows in {len(self.files):,} Parquet file{'s' if len(self.files) > 1 else ''}, "
-            f"pictures from column {self.image!r}, captions from column {self.text!r} "
-            f"(--image-col, --text-col to change)"
-        )
+        files = f"{len(self.files):,} Parquet file{'s' if len(self.files) > 1 else ''}"
+        self.described = columns_said(f"{len(self):,} rows in {files}, pictures", self.image, self.text)
+        without = int(groups["without"].to_numpy().sum())
+        self.described += f", {without:,} of them without a caption" if without else ""
         self._begin()
 
     def _begin(self) -> None:
@@ -75,26 +79,29 @@ class ParquetSource:
         return {**self.__dict__, "_lock": None, "_slots": {}, "_pid": 0}
 
     def _groups(self) -> pa.Table:
-        """file, group, rows, bytes of every row group, from the ends of the files: without fetching them."""
-        kept = indexes.name_of(["row groups", self._identities])
+        """GROUPS of every row group, from the ends of the files: without fetching them."""
+        kept = indexes.name_of(["row groups", self._identities, self.text])
         found = indexes.load(kept)
         if found is None:
             with indexes.Progress("indexing", len(self.files)) as progress:
                 each = in_threads(lambda i: self._groups_of(i, progress), len(self.files))
                 columns = zip(*(group for groups in each for group in groups), strict=True)
-                found = pa.table([pa.array(c, pa.int64()) for c in columns] or [pa.array([], pa.int64())] * 4,
-                                 ["file", "group", "rows", "bytes"])  # fmt: skip
+                columns = [pa.array(c, pa.int64()) for c in columns] or [pa.array([], pa.int64())] * len(GROUPS)
+                found = pa.table(columns, list(GROUPS))
             if self.files.remote or len(self.files) > 100:
                 found = indexes.keep(kept, found)
         return found
 
-    def _groups_of(self, number: int, progress: indexes.Progress) -> list[tuple[int, int, int, int]]:
+    def _groups_of(self, number: int, progress: indexes.Progress) -> list[tuple[int, ...]]:
         name = self.files.names[number]
         with _opened(name) as file:
             meta = open_parquet(file, name).metadata
-        missing = {self.image, self.text} - {path.split(".")[0] for path in meta.schema.to_arrow_schema().names}
+        schema = meta.schema.to_arrow_schema()
+        missing = {self.image, self.text} - {"", *schema.names}
         if missing:
             raise UsageError(f"{name}: no column {missing.pop()!r}, which the first of the files has")
+        if self.text:
+            self._captions.check(schema.field(self.text).type)
         groups = []
         for group in range(meta.num_row_groups):
             about = meta.row_group(group)
@@ -103,7 +110,11 @@ class ParquetSource:
                     f"{name}: a row group of {about.total_byte_size / 1e9:.1f} GB, which has to be read whole for "
                     f"every picture in it; write the file again with row groups of 1,000 rows (row_group_size=1000)"
                 )
-            groups.append((number, group, about.num_rows, about.total_byte_size))
+            texts = next(
+                (c for c in map(about.column, range(about.num_columns)) if c.path_in_schema == self.text), None
+            )
+            without = texts.statistics.null_count if texts is not None and texts.statistics is not None else 0
+            groups.append((number, group, about.num_rows, about.total_byte_size, without or 0))
         progress.advance(1)
         return groups
 
@@ -133,16 +144,19 @@ class ParquetSource:
         shard = int(np.searchsorted(self._starts, number, "right")) - 1
         rows = self._rows(shard).slice(number - int(self._starts[shard]), 1).to_pylist()[0]
         file = self.files.names[int(self._file_of[shard])]
-        image, path = picture_in(rows.pop(self.image), "" if is_url(file) else os.path.dirname(file))
-        captions = captions_of(rows.pop(self.text))
+        image, path = picture_in(rows.pop(self.image), "" if is_url(file) else os.path.dirname(file) or ".")
+        captions = self._captions([rows.pop(self.text, None)])[0]
         key = rows.get(self.key) if self.key else path
         return Record(str(key or number), image, captions, metadata=plain(rows.items()))
 
     def captions(self) -> Iterator[list[str]]:
+        if not self.text:
+            yield from ([] for _ in range(len(self)))
+            return
         for name in self.files.names:
             with _opened(name) as file:
                 for batch in open_parquet(file, name).iter_batches(batch_size=ROWS, columns=[self.text]):
-                    yield from map(captions_of, batch.column(0).to_pylist())
+                    yield from self._captions(batch.column(0))
 
     def fingerprint(self) -> list[Any]:
         return [[os.path.basename(name), size] for name, size, *_ in self._identities] + [len(self)]
@@ -171,8 +185,8 @@ def is_bytes(kind: pa.DataType) -> bool:
 
 
 def parquet_columns(name: str, schema: pa.Schema, image_col: str | None, text_col: str | None) -> tuple[str, str]:
-    """(image column, caption column); a lone column of bytes holds the pictures, whatever its name."""
-    of_bytes = [column for column in schema.names if is_bytes(schema.field(column).type)]
+    """(image column, caption column); a lone column of bytes holds the pictures, unless captions are called so."""
+    of_bytes = [c for c in schema.names if is_bytes(schema.field(c).type) and c.lower() not in TEXT_COLUMNS]
     if image_col is None and len(of_bytes) == 1:
         image_col = of_bytes[0]
     return guess(name, schema.names, image_col, text_col)
@@ -196,14 +210,16 @@ class JsonLinesSource:
         packed = next((path for path in paths if path.suffix != ".jsonl" and path.suffix != ".ndjson"), None)
         if packed is not None:
             raise UsageError(f"{packed} is compressed, and its pictures are inside: unpack it, so that any can be read")
+        for number, path in enumerate(paths):
+            if not (encoding := encoding_of(self.files.open(number).read(0, 4))).startswith("utf-8"):
+                raise UsageError(f"{path} is {encoding.upper()}, and its pictures are inside: save it as UTF-8")
         self.troubles: dict[str, str] = {}
         self._ends = [_line_ends(self.files.open(number)) for number in range(len(self.files))]
         self.shards = np.array([len(ends) - 1 for ends in self._ends], np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self.shards)])
-        self.described = (
-            f"{len(self):,} lines, pictures in base64 from column {self.image!r}, captions from column {self.text!r} "
-            f"(--image-col, --text-col to change)"
-        )
+        self.described = columns_said(f"{len(self):,} lines, pictures in base64", self.image, self.text)
+        first = first_rows(paths[0], [self.text]).get(self.text, [])
+        self._captions = CaptionColumn(paths[0], self.text, first if self.text else [])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -211,9 +227,10 @@ class JsonLinesSource:
     def _line(self, number: int) -> tuple[dict[str, Any], str]:
         file = int(np.searchsorted(self._starts, number, "right")) - 1
         start, end = self._ends[file][number - self._starts[file] :][:2].tolist()
-        folder = os.path.dirname(self.files.names[file])
+        folder = os.path.dirname(self.files.names[file]) or "."
         try:
-            row = json.loads(self.files.open(file).read(start, min(end - start, MAX_LINE)))
+            line = self.files.open(file).read(start, min(end - start, MAX_LINE))
+            row = json.loads(repaired(line.decode("utf-8-sig", "surrogateescape")))
         except (ValueError, RecursionError):
             return {}, folder
         return row if isinstance(row, dict) else {}, folder
@@ -221,12 +238,12 @@ class JsonLinesSource:
     def read(self, number: int) -> Record:
         row, folder = self._line(number)
         image, path = picture_in(row.pop(self.image, None), folder)
-        captions = captions_of(row.pop(self.text, None))
+        captions = self._captions([row.pop(self.text, None)])[0]
         key = next((row[name] for name in KEYS if row.get(name)), path)
         return Record(str(key or number), image, captions, metadata=plain(row.items()))
 
     def captions(self) -> Iterator[list[str]]:
-        return (captions_of(self._line(number)[0].get(self.text)) for number in range(len(self)))
+        return (self._captions([self._line(number)[0].get(self.text)])[0] for number in range(len(self)))
 
     def fingerprint(self) -> list[Any]:
         return [
@@ -276,7 +293,7 @@ def picture_in(cell: Any, folder: str) -> tuple[bytes, str]:
         path = cell.get("path") or ""
         cell = cell.get("bytes")
         if cell is None and path and folder:
-            return Folders([folder]).read(0, path), path
+            return Folders([folder], RELATIVE).read(0, path), path
     if isinstance(cell, str):
         cell = _decoded(cell)
     return cell if isinstance(cell, bytes) else b"", path

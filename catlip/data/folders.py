@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import pyarrow as pa
 
 from catlip.data import indexes
 from catlip.data.names import Names
-from catlip.data.paths import FACTS, TEXTS, Folders, PathSource, Pictures, captions_of, plain
+from catlip.data.paths import FACTS, TEXTS, Folders, PathSource, Pictures, plain, without_captions
 from catlip.data.records import bounded, lines
 from catlip.data.remote import Files
 from catlip.data.shards import IMAGE_EXTENSIONS, pictures_in
+from catlip.data.tables import captions_of
 from catlip.data.tars import identity
+from catlip.data.textfiles import decoded
 from catlip.errors import UsageError
 
 SIDECARS = (".txt", ".caption")
@@ -47,7 +50,9 @@ class FolderSource(PathSource):
             "image": pa.array(names, pa.large_string()), "folder": pa.array(np.zeros(len(names), np.uint32)),
             "sidecar": pa.array(sidecars).dictionary_encode(), "rest": pa.nulls(len(names), pa.large_string()),
         })  # fmt: skip
-        described = " with captions in .txt files beside them" + (f", {without:,} of them without" if without else "")
+        described = " with captions in .txt files beside them" + (
+            f", {without:,} of them without a caption" if without else ""
+        )
         super().__init__(str(folder), described, table, self._folders, [len(names)], troubles, [folder.name])
 
     def _captions_of(self, number: int) -> list[str]:
@@ -55,35 +60,43 @@ class FolderSource(PathSource):
         if not sidecar:
             return []
         stem = os.path.splitext(self._columns["image"][number].as_py())[0]
-        return lines(self._folders.read(0, stem + sidecar).decode("utf-8-sig", "replace"))
+        return lines(decoded(self._folders.read(0, stem + sidecar)))
 
 
 def listed(folder: str, troubles: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """(path from `folder`, suffix of its sidecar or "") of all pictures, in the order of their names."""
-    todo = [""]
+    """(path from `folder`, suffix of its sidecar or "") of all pictures, in the order of their names.
+
+    troubles: gets, at the end, how many files there are of other kinds.
+    """
+    todo, others = [""], Counter[str]()
     while todo:
         inside = todo.pop()
-        pictures, texts, folders = [], set(), []
+        pictures, texts, folders = [], dict[str, dict[str, str]](), []
         try:
             with os.scandir(os.path.join(folder, inside)) as entries:
                 for entry in entries:
                     stem, suffix = os.path.splitext(entry.name)
-                    if entry.name.startswith(".") or entry.name == "__MACOSX":  # what macOS puts into archives
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
                         continue
                     if suffix.lower()[1:] in IMAGE_EXTENSIONS:
                         pictures.append(entry.name)
-                    elif suffix in SIDECARS:
-                        texts.add(entry.name)
+                    elif suffix.lower() in SIDECARS:
+                        texts.setdefault(stem, {})[suffix.lower()] = suffix
                     elif entry.is_dir(follow_symlinks=False):
                         folders.append(os.path.join(inside, entry.name))
                     elif entry.is_symlink() and entry.is_dir():
                         troubles[os.path.join(inside, entry.name)] = "a link to a folder is not followed"
+                    else:
+                        others[suffix.lower()] += 1
         except OSError as error:
             troubles[inside or folder] = f"left out: {error.strerror}"
         todo += sorted(folders, reverse=True)
         for name in sorted(pictures):
-            stem = os.path.splitext(name)[0]
-            yield os.path.join(inside, name), next((s for s in SIDECARS if stem + s in texts), "")
+            own = texts.get(os.path.splitext(name)[0], {})
+            yield os.path.join(inside, name), next((own[suffix] for suffix in SIDECARS if suffix in own), "")
+    if others:
+        kinds = ", ".join(f"{count:,} {suffix or 'without an ending'}" for suffix, count in others.most_common(5))
+        troubles[f"{others.total():,} other files"] = f"left alone, neither pictures nor captions: {kinds}"
 
 
 class TarPictures:
@@ -152,14 +165,22 @@ def coco_captions(path: Path) -> dict[str, tuple[list[str], dict[str, Any]]]:
         raise UsageError(f"{path}: expected COCO captions, {expected}, found {type(content).__name__}")
     try:
         if "images" not in content:
-            return {name: (captions_of(cell), {}) for name, cell in content.items() if isinstance(cell, str | list)}
-        found: dict[Any, tuple[list[str], dict[str, Any]]] = {image["id"]: ([], image) for image in content["images"]}
-        for annotation in content["annotations"]:
-            found[annotation["image_id"]][0].extend(captions_of(annotation["caption"]))
-        return {image["file_name"]: (captions, image) for captions, image in found.values()}
+            found = {name: (captions_of(cell), {}) for name, cell in content.items() if isinstance(cell, str | list)}
+        else:
+            images = content["images"]
+            by_id: dict[Any, tuple[list[str], dict[str, Any]]] = {image["id"]: ([], image) for image in images}
+            for annotation in content["annotations"]:
+                by_id[annotation["image_id"]][0].extend(captions_of(annotation["caption"]))
+            found = {image["file_name"]: (captions, image) for captions, image in by_id.values()}
+            if len(found) < len(images):
+                names = Counter(name for image in images for name in (image["file_name"], f"id {image['id']}"))
+                raise UsageError(f"{path}: two pictures are called {names.most_common(1)[0][0]!r}")
     except (KeyError, TypeError) as error:
         kind = " (boxes or polygons? the captions are in captions_*.json)" if "categories" in content else ""
         raise UsageError(f"{path}: expected COCO captions, {expected}, but there is no {error}{kind}") from None
+    if found and not any(captions for captions, _ in found.values()):
+        raise UsageError(f"{path} holds not one caption; expected COCO captions, {expected}")
+    return found
 
 
 def coco_source(path: Path) -> PathSource:
@@ -176,7 +197,8 @@ def coco_source(path: Path) -> PathSource:
                           for _, image in found.values()], pa.large_string()),
     })  # fmt: skip
     facts = [path.name, path.stat().st_size]
-    return PathSource(str(path), f" of {where} with COCO captions", table, pictures, [len(found)], troubles, facts)
+    described = f" of {where} with COCO captions{without_captions(table)}"
+    return PathSource(str(path), described, table, pictures, [len(found)], troubles, facts)
 
 
 def pictures_of(path: Path, names: Sequence[str]) -> tuple[Pictures, str, dict[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from catlip.data.records import NoImage
 from catlip.errors import UsageError
 
 # 100 megapixels: above any camera's picture, below what a decompression bomb needs to fill the memory.
@@ -61,6 +62,8 @@ def left_out(**sets: Unreadable) -> dict[str, Any]:
 
 def open_image(data: bytes) -> Image.Image:
     """A picture whose pixels are not decoded yet. Raises UnreadableImageError."""
+    if not data:
+        raise UnreadableImageError(data.why if isinstance(data, NoImage) else "an empty file")
     try:
         image = Image.open(io.BytesIO(data))
     except Exception as error:  # Pillow's plug-ins raise what they like

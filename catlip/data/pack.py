@@ -3,13 +3,14 @@
 It pays for itself in the first epoch: decoding a 256-px picture is some 15 times quicker than a 2-megapixel one.
 """
 
-import hashlib
 import io
 import json
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any
 
 from PIL import Image
 
-from catlip.atomic import write_text
+from catlip.atomic import whole, write_text
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, upright
 from catlip.data.records import Record, Source
-from catlip.data.remote import OpenFile
+from catlip.data.remote import OpenFile, sha256_of
 from catlip.data.shards import INDEX_FILE, members, split_name
-from catlip.data.sources import open_source
+from catlip.data.sources import missing_files, open_source
 from catlip.errors import UsageError
 
 
@@ -46,30 +47,47 @@ def pack(cfg: Pack) -> Path:
         raise UsageError("--size is 8 or more, --per-shard 1 or more, --quality from 1 to 100")
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"--out {out} is not empty; choose another folder")
-    source = open_source(cfg.data, cfg.image_col, cfg.text_col)
-    print(f"{cfg.data}: {source.described}")
-    out.mkdir(parents=True, exist_ok=True)
-    index: dict[str, Any] = {"shards": {}, "samples": 0, "size": cfg.size}
-    bad = Unreadable()
-    samples = _samples(source, cfg, bad)
-    number = 0
-    while True:
-        path = out / f"{number:06d}.tar"
-        entry = _write_shard(path, islice(samples, cfg.per_shard), index["samples"])
-        if entry is None:
-            break
-        index["shards"][path.name] = entry
-        index["samples"] += entry["samples"]
-        number += 1
-        print(f"{path}: {entry['samples']:,} samples, {entry['bytes'] / 1e6:,.1f} MB")
-    write_text(out / INDEX_FILE, json.dumps(index))
+    with _all_or_nothing(out):
+        source = open_source(cfg.data, cfg.image_col, cfg.text_col)
+        print(f"{cfg.data}: {source.described}")
+        index: dict[str, Any] = {"shards": {}, "samples": 0, "size": cfg.size}
+        bad, without = Unreadable(), Counter[str]()
+        samples = _samples(source, cfg, bad, without)
+        number = 0
+        while True:
+            path = out / f"{number:06d}.tar"
+            entry = _write_shard(path, islice(samples, cfg.per_shard), index["samples"])
+            if entry is None:
+                break
+            index["shards"][path.name] = entry
+            index["samples"] += entry["samples"]
+            number += 1
+            print(f"{path}: {entry['samples']:,} samples, {entry['bytes'] / 1e6:,.1f} MB")
+        write_text(out / INDEX_FILE, json.dumps(index))
+    if without:
+        print(f"{without.total():,} of {index['samples']:,} samples have no caption, e.g. {next(iter(without))}")
     if bad.reasons:
         print(f"{len(bad.reasons)} pictures left out because they cannot be read: {bad.some()}")
     return out
 
 
-def _samples(source: Source, cfg: Pack, bad: Unreadable) -> Iterator[tuple[Record, bytes]]:
-    """Records with their shrunken pictures, in order; bad ones are noted and left out."""
+@contextmanager
+def _all_or_nothing(out: Path) -> Iterator[None]:
+    """An empty folder to write to; empty again, or away if it was not there, after an error."""
+    made = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except Exception:
+        for path in out.iterdir():
+            path.unlink()
+        if made:
+            out.rmdir()
+        raise
+
+
+def _samples(source: Source, cfg: Pack, bad: Unreadable, without: Counter[str]) -> Iterator[tuple[Record, bytes]]:
+    """Records with their shrunken pictures, in order; bad ones are noted and left out, those without captions noted."""
 
     def shrink(number: int) -> tuple[Record, bytes | str]:
         record = source.read(number)
@@ -83,10 +101,16 @@ def _samples(source: Source, cfg: Pack, bad: Unreadable) -> Iterator[tuple[Recor
         for start in range(0, len(source), 64 * workers):
             for record, image in pool.map(shrink, range(start, min(start + 64 * workers, len(source)))):
                 if isinstance(image, bytes):
+                    if not record.captions:
+                        without[record.key if not without else "more"] += 1
                     yield record, image
                     continue
                 bad.add(record.key, image)
-                bad.check(len(source))
+                try:
+                    bad.check(len(source))
+                except UsageError as error:
+                    missing = missing_files(source)
+                    raise UsageError(f"{error}{f'; {missing:,} files are not there' if missing else ''}") from None
 
 
 def _jpeg(data: bytes, size: int, quality: int) -> bytes:
@@ -111,39 +135,36 @@ def _jpeg(data: bytes, size: int, quality: int) -> bytes:
     return buffer.getvalue()
 
 
+def _members(key: str, record: Record, image: bytes) -> Iterator[tuple[str, bytes]]:
+    """(name, content); key: a safe name, whatever the original was, which is kept in the .json."""
+    yield f"{key}.jpg", image
+    yield f"{key}.txt", "\n".join(" ".join(caption.split()) for caption in record.captions).encode()
+    yield f"{key}.json", json.dumps({"key": record.key, **record.metadata, "captions": record.captions}).encode()
+    if record.label is not None:
+        yield f"{key}.cls", record.label.encode()
+
+
 def _write_shard(path: Path, samples: Iterator[tuple[Record, bytes]], first: int) -> dict[str, Any] | None:
     """Write one shard in one step; its entry of the index, or None if there were no samples left."""
-    part, written = path.with_suffix(".part"), 0
-    with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for record, image in samples:
-            key = f"{first + written:09d}"  # a safe name, whatever the original was; that is kept in the .json
-            parts = {
-                "jpg": image,
-                "txt": "\n".join(" ".join(caption.split()) for caption in record.captions).encode(),
-                "json": json.dumps({"key": record.key, **record.metadata, "captions": record.captions}).encode(),
-            }
-            if record.label is not None:
-                parts["cls"] = record.label.encode()
-            for extension, data in parts.items():
-                info = tarfile.TarInfo(f"{key}.{extension}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-            written += 1
-    if not written:
-        part.unlink()
-        return None
-    part.replace(path)
+    written = 0
+    with whole(path) as part:
+        with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for record, image in samples:
+                for name, data in _members(f"{first + written:09d}", record, image):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+                written += 1
+        if not written:
+            part.unlink()
+            return None
     offsets: dict[str, dict[str, list[int]]] = {}
     for name, at, size in members(OpenFile(os.open(path, os.O_RDONLY))):
         key, extension = split_name(name)
         offsets.setdefault(key, {})[extension] = [at, size]
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
     return {
         "samples": written,
         "bytes": path.stat().st_size,
-        "sha256": digest.hexdigest(),
+        "sha256": sha256_of(path),
         "offsets": list(offsets.items()),
     }

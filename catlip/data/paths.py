@@ -18,15 +18,17 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data import indexes
-from catlip.data.records import Record, bounded
+from catlip.data.records import NoImage, Record, bounded, troubles_said
 from catlip.data.remote import OpenFile, is_url
 from catlip.data.shards import MAX_MEMBER
 from catlip.data.tables import (
     IMAGE_COLUMNS,
     TEXT_COLUMNS,
+    CaptionColumn,
     Chunk,
     chunks,
     column_names,
+    encodable,
     find_column,
     first_rows,
     kind_of,
@@ -35,6 +37,8 @@ from catlip.errors import UsageError
 
 TEXTS = pa.large_list(pa.large_string())
 FACTS = b"catlip"
+RELATIVE = "paths are relative to the table's folder"
+NO_CAPTIONS = ""  # as text_col: only the pictures are wanted
 
 
 class Pictures(Protocol):
@@ -48,18 +52,48 @@ class Pictures(Protocol):
 class Folders:
     """Pictures by their paths, relative to one of some folders."""
 
-    def __init__(self, folders: Sequence[str]) -> None:
-        self.folders = list(folders)
+    def __init__(self, folders: Sequence[str], relative: str = "") -> None:
+        """relative: to what paths are relative, for whoever looks for a missing file."""
+        self.folders, self.relative = list(folders), relative
+        self._listings = 3  # folders that are searched for a name of other capitals: an explanation, not a service
 
-    def read(self, folder: int, name: str) -> bytes:
+    def path(self, folder: int, name: str) -> str:
         if name.startswith("file://"):
             name = unquote(name.removeprefix("file://"))
+        return os.path.join(self.folders[folder], name)
+
+    def read(self, folder: int, name: str) -> bytes:
+        """The picture, or why there is none; it is counted and named with the others that cannot be read."""
+        path = self.path(folder, name)
         try:
-            file = OpenFile(os.open(os.path.join(self.folders[folder], name), os.O_RDONLY | os.O_NONBLOCK))
-            regular = stat.S_ISREG(os.fstat(file.descriptor).st_mode)
-            return file.read(0, file.size) if regular and file.size <= MAX_MEMBER else b""
-        except (OSError, ValueError):
-            return b""  # counted and named with the other pictures that cannot be read
+            file = OpenFile(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+            if not stat.S_ISREG(os.fstat(file.descriptor).st_mode):
+                return NoImage(f"{path} is no file with a picture")
+            return file.read(0, file.size) if file.size <= MAX_MEMBER else NoImage(f"{path} has {file.size:,} bytes")
+        except FileNotFoundError:
+            return NoImage(self._why(path, name))
+        except (OSError, ValueError) as error:
+            return NoImage(f"{path[:200]}: {error.strerror if isinstance(error, OSError) else error}")
+
+    def missing(self, folders: Sequence[int], names: Sequence[str]) -> int:
+        """How many of these there are not."""
+        return sum(not os.path.exists(self.path(f, name)) for f, name in zip(folders, names, strict=True))
+
+    def _why(self, path: str, name: str) -> str:
+        if is_url(name):
+            return "a URL, and catlip downloads no pictures: fetch them first"
+        why = f"no such file: {os.path.abspath(path)}"
+        if "\\" in name and os.path.exists(self.path(0, name.replace("\\", "/"))):
+            return f"{why} (write / instead of \\)"
+        if name.startswith("~"):
+            return f"{why} (~ is not expanded: write the whole path)"
+        if self._listings > 0 and os.path.isdir(os.path.dirname(path)):
+            self._listings -= 1
+            base = os.path.basename(path)
+            alike = next((n for n in os.listdir(os.path.dirname(path)) if n.casefold() == base.casefold()), None)
+            if alike:
+                return f"{why} (there is {alike})"
+        return f"{why} ({self.relative})" if self.relative else why
 
 
 class PathSource:
@@ -77,10 +111,8 @@ class PathSource:
         self.name, self.pictures, self._facts = name, pictures, facts
         self.shards = np.array(shards, np.int64)
         self.troubles = bounded(troubles)
-        self.described = f"{len(table):,} pictures{described}"
-        if troubles:
-            first, why = next(iter(troubles.items()))
-            self.described += f" ({len(troubles):,} troubles, e.g. {first}: {why})"
+        self._described = f"{len(table):,} pictures{described}"
+        self.described = self._described + troubles_said(troubles)
         self._columns = {column: table[column].combine_chunks() for column in table.column_names}
 
     def __len__(self) -> int:
@@ -91,6 +123,17 @@ class PathSource:
         rest = self._columns["rest"][number].as_py()
         image = self.pictures.read(self._columns["folder"][number].as_py(), name)
         return Record(name, image, self._captions_of(number), metadata=json.loads(rest) if rest else {})
+
+    def note(self, where: str, why: str) -> None:
+        """One more trouble, found by whoever opened this."""
+        self.troubles[where] = why
+        self.described = self._described + troubles_said(self.troubles)
+
+    def missing(self) -> int:
+        """How many of the files are not there; 0 for pictures that are no files of their own."""
+        if not isinstance(self.pictures, Folders):
+            return 0
+        return self.pictures.missing(self._columns["folder"].to_pylist(), self._columns["image"].to_pylist())
 
     def _captions_of(self, number: int) -> list[str]:
         return self._columns["captions"][number].as_py()
@@ -127,23 +170,40 @@ def table_source(paths: list[Path], name: str, image_col: str | None, text_col: 
     facts = json.loads(table.schema.metadata[FACTS])
     if not len(table):
         raise UsageError(f"{name}: not one row has a picture in column {image!r}; name another with --image-col")
-    described = f" from column {image!r}, captions from column {text!r} (--image-col, --text-col to change)"
+    described = columns_said("", image, text) + (without_captions(table) if text else "")
     fingerprint = [fact for path in paths for fact in (path.name, path.stat().st_size)]
     return PathSource(
-        name, described, table, Folders(facts["folders"]), facts["shards"], facts["troubles"], fingerprint
+        name, described, table, Folders(facts["folders"], RELATIVE), facts["shards"], facts["troubles"], fingerprint
     )
 
 
 def guess(path: str, columns: list[str], image_col: str | None, text_col: str | None) -> tuple[str, str]:
-    """(image column, caption column); where only one other column is left, it holds the captions."""
+    """(image column, caption column); where only one other column is left, it holds the captions.
+
+    text_col: "" where captions are not wanted.
+    """
 
     def first() -> Chunk:
         return {} if is_url(path) else first_rows(Path(path))
 
     image = find_column(path, columns, image_col, IMAGE_COLUMNS, "picture", "--image-col", first)
+    if text_col == NO_CAPTIONS:
+        return image, NO_CAPTIONS
     others = [column for column in columns if column != image]
     usual = TEXT_COLUMNS if len(others) != 1 else (*TEXT_COLUMNS, others[0].lower().strip())
     return image, find_column(path, others, text_col, usual, "caption", "--text-col", first)
+
+
+def columns_said(what: str, image: str, text: str) -> str:
+    """A piece of `described`."""
+    captions = f", captions from column {text!r}" if text else ""
+    return f"{what} from column {image!r}{captions} (--image-col, --text-col to change)"
+
+
+def without_captions(table: pa.Table) -> str:
+    """A piece of `described`: how many pictures have no caption, if any."""
+    without = int((np.diff(table["captions"].combine_chunks().offsets.to_numpy()) == 0).sum())
+    return f", {without:,} of them without a caption" if without else ""
 
 
 def _refuse_urls(path: Path, image: str) -> None:
@@ -159,18 +219,6 @@ def values_of(column: Any) -> list[Any]:
     return column if isinstance(column, list) else column.to_pylist()
 
 
-def captions_of(cell: Any) -> list[str]:
-    """Captions in a table's cell: a text, a list of texts, or a list written as JSON."""
-    if isinstance(cell, str):
-        if cell[:1] == "[" and cell[-1:] == "]":
-            try:
-                return captions_of(json.loads(cell))
-            except (ValueError, RecursionError):
-                pass
-        return [cell] if cell.strip() else []
-    return [c for c in cell if isinstance(c, str) and c.strip()] if isinstance(cell, list) else []
-
-
 def _read(paths: list[Path], image: str, text: str) -> pa.Table:
     folders = list(dict.fromkeys(str(path.parent) for path in paths))
     troubles: dict[str, str] = {}
@@ -178,7 +226,7 @@ def _read(paths: list[Path], image: str, text: str) -> pa.Table:
     with indexes.Progress("reading", sum(path.stat().st_size for path in paths), bytes_=True) as progress:
         for path in paths:
             folder = folders.index(str(path.parent))
-            rows += [_rows(chunk, image, text, folder) for chunk in _chunks(path, image, text, troubles)]
+            rows += _file_rows(path, image, text, folder, troubles)
             ends.append(sum(map(len, rows)))
             progress.advance(path.stat().st_size)
     table = pa.concat_tables(rows) if rows else _rows({}, image, text, 0)
@@ -192,28 +240,23 @@ def _read(paths: list[Path], image: str, text: str) -> pa.Table:
     return table.replace_schema_metadata({FACTS: json.dumps(facts)})
 
 
-def _chunks(path: Path, image: str, text: str, troubles: dict[str, str]) -> Iterator[Chunk]:
-    def bad_row(row: Any) -> str:
-        number = "" if row.number is None else f" {row.number}"
-        troubles[f"{path.name}: row{number} {(row.text or '')[:60]!r}"] = (
-            f"left out: {row.actual_columns} cells instead of {row.expected_columns}"
-        )
-        return "skip"
-
-    missing = {image, text} - set(column_names(path, kind_of(path)))
+def _file_rows(path: Path, image: str, text: str, folder: int, troubles: dict[str, str]) -> Iterator[pa.Table]:
+    missing = {image, text} - {"", *column_names(path, kind_of(path))}
     if missing:
         raise UsageError(f"{path}: no column {missing.pop()!r}, which the first of the files has")
-    yield from chunks(path, bad_row=bad_row)
+    captions = CaptionColumn(path, text, first_rows(path, [text] if text else None).get(text, []))
+    for chunk in chunks(path, troubles=troubles):
+        yield _rows(chunk, image, text, folder, captions)
 
 
-def _rows(chunk: Chunk, image: str, text: str, folder: int) -> pa.Table:
+def _rows(chunk: Chunk, image: str, text: str, folder: int, captions: CaptionColumn | None = None) -> pa.Table:
     images = [_path_of(cell) for cell in values_of(chunk.get(image, []))]
     others = {name: values_of(column) for name, column in chunk.items() if name not in (image, text)}
-    captions = values_of(chunk[text]) if text in chunk else [None] * len(images)
+    found = captions(chunk[text]) if captions and text in chunk else [[] for _ in images]
     return pa.table({
         "image": pa.array(images, pa.large_string()),
         "folder": pa.array(np.full(len(images), folder, np.uint32)),
-        "captions": pa.array(map(captions_of, captions), TEXTS),
+        "captions": pa.array(found, TEXTS),
         "rest": pa.array(_rest(others, len(images)), pa.large_string()),
     })  # fmt: skip
 
@@ -221,7 +264,7 @@ def _rows(chunk: Chunk, image: str, text: str, folder: int) -> pa.Table:
 def _path_of(cell: Any) -> str:
     if isinstance(cell, dict):  # of Hugging Face: {"bytes": None, "path": "1.jpg"}
         cell = cell.get("path")
-    return cell.strip() if isinstance(cell, str) else ""
+    return encodable(cell.strip()) if isinstance(cell, str) else ""
 
 
 def _rest(others: Chunk, rows: int) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data.folders import listed
-from catlip.data.paths import TEXTS, Folders, PathSource, Pictures
+from catlip.data.paths import NO_CAPTIONS, TEXTS, Folders, PathSource, Pictures
 from catlip.data.records import Source
 from catlip.data.shards import IMAGE_EXTENSIONS
 from catlip.data.sources import open_source
@@ -32,7 +32,7 @@ def open_pictures(where: str) -> Source:
         if not path.is_file():
             raise UsageError(f"no such picture: {where}")
         return picture_files(where, [path.name], Folders([str(path.parent)]))
-    return open_source(where)
+    return open_source(where, text_col=NO_CAPTIONS)
 
 
 def picture_files(

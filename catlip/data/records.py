@@ -9,12 +9,26 @@ import numpy as np
 MAX_TROUBLES = 1000
 
 
+class NoImage(bytes):
+    """b"" where a picture should be, and why there is none."""
+
+    why: str
+
+    def __new__(cls, why: str) -> "NoImage":
+        self = super().__new__(cls)
+        self.why = why
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NoImage, (self.why,)
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One sample as it lies on disk."""
 
     key: str
-    image: bytes  # encoded; b"" if there is none that can be read
+    image: bytes  # encoded; b"" (`NoImage` where it is known why) if there is none that can be read
     captions: list[str]
     label: str | None = None  # of a classification set (`cls`)
     metadata: dict[str, Any] = field(default_factory=dict)  # what else is known: url, licence ...; fit for JSON
@@ -48,6 +62,14 @@ class Source(Protocol):
     def prefetch(self, shards: Sequence[int]) -> None:
         """A hint that these are needed soon, the soonest first; never blocks; nothing happens for local files."""
         ...
+
+
+def troubles_said(troubles: dict[str, str]) -> str:
+    """A piece of `described`: how many troubles there were, and the first."""
+    if not troubles:
+        return ""
+    first, why = next(iter(troubles.items()))
+    return f" ({len(troubles):,} troubles, e.g. {first}: {why})"
 
 
 def bounded(troubles: dict[str, str]) -> dict[str, str]:

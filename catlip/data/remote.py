@@ -7,6 +7,7 @@ name nor a lock that someone waits for. Nothing in this file needs torch.
 
 import fcntl
 import glob
+import hashlib
 import io
 import os
 import sys
@@ -16,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,6 +99,11 @@ class OpenFile:
         os.close(self.descriptor)
 
 
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class Reader(io.RawIOBase):
     """An open file with a position of its own, for libraries that want one."""
 
@@ -132,20 +137,25 @@ class Cache:
         self.limit = int(gigabytes * 1e9)
         self.folder = cache_folder() / "shards"
 
-    def open(self, url: str, version: str = "") -> OpenFile:
-        """The file, fetched if it is not here. Another version of it is another file. Raises UsageError."""
+    def open(self, url: str, version: str = "", digest: str = "") -> OpenFile:
+        """The file, fetched if it is not here. Another version of it is another file. digest: its SHA-256, if known.
+
+        Raises UsageError.
+        """
         path = self._path(url, version)
         while True:
             file = self._open_here(path)
             if file is not None:
                 return file
-            self._fetch(url, path)
+            self._fetch(url, path, digest)
 
     def has(self, url: str, version: str = "") -> bool:
         return self._path(url, version).exists()
 
     def _path(self, url: str, version: str = "") -> Path:
-        return self.folder / f"{sha256((url + version).encode()).hexdigest()[:24]}-{url.rpartition('/')[2][-80:]}"
+        return (
+            self.folder / f"{hashlib.sha256((url + version).encode()).hexdigest()[:24]}-{url.rpartition('/')[2][-80:]}"
+        )
 
     def _open_here(self, path: Path) -> OpenFile | None:
         try:
@@ -163,7 +173,7 @@ class Cache:
             os.utime(path)
         return file
 
-    def _fetch(self, url: str, path: Path) -> None:
+    def _fetch(self, url: str, path: Path, digest: str) -> None:
         """Fetch one file; whoever else wants it meanwhile waits for this one."""
         with self._lock(f"{path.name}.lock"):
             if path.exists():
@@ -179,6 +189,9 @@ class Cache:
 
             try:
                 persistently(url, get)
+                if digest and digest != sha256_of(part):
+                    said = f"{part.stat().st_size:,} bytes whose SHA-256 is another one; other bytes were expected"
+                    raise UsageError(f"{url} has {said}: is the index.json beside it another's?")
                 with self._lock("room.lock"):
                     self._make_room(part.stat().st_size)
                     part.replace(path)
@@ -221,7 +234,8 @@ class Files:
     def __init__(self, names: Sequence[str], cache_gb: float = 100.0) -> None:
         self.names = list(names)
         self.remote = any(map(is_url, self.names))
-        self._versions, self._sizes = [""] * len(self.names), [0] * len(self.names)
+        self._versions, self._digests = [""] * len(self.names), [""] * len(self.names)
+        self._sizes = [0] * len(self.names)
         self._cache = Cache(cache_gb) if self.remote else None
         self._start()
 
@@ -236,8 +250,9 @@ class Files:
     def __len__(self) -> int:
         return len(self.names)
 
-    def expect(self, identities: Sequence[Sequence[Any]]) -> None:
-        """What is known of each file: [name, bytes, ...]. What was fetched of other bytes is fetched again."""
+    def expect(self, identities: Sequence[Sequence[Any]], digests: Sequence[str] = ()) -> None:
+        """What is known of each file: [name, bytes, ...], SHA-256. What was fetched of others is fetched again."""
+        self._digests = list(digests) or self._digests
         self._versions = [repr(identity) for identity in identities]
         self._sizes = [identity[1] for identity in identities]
 
@@ -254,7 +269,7 @@ class Files:
         """As `open`, for a file that is read once: it closes when the caller drops it."""
         name = self.names[number]
         if self._cache is not None and is_url(name):
-            file = self._cache.open(name, self._versions[number])
+            file = self._cache.open(name, self._versions[number], self._digests[number])
             if self._sizes[number] and file.size != self._sizes[number]:
                 said = f"{self._sizes[number]:,} bytes were expected"
                 raise UsageError(f"{name} has {file.size:,} bytes, {said}: is the index.json beside it another's?")
@@ -270,17 +285,17 @@ class Files:
             return
         if self._ahead is None or self._pid != os.getpid():  # threads do not survive a fork
             self._ahead, self._pid = Ahead(self._cache), os.getpid()
-        self._ahead.want([(self.names[number], self._versions[number]) for number in dict.fromkeys(numbers)])
+        self._ahead.want([(self.names[n], self._versions[n], self._digests[n]) for n in dict.fromkeys(numbers)])
 
 
 class Ahead:
     """Threads that fetch what will be needed; the latest wish replaces what of the former was not begun."""
 
     def __init__(self, cache: Cache) -> None:
-        self._cache, self._wanted, self._running = cache, deque[tuple[str, str]](), 0
+        self._cache, self._wanted, self._running = cache, deque[tuple[str, str, str]](), 0
         self._lock = threading.Lock()
 
-    def want(self, urls: list[tuple[str, str]]) -> None:
+    def want(self, urls: list[tuple[str, str, str]]) -> None:
         with self._lock:
             self._wanted = deque(urls)
             missing = min(FETCHERS, len(urls)) - self._running
@@ -294,10 +309,10 @@ class Ahead:
                 if not self._wanted:
                     self._running -= 1
                     return
-                url, version = self._wanted.popleft()
+                url, version, digest = self._wanted.popleft()
             try:
                 if not self._cache.has(url, version):
-                    self._cache.open(url, version)
+                    self._cache.open(url, version, digest)
             except UsageError:
                 pass  # whoever reads the file tries again and says so
             except Exception as error:  # a thread that dies would stay counted as running

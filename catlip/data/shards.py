@@ -21,9 +21,10 @@ import pyarrow as pa
 from catlip.data.remote import OpenFile, is_url, local_glob, url_glob
 from catlip.errors import UsageError
 
-IMAGE_EXTENSIONS = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"])
+IMAGE_EXTENSIONS = frozenset("jpg jpeg jpe jfif png webp avif jp2 bmp gif tif tiff".split())
 ROLES = {**dict.fromkeys(IMAGE_EXTENSIONS, "image"), "txt": "text", "caption": "text", "json": "json", "cls": "cls"}
 INDEX_FILE = "index.json"
+CHECKED = 32  # headers at the start of a tar, which lie together
 TWICE = "the tar has several of this name; the first is used"
 BLOCK = 512
 MAX_MEMBER = 1 << 28  # bytes; no picture or caption is larger, and a damaged header may say anything
@@ -328,3 +329,13 @@ def index_from_json(entry: dict[str, Any]) -> pa.Table | None:
         return index_of((key, {e: (at, size) for e, (at, size) in found.items()}) for key, found in entry["offsets"])
     except (ValueError, TypeError, AttributeError, OverflowError, pa.ArrowInvalid):
         return None
+
+
+def is_indexed_by(file: OpenFile, entry: dict[str, Any]) -> bool:
+    """If a tar has the members that its entry names, by the headers of the first ones and of some others."""
+    named = [(f"{key}.{e}", at, size) for key, found in entry["offsets"] for e, (at, size) in found.items()]
+    for name, at, size in named[:CHECKED] + named[:: len(named) // 8 + 1] + named[-1:]:
+        header = file.read(at - BLOCK, BLOCK)
+        if len(header) < BLOCK or _own_name(header) != name or _number(header[124:136]) != size:
+            return False
+    return True

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from catlip.data.embedded import JsonLinesSource, ParquetSource, jsonl_has_bytes, parquet_has_bytes
-from catlip.data.folders import FolderSource, coco_source
-from catlip.data.paths import guess, table_source
+from catlip.data.folders import FolderSource, coco_source, listed
+from catlip.data.paths import PathSource, guess, table_source
 from catlip.data.records import MAX_TROUBLES, Record, Source, bounded
-from catlip.data.remote import is_url
+from catlip.data.remote import is_url, local_glob
 from catlip.data.shards import expand, expand_names
 from catlip.data.tables import column_names, kind_of
 from catlip.data.tars import TarSource
@@ -70,6 +70,13 @@ def parts(source: Source) -> list[tuple[int, float]]:
     return [(len(source), 1.0)]
 
 
+def missing_files(source: Source) -> int:
+    """How many pictures that are files of their own are not there. It looks for each: seconds for a million."""
+    if isinstance(source, Mixture):
+        return sum(map(missing_files, source.sources))
+    return source.missing() if isinstance(source, PathSource) else 0
+
+
 def open_source(
     data: str, image_col: str | None = None, text_col: str | None = None, cache_gb: float = 100.0
 ) -> Source:
@@ -79,11 +86,15 @@ def open_source(
     anything that cannot be read.
     """
     sources, weights = [], []
-    for part in re.split(r"\s+\+\s+", data.strip()):
-        name, weight = _weight(part)
+    for name, weight in mixed(data):
         sources.append(_open_one(name, image_col, text_col, cache_gb))
         weights.append(weight)
     return sources[0] if weights == [1.0] else Mixture(sources, weights, data)
+
+
+def mixed(data: str) -> list[tuple[str, float]]:
+    """`a + b@2` -> [("a", 1.0), ("b", 2.0)]. Raises UsageError for a weight of 0."""
+    return [_weight(part) for part in re.split(r"\s+\+\s+", data.strip())]
 
 
 def _weight(part: str) -> tuple[str, float]:
@@ -96,25 +107,40 @@ def _weight(part: str) -> tuple[str, float]:
     return match[1], weight
 
 
-def _open_one(data: str, image_col: str | None, text_col: str | None, cache_gb: float) -> Source:
+def located(data: str) -> tuple[str, list[str]]:
+    """(kind, files or URLs) of what one part of `--data` names: a kind of `tables.kind_of`, or "folder".
+
+    In a folder: a metadata file of Hugging Face's imagefolder, else shards, else pictures and sidecars. Raises
+    UsageError for files that cannot be read, or not together.
+    """
     names = expand_names(data)
     if len(names) == 1 and os.path.isdir(names[0]):
-        return _open_folder(Path(names[0]), image_col, text_col, cache_gb)
+        for pattern in ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*.tar", "*.parquet"):
+            if found := local_glob(f"{glob.escape(names[0].rstrip('/'))}/{pattern}"):
+                return kind_of(Path(found[0])), found
+        return "folder", names
     packed = next((name for name in names if name.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".zip"))), None)
     if packed:
         raise UsageError(f"--data {packed} is compressed; only plain tars can be read at any place: unpack it")
     kinds = {kind_of(Path(re.sub(r"[?#].*", "", name) if is_url(name) else name)) for name in names}
     kind = kinds.pop() if len(kinds) == 1 else ""
-    if kind == "tar":
-        return TarSource(names, data, cache_gb)
-    if kind == "parquet" and parquet_has_bytes(names[0], image_col, text_col):
-        return ParquetSource(names, data, image_col, text_col, cache_gb)
     if not kind or (kind == "coco" and len(names) > 1):
         found = ", ".join(sorted({Path(name).suffix or "a folder" for name in names}))
         raise UsageError(
             f"--data {data!r}: expected files of one kind (.tar, .csv, .tsv, .jsonl, .parquet), a COCO .json "
             f"or a folder, found {found}"
         )
+    return kind, names
+
+
+def _open_one(data: str, image_col: str | None, text_col: str | None, cache_gb: float) -> Source:
+    kind, names = located(data)
+    if kind == "folder":
+        return FolderSource(Path(names[0]))
+    if kind == "tar":
+        return TarSource(names, data, cache_gb)
+    if kind == "parquet" and parquet_has_bytes(names[0], image_col, text_col):
+        return ParquetSource(names, data, image_col, text_col, cache_gb)
     if any(map(is_url, names)):
         raise UsageError(f"--data {data!r}: only tars, and Parquet with the bytes of pictures, are read from a URL")
     paths = list(map(Path, names))
@@ -124,15 +150,10 @@ def _open_one(data: str, image_col: str | None, text_col: str | None, cache_gb: 
         image, _ = guess(names[0], column_names(paths[0], kind), image_col, text_col)
         if jsonl_has_bytes(paths[0], image):
             return JsonLinesSource(paths, data, image_col, text_col)
-    return table_source(paths, data, image_col, text_col)
-
-
-def _open_folder(folder: Path, image_col: str | None, text_col: str | None, cache_gb: float) -> Source:
-    """A metadata file of Hugging Face's imagefolder; else pictures and sidecars; else shards."""
-    for name in ("metadata.csv", "metadata.jsonl", "metadata.parquet"):
-        if (folder / name).is_file():
-            return _open_one(glob.escape(str(folder / name)), image_col, text_col, cache_gb)
-    for pattern in ("*.tar", "*.parquet"):
-        if any(folder.glob(pattern)):
-            return _open_one(f"{glob.escape(str(folder))}/{pattern}", image_col, text_col, cache_gb)
-    return FolderSource(folder)
+    source = table_source(paths, data, image_col, text_col)
+    if paths[0].stem == "metadata":  # of a folder of pictures; any other table can be about some of them
+        named = {os.path.normpath(key) for key in source.keys()}  # noqa: SIM118 - not a mapping
+        unnamed = [name for name, _ in listed(str(paths[0].parent), {}) if name not in named]
+        if unnamed:
+            source.note(unnamed[0], f"{len(unnamed):,} pictures of the folder have no row in {paths[0].name}")
+    return source

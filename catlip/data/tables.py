@@ -1,18 +1,17 @@
 """CSV, TSV, JSONL and Parquet files: which columns there are, which are meant, and a few thousand rows at a time."""
 
-import csv
-import gzip
-import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
+from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
+from catlip.data.textfiles import csv_rows, json_lines, text_lines
 from catlip.errors import UsageError
 
 IMAGE_COLUMNS = (
@@ -51,25 +50,41 @@ def column_names(path: Path, kind: str) -> list[str]:
         return open_parquet(path, str(path)).schema_arrow.names
     if kind == "table":
         return sniff(path)[1]
-    names = list(dict.fromkeys(name for row in islice(json_lines(path), 100) for name in row))
+    with naming(path):
+        names = list(dict.fromkeys(name for row in islice(json_lines(path, {}), 100) for name in row))
     if not names:
         raise UsageError(f"{path} is empty")
     return names
 
 
 def sniff(path: Path) -> tuple[str, list[str]]:
-    """(separator, column names) of a CSV or TSV file, from its first line."""
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", errors="replace") as file:
-            header = file.readline(1_000_000).rstrip("\r\n")
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-    if not header:
+    """(separator, column names) of a CSV or TSV file, from its first line; a name that comes again gets a number."""
+    with naming(path):
+        lines = text_lines(path, {})
+        first = next(filter(str.strip, lines), "")
+        separator = max(",\t;|", key=first.count)
+        names = next((cells for _, cells, _ in csv_rows(chain([first], lines), separator)), [])
+    if not names:
         raise UsageError(f"{path} is empty")
-    if "\0" in header:
+    if "\0" in first:
         raise UsageError(f"{path} is no UTF-8 text; save it as UTF-8")
-    separator = max(",\t;|", key=header.count)
-    return separator, next(csv.reader(io.StringIO(header), delimiter=separator))
+    met = Counter[str]()
+    for number, name in enumerate(names):
+        met[name] += 1
+        names[number] = name if met[name] == 1 else f"{name}.{met[name]}"
+    return separator, names
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What goes wrong while a file is read -> UsageError that names it."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (pa.ArrowException, KeyError, EOFError, OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.filename else str(error)
+        raise UsageError(f"{path} cannot be read: {(why or type(error).__name__).splitlines()[0]}") from None
 
 
 def find_column(
@@ -104,74 +119,106 @@ def _shown(values: Any) -> str:
 
 
 def first_rows(path: Path, columns: list[str] | None = None) -> Chunk:
-    return next(chunks(path, columns, rows=100, bad_row=lambda _: "skip"), {})
+    return next(chunks(path, columns, rows=100), {})
 
 
 def chunks(
     path: Path, columns: list[str] | None = None, groups: list[int] | None = None, rows: int = ROWS,
-    bad_row: Callable[[Any], str] | None = None,
+    troubles: dict[str, str] | None = None,
 ) -> Iterator[Chunk]:  # fmt: skip
     """A table, a few thousand rows at a time. Raises UsageError, naming the file, where it is damaged.
 
-    columns: None for all. groups: row groups of a Parquet file. bad_row: told about CSV rows with too many or too few
-    cells, answers "skip" or "error".
+    columns: None for all. groups: row groups of a Parquet file. troubles: gets the rows of too many or too few cells,
+    which are left out, and what else is said about the file.
     """
-    kind = kind_of(path)
-    try:
+    kind, troubles = kind_of(path), {} if troubles is None else troubles
+    with naming(path):
+        if kind == "parquet":
+            file = open_parquet(path, str(path))
+            for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=columns):
+                yield dict(zip(batch.schema.names, batch.columns, strict=True))
+            return
         if kind == "jsonl":
-            lines = json_lines(path)
-            while some := list(islice(lines, rows)):
+            found = json_lines(path, troubles)
+            while some := list(islice(found, rows)):
                 names = columns or list(dict.fromkeys(name for row in some for name in row))
                 yield {name: [row.get(name) for row in some] for name in names}
-        else:
-            batches = _csv(path, columns, bad_row) if kind == "table" else _parquet(path, columns, groups, rows)
-            for batch in batches:
-                for start in range(0, len(batch), rows):
-                    part = batch.slice(start, rows)
-                    yield dict(zip(part.schema.names, part.columns, strict=True))
-    except (pa.ArrowException, KeyError, EOFError, OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+            return
+        separator, names = sniff(path)
+        wanted = [(name, names.index(name)) for name in columns or names]
+        cells = _full_rows(path, separator, len(names), troubles)
+        while some := list(islice(cells, rows)):
+            yield {name: [row[number] for row in some] for name, number in wanted}
 
 
-def _parquet(path: Path, columns: list[str] | None, groups: list[int] | None, rows: int) -> Iterator[pa.RecordBatch]:
-    file = open_parquet(path, str(path))
-    return file.iter_batches(batch_size=rows, row_groups=groups, columns=columns)
+def _full_rows(path: Path, separator: str, columns: int, troubles: dict[str, str]) -> Iterator[list[str]]:
+    """The rows of a CSV or TSV file that have a cell for each column, but for the first."""
+    rows = csv_rows(text_lines(path, troubles), separator)
+    next(rows)
+    for number, cells, lines in rows:
+        why = ""
+        if len(cells) != columns:
+            why = f"left out: {len(cells)} cells instead of {columns}"
+        elif len(lines) > 1 and all(line.count(separator) == columns - 1 for line in lines):
+            why = f"one cell over {len(lines)} lines, as a quote says, that look like rows of their own"
+        if why:
+            troubles[f"{path.name}: line {number} {lines[0][:60]!r}"] = why
+        if len(cells) == columns:
+            yield cells
 
 
-def _csv(path: Path, columns: list[str] | None, bad_row: Callable[[Any], str] | None) -> Iterator[pa.RecordBatch]:
-    separator, names = sniff(path)
-    with pa.input_stream(str(path), compression="detect") as stream:
-        reader = pyarrow.csv.open_csv(
-            stream,
-            read_options=pyarrow.csv.ReadOptions(block_size=1 << 20, use_threads=False),
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter=separator, newlines_in_values=separator == ",", invalid_row_handler=bad_row
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=columns, column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False
-            ),
+class CaptionColumn:
+    """How the cells of one column are read as captions: a text, a list of texts, or such a list written as JSON."""
+
+    def __init__(self, where: Path | str, name: str, first: Any) -> None:
+        """first: the column's first cells. Raises UsageError if they hold something else than captions."""
+        self.where, self.name = where, name
+        self._words = False  # a column of words can have the word "nan"; among sentences it is an empty cell's
+        cells = self(first)
+        if not isinstance(first, pa.Array) and not any(cells):
+            other = [cell for cell in first if cell and cell == cell and not isinstance(cell, str)]
+            if other:
+                self._refuse(f"{str(other[0])[:40]} and the like")
+        found = [text for several in cells for text in several]
+        self._words = sum(" " in text.strip() for text in found) * 2 < len(found)
+
+    def __call__(self, cells: Any) -> list[list[str]]:
+        """Captions of each cell; none where they are missing. cells: Arrow, or a list of what JSON has."""
+        if isinstance(cells, pa.Array):
+            self.check(cells.type)
+            cells = cells.to_pylist()
+        return [captions_of(cell) if self._words or not _is_nan(cell) else [] for cell in cells]
+
+    def check(self, kind: pa.DataType) -> None:
+        """Raises UsageError for a type that holds no captions."""
+        inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+        inner = inner.value_type if pa.types.is_dictionary(inner) else inner
+        if not (pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner)
+                or pa.types.is_null(inner)):  # fmt: skip
+            self._refuse(str(kind))
+
+    def _refuse(self, kind: str) -> None:
+        raise UsageError(
+            f"{self.where}: column {self.name!r} holds {kind}, not text; name the captions' column with --text-col"
         )
-        for batch in reader:
-            yield pa.record_batch([_decoded(column) for column in batch.columns], batch.schema.names)
 
 
-def _decoded(column: pa.Array) -> pa.Array:
-    """Bytes -> text; what is no UTF-8 is replaced by question marks, not a reason to stop."""
-    try:
-        return column.cast(pa.string())
-    except pa.ArrowInvalid:
-        return pa.array([value.decode("utf-8", "replace") for value in column.to_pylist()], pa.string())
+def _is_nan(cell: Any) -> bool:
+    return isinstance(cell, str) and cell.strip().lower() == "nan"
 
 
-def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+def captions_of(cell: Any) -> list[str]:
+    """Captions in a table's cell: a text, a list of texts, or a list written as JSON."""
+    if isinstance(cell, str):
+        if cell[:1] == "[" and cell[-1:] == "]":
             try:
-                row = json.loads(line)
-            except ValueError:
-                raise UsageError(f"{path}, line {number}: not JSON: {line[:60]!r}") from None
-            if not isinstance(row, dict):
-                raise UsageError(f"{path}, line {number}: expected an object with named fields, found {line[:60]!r}")
-            yield row
+                return captions_of(json.loads(cell))
+            except (ValueError, RecursionError):
+                pass
+        return [encodable(cell)] if cell.strip() else []
+    return [encodable(c) for c in cell if isinstance(c, str) and c.strip()] if isinstance(cell, list) else []
+
+
+def encodable(text: str) -> str:
+    """JSON can write halves of characters, which nothing else can."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data import indexes
-from catlip.data.records import Record, bounded, captions_in, lines
+from catlip.data.records import Record, bounded, captions_in, lines, troubles_said
 from catlip.data.remote import Files, OpenFile, filesystem, in_threads, is_url, persistently
-from catlip.data.shards import BLOCK, INDEX_FILE, SCHEMA, index_from_json, index_json, scan
+from catlip.data.shards import BLOCK, INDEX_FILE, SCHEMA, index_from_json, index_json, is_indexed_by, scan
+from catlip.data.textfiles import decoded
 from catlip.errors import UsageError
 
 FACTS = b"catlip"  # metadata of a kept index: samples of each shard, troubles
@@ -29,19 +31,21 @@ class TarSource:
         self.name = name
         self.files = Files([str(path) for path in paths], cache_gb)
         self.remote, self.window = self.files.remote, 0
-        self._kept, self._identities = "", []
+        self._kept = ""
+        self._identities: list[list[Any]] = []
         self._use(self._indexed())
         if not len(self):
             raise UsageError(f"{name}: the tars hold no samples")
         self.described = f"{len(self):,} samples in {len(self.files):,} tar{'s' if len(self.files) > 1 else ''}"
-        if self.troubles:
-            first, why = next(iter(self.troubles.items()))
-            self.described += f" ({len(self.troubles):,} troubles, e.g. {first}: {why})"
+        without = int(np.where(self._at["text_at"], self._at["text_size"] == 0, self._at["json_at"] == 0).sum())
+        self.described += f", {without:,} of them without a caption" if without else ""
+        self.described += troubles_said(self.troubles)
 
     def _use(self, table: pa.Table) -> None:
         facts = json.loads(table.schema.metadata[FACTS])
         self.shards = np.array(facts["shards"], np.int64)
         self.troubles: dict[str, str] = facts["troubles"]
+        self._digests: list[str] = facts["digests"]  # SHA-256 of each shard, where `pack` wrote it down, else ""
         self._starts = np.concatenate([[0], np.cumsum(self.shards)])
         columns = table.combine_chunks().to_batches()
         self._keys = columns[0]["key"] if columns else pa.array([], pa.large_string())
@@ -50,11 +54,12 @@ class TarSource:
 
     def _indexed(self) -> pa.Table:
         """The columns of all shards, from what was kept of an earlier run where the files are still the same."""
-        entries = self._index_files()
-        known = [entries.get(_parent(name), {}).get(_base(name)) for name in self.files.names]
+        entries = {folder: _index_entries(folder) for folder in dict.fromkeys(map(_parent, self.files.names))}
+        known = [entries[_parent(name)].get(_base(name)) for name in self.files.names]
+        digests = [str((entry or {}).get("sha256", "")) for entry in known]
         self._identities = list(in_threads(lambda i: identity(self.files.names[i], known[i]), len(self.files), 16))
-        self.files.expect(self._identities)
-        name = indexes.name_of(self._identities)
+        self.files.expect(self._identities, digests)
+        name = indexes.name_of([self._identities, digests])
         table = indexes.load(name)
         if table is not None:
             self._kept = name
@@ -63,44 +68,42 @@ class TarSource:
         sizes = [size for _, size, *_ in self._identities]
         with indexes.Progress("indexing", sum(sizes), bytes_=True) as progress:
             shards = list(in_threads(lambda i: self._index_of(i, known[i], progress), len(self.files), 4))
-        troubles = {key: why for _, some in shards for key, why in some.items()}
-        table = pa.concat_tables([shard for shard, _ in shards])
-        table = _with_facts(table, [len(shard) for shard, _ in shards], bounded(troubles))
+        troubles = {key: why for _, some, _ in shards for key, why in some.items()}
+        table = pa.concat_tables([shard for shard, _, _ in shards])
+        counts, digests = [len(shard) for shard, _, _ in shards], [digest for _, _, digest in shards]
+        table = _with_facts(table, counts, bounded(troubles), digests)
         if time.monotonic() - began > indexes.WORTH_KEEPING:
             table, self._kept = indexes.keep(name, table), name
         return table
 
-    def _index_files(self) -> dict[str, dict[str, Any]]:
-        """{folder: {shard: entry}} of the index.json beside the shards, where there is one."""
-        found = {}
-        for folder in dict.fromkeys(map(_parent, self.files.names)):
-            try:
-                if is_url(folder):
-                    fs, path = filesystem(folder + INDEX_FILE)
-                    data = fs.cat_file(path)
-                else:
-                    data = Path(folder, INDEX_FILE).read_bytes()
-            except UsageError:
-                raise
-            except Exception:  # no file, in the words of a hundred protocols; a real trouble shows with the shards
-                continue
-            found[folder] = index_json(data)
-        return found
-
     def _index_of(
         self, number: int, entry: dict[str, Any] | None, progress: indexes.Progress
-    ) -> tuple[pa.Table, dict[str, str]]:
+    ) -> tuple[pa.Table, dict[str, str], str]:
+        """(index, troubles, SHA-256 or "") of a shard; entry: what the index.json beside it says."""
+        name, size, *changed = self._identities[number]
+        if entry is None:
+            return *self._scanned(number, progress), ""
+        digest = str(entry.get("sha256", ""))
+        told = index_from_json(entry) if entry["bytes"] == size else None
+        if told is not None and (
+            is_url(name)  # fetched later, and compared then; a tar here may not be written after its index.json
+            or (changed[0] <= entry["written"] and is_indexed_by(self.files.open_briefly(number), entry))
+        ):
+            progress.advance(size)
+            return told, {}, digest
+        table, troubles = self._scanned(number, progress)
+        if told is None or not told.equals(table):
+            troubles, digest = {**troubles, _base(name): f"the {INDEX_FILE} beside it is another's; not used"}, ""
+        return table, troubles, digest
+
+    def _scanned(self, number: int, progress: indexes.Progress) -> tuple[pa.Table, dict[str, str]]:
+        """What was kept of an earlier scan, or is found by one."""
         size = self._identities[number][1]
-        if entry is not None and entry["bytes"] == size:
-            table = index_from_json(entry)
-            if table is not None:
-                progress.advance(size)
-                return table, {}
         name = indexes.name_of([self._identities[number]])
         table = indexes.load(name)
         if table is not None:
             progress.advance(size)
-            return table, json.loads(table.schema.metadata[FACTS])["troubles"]
+            return table.replace_schema_metadata(None), json.loads(table.schema.metadata[FACTS])["troubles"]
         began = time.monotonic()
         file = self.files.open_briefly(number)
         where = _base(self.files.names[number])
@@ -109,7 +112,7 @@ class TarSource:
         except UsageError as error:
             raise UsageError(str(error).replace(where, self.files.names[number], 1)) from None
         if is_url(self.files.names[number]) or time.monotonic() - began > indexes.WORTH_KEEPING:
-            indexes.keep(name, _with_facts(table, [len(table)], bounded(troubles)))
+            indexes.keep(name, _with_facts(table, [len(table)], bounded(troubles), [""]))
         return table, troubles
 
     def __len__(self) -> int:
@@ -147,7 +150,7 @@ class TarSource:
         """One caption a line of KEY.txt; else "caption(s)" or "text(s)" of KEY.json."""
         text = self._bytes(file, "text", number)
         if text is not None:
-            return lines(text.decode("utf-8", "replace"))
+            return lines(decoded(text))
         fields = _fields(self._bytes(file, "json", number)) if fields is None else fields
         return next((captions_in(fields[name]) for name in CAPTION_FIELDS if name in fields), [])
 
@@ -176,7 +179,8 @@ class TarSource:
                 yield None if label is None else label.decode("utf-8", "replace").strip()
 
     def fingerprint(self) -> list[Any]:
-        return [[_base(name), size] for name, size, *_ in self._identities] + [len(self)]
+        shards = zip(self._identities, self._digests, strict=True)
+        return [[_base(name), size, *filter(None, [digest])] for (name, size, *_), digest in shards] + [len(self)]
 
     def prefetch(self, shards: Sequence[int]) -> None:
         self.files.prefetch(shards)
@@ -190,8 +194,45 @@ def _base(name: str) -> str:
     return name[name.rfind("/") + 1 :]
 
 
-def _with_facts(table: pa.Table, shards: list[int], troubles: dict[str, str]) -> pa.Table:
-    return table.replace_schema_metadata({FACTS: json.dumps({"shards": shards, "troubles": troubles})})
+def _with_facts(table: pa.Table, shards: list[int], troubles: dict[str, str], digests: list[str]) -> pa.Table:
+    facts = {"shards": shards, "troubles": troubles, "digests": digests}
+    return table.replace_schema_metadata({FACTS: json.dumps(facts)})
+
+
+def _index_entries(folder: str) -> dict[str, dict[str, Any]]:
+    """{shard: entry} of the index.json in a folder, {} where there is none.
+
+    Raises UsageError if it cannot be read: not to know it would have every shard fetched or scanned.
+    """
+    if not is_url(folder):
+        path = Path(folder, INDEX_FILE)
+        try:
+            written = path.stat().st_mtime_ns
+            return {name: {**entry, "written": written} for name, entry in index_json(path.read_bytes()).items()}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    if "?" in folder:  # a signed URL is one file's
+        return {}
+    fs, path = filesystem(folder + INDEX_FILE)
+
+    def get() -> bytes:
+        try:
+            return fs.cat_file(path)
+        except FileNotFoundError:
+            return b""
+        except Exception as error:  # every protocol has errors of its own
+            status = getattr(error, "status", 0)
+            if isinstance(error, PermissionError) or (400 <= status < 500 and status not in (408, 429)):
+                # Some stores say so of what is not there.
+                print(
+                    f"{folder}{INDEX_FILE} is refused ({error}): the shards are fetched to index them", file=sys.stderr
+                )
+                return b""
+            raise
+
+    return index_json(persistently(folder + INDEX_FILE, get))
 
 
 def _fields(data: bytes | None) -> dict[str, Any]:
@@ -211,8 +252,8 @@ def identity(name: str, entry: dict[str, Any] | None = None) -> list[Any]:
         except OSError as error:
             raise UsageError(f"{name} cannot be opened: {error.strerror}") from None
         return [os.path.abspath(name), stat.st_size, stat.st_mtime_ns]
-    if entry is not None:
-        return [name, int(entry["bytes"])]  # spares a question a shard; of a data set that was packed, nothing changes
+    if entry is not None:  # spares a question a shard
+        return [name, int(entry["bytes"]), *filter(None, [entry.get("sha256")])]
     fs, path = filesystem(name)
     info = persistently(name, lambda: fs.info(path))
     changed = [str(info.get(fact)) for fact in ("ETag", "etag", "LastModified", "mtime", "created")]

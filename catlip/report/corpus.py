@@ -11,9 +11,9 @@ import numpy as np
 
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
-from catlip.data.captionfiles import Columns, read_rows
+from catlip.data.captionfiles import read_rows
+from catlip.data.corpus import corpus_files
 from catlip.data.images import UnreadableImageError, open_image, upright
-from catlip.data.shards import expand
 from catlip.data.sources import Source, open_source
 from catlip.errors import UsageError
 from catlip.report import page
@@ -59,9 +59,8 @@ def report(cfg: Report) -> Path:
         raise UsageError(f"{cfg.data} is no run folder; for a report on a corpus, --vocab is needed")
     vocabulary = Vocabulary.load(cfg.vocab)
     labeler = vocabulary.labeler()
-    paths = expand(cfg.data)
-    columns = Columns.of(paths[0], cfg.text_col, None)
-    rows = (captions for path in paths for part in read_rows(path, columns) for captions in part.captions)
+    files = [(path, columns) for paths, columns in corpus_files(cfg.data, cfg.text_col, None) for path in paths]
+    rows = (captions for path, columns in files for part in read_rows(path, columns) for captions in part.captions)
     captions = list(islice(rows, LOOKED_AT))
     examples = _look(captions, labeler)
     parts = [
