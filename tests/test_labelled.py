@@ -62,6 +62,9 @@ def test_folders_are_classes_at_any_depth_and_through_links(tmp_path: Path) -> N
     (folder / "dog" / "more" / "x.png").write_bytes(jpeg())
     (folder / "zebra").symlink_to(write_folders(tmp_path / "elsewhere", z=1) / "z")
     (folder / "nothing").mkdir()
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX" / "x.jpg").write_bytes(jpeg())
+    (folder / "ant" / "._ant0.jpg").write_bytes(b"of macOS")
     source = open_labelled_source(str(folder))
     assert (source.classes, source.multi) == (["ant", "dog", "zebra"], False)
     assert named(source) == {"ant0.jpg": ["ant"], "dog0.jpg": ["dog"], "dog1.jpg": ["dog"], "x.png": ["dog"],

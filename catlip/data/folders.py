@@ -76,7 +76,7 @@ def listed(folder: str, troubles: dict[str, str]) -> Iterator[tuple[str, str]]:
             with os.scandir(os.path.join(folder, inside)) as entries:
                 for entry in entries:
                     stem, suffix = os.path.splitext(entry.name)
-                    if entry.name.startswith(".") or entry.name == "__MACOSX":  # what macOS puts into archives
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
                         continue
                     if suffix.lower()[1:] in IMAGE_EXTENSIONS:
                         pictures.append(entry.name)

@@ -218,7 +218,8 @@ def _of_tars(paths: list[Path], data: str) -> LabelledSource:
 def _of_folders(folder: Path) -> LabelledSource:
     """Each folder in it is a class, whatever lies how deep in it; a class may be a link to a folder."""
     names, labels, troubles = [], [], {}
-    classes = sorted(sub.name for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith("."))
+    folders = (sub.name for sub in folder.iterdir() if sub.is_dir())
+    classes = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
     for name in classes:
         for path, _ in listed(str(folder / name), troubles):
             names.append(decodable(f"{name}/{path}"))
