@@ -6,6 +6,7 @@ A name is read as a caption is, by the labeler that made the classifier's labels
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,9 +115,13 @@ def run_labeler(run: str | Path) -> Labeler:
     file = Path(run) / "vocab.tsv"
     if not file.is_file():
         return Labeler()
-    vocabulary = Vocabulary.load(file)  # of another lexicon version too: reading a name hardly changes with it
-    terms = vocabulary.terms if vocabulary.terms and Path(vocabulary.terms).is_file() else None
-    return Labeler(vocabulary.rule, lexicon=terms)
+    vocabulary = Vocabulary.load(file)  # of another version of WordNet too: reading a name hardly changes with it
+    there = vocabulary.terms and Path(vocabulary.terms).is_file()
+    labeler = Labeler(vocabulary.rule, lexicon=vocabulary.terms if there else None)
+    if vocabulary.terms and vocabulary.terms_hash not in ("", labeler.terms_hash):
+        how = "have changed since" if there else "are not there; class names are read without them"
+        sys.stderr.write(f"{vocabulary.terms}: the terms that the labels of {run} were made with {how}\n")
+    return labeler
 
 
 class Matcher:

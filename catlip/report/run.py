@@ -67,6 +67,7 @@ def _numbers(run: Path, card: dict[str, Any], entries: list[dict[str, Any]]) -> 
         **{name.replace("_", " "): f"{config[name]}" for name in MADE_OF if config.get(name)},
         "samples": f"{last.get('samples', 0):,}" + (f" of {facts['budget']:,}" if "budget" in facts else ""),
         "loss": f"{last.get('loss', float('nan')):.4g}",
+        "precision": "{precision} ({why}) on {machine}".format(**card["machine"]) if card.get("machine") else "",
         "images/s, median": f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "",
         "versions": ", ".join(f"{k} {v}" for k, v in (card.get("versions") or {}).items() if v),
         "other pages": ", ".join(sorted(file.name for file in run.glob("*.html") if file.name != FILE)),

@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from catlip import machine
-from catlip.errors import UsageError
+from catlip.errors import UsageError, refusal
 from catlip.objectives import gather
 from catlip.training.peers import FIND, Peers
 
@@ -105,12 +105,12 @@ def plainly(error: BaseException) -> UsageError | None:
     """A user's mistake as it is, the system's trouble as one; None for anything else."""
     if isinstance(error, UsageError):
         return error
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-        what = error.strerror or first_line(error)
-        return UsageError(f"{error.filename}: {what}" if error.filename else what)
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return UsageError(f"out of memory ({first_line(error)}); a smaller --batch-size or --micro-batch needs less")
-    return None
+    if isinstance(error, BrokenPipeError) or not isinstance(error, Exception):
+        return None
+    why = refusal(error)
+    return UsageError(why) if why else None
 
 
 def first_line(error: BaseException) -> str:
