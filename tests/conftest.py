@@ -1,6 +1,7 @@
 """Pictures and shards that tests make for themselves, and the shared data where there is some."""
 
 import io
+import os
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
     from catlip.data.crops import Box
 
-machine.prepare()  # before any test imports torch: processes of one test must not starve each other
+# Before torch is loaded. A thread each, since pytest runs as many processes as there are cores: bits of the weights are
+# compared, and depend on the number of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+machine.prepare()
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 COLOURS = {"apple": (200, 30, 30), "lake": (30, 60, 200), "lawn": (30, 160, 40), "lemon": (230, 210, 40)}

@@ -142,7 +142,9 @@ def test_a_run_of_so_many_hours_takes_so_many_hours(name: str, monkeypatch) -> N
             return {"loss": 0.0}
 
     def loader(steps: Steps) -> Any:
-        return SimpleNamespace(batches_from=lambda first: (SimpleNamespace(step=steps[i]) for i in range(len(steps))))
+        return SimpleNamespace(
+            batches_from=lambda first, lend: (SimpleNamespace(step=steps[i]) for i in range(len(steps)))
+        )
 
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(speed, "State", Machine)

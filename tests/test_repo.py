@@ -27,8 +27,8 @@ def mapped() -> set[str]:
         elif line.startswith("    "):
             names = re.match(r"    ((?:\w+\.py ?)+)", line)
             found |= {f"{room}/{name}" for name in names.group(1).split()} if names else set()
-        elif file := re.match(r"  (\w+\.py)", line):
-            found.add(file.group(1))
+        elif files := re.match(r"  ((?:\w+\.py ?)+)", line):
+            found |= set(files.group(1).split())
     return found
 
 

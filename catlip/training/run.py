@@ -59,7 +59,7 @@ def carry_out(
     )  # fmt: skip
     trained, stopped = None, ""
     try:
-        return fit(
+        trained = fit(
             task, loader, world, budget=budget, optim=cfg.optim, loop=cfg.loop, precision=precision, seed=cfg.seed,
             out=out, log=log, watch=watch,
         )  # fmt: skip
