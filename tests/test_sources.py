@@ -270,7 +270,7 @@ def test_an_index_is_kept_and_made_anew_for_other_bytes(tmp_path: Path, monkeypa
     assert [path.suffix for path in kept] == [".arrow"] * 4
     monkeypatch.setattr("catlip.data.tars.scan", lambda *_: pytest.fail("scanned again"))
     again = TarSource(paths, "x")
-    assert len(pickle.dumps(again)) < 1500
+    assert len(pickle.dumps(again)) - sum(len(str(path)) for path in paths) < 1500  # the index stays in its file
     assert records(again) == [first.read(i) for i in range(9)]
     monkeypatch.undo()
     write_tar(paths[0], {"new.jpg": jpeg(), "new.txt": b"a dog"})
