@@ -66,15 +66,22 @@ def share(processes: int) -> int:
 def prepare() -> None:
     """Settle what OpenMP reads once, when torch is loaded; what the user has set stays.
 
-    Idle threads sleep instead of spinning: with two processes on the same two cores a training step took twelve times
-    as long as alone, since each waited for the other's spinning threads; asleep, it takes twice as long. And there
-    are no more threads than the cgroup's quota has cores, which OpenMP does not look at.
+    No more threads than the cgroup's quota has cores, which OpenMP does not look at. And where runs compute in fp32,
+    idle threads soon sleep: two runs on the same two cores made 115 images/s each while they spun, and 185 so. Not
+    where they compute in bf16: oneDNN's own barriers spin in any case, and threads that were asleep wake up on one
+    core, where one spins for the other (116 images/s fell below 25). One thread a run is best for both: 205 and 350.
     """
     if "torch" in sys.modules:
         return
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ and not has_bf16():
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if cores() < _allowed():
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+
+
+def has_bf16(root: Path = ROOT) -> bool:
+    """Whether the processor multiplies in bf16, and oneDNN may make use of it."""
+    return "bf16" in describe(root) and "limited" not in describe(root)
 
 
 def keep_memory() -> None:

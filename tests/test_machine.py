@@ -59,6 +59,9 @@ def test_a_processor_is_told_by_the_features_that_decide(
     assert machine.describe(root(**files)) == "Some CPU (avx2 avx512f avx512_bf16)"
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # another machine, for our purposes
     assert machine.describe(root(**files)) == "Some CPU (avx2 avx512f avx512_bf16 limited to AVX2)"
+    assert not machine.has_bf16(root())
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    assert machine.has_bf16(root())
 
 
 def test_a_process_share_is_what_srun_counts_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,18 +74,21 @@ def test_a_process_share_is_what_srun_counts_for_it(monkeypatch: pytest.MonkeyPa
     assert machine.share(4) == 12
 
 
-def test_openmp_is_told_before_torch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bf16", "spins"), [(True, None), (False, "2000")])
+def test_openmp_is_told_before_torch_is_loaded(bf16: bool, spins: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 2)
     monkeypatch.setattr(machine, "_allowed", lambda: 64)
-    for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
+    monkeypatch.setattr(machine, "has_bf16", lambda: bf16)
+    names = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
+    for name in names:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setattr(machine.sys, "modules", {"torch": object()})
     machine.prepare()
-    assert "OMP_WAIT_POLICY" not in os.environ
+    assert not any(name in os.environ for name in names)
     monkeypatch.setattr(machine.sys, "modules", {})
     machine.prepare()
-    assert (os.environ["OMP_WAIT_POLICY"], os.environ["OMP_NUM_THREADS"]) == ("PASSIVE", "2")
+    assert (os.environ["OMP_NUM_THREADS"], os.environ.get("GOMP_SPINCOUNT")) == ("2", spins)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     machine.prepare()
     assert os.environ["OMP_NUM_THREADS"] == "5"
