@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from catlip.data.records import NoImage
 from catlip.errors import UsageError
@@ -66,6 +66,8 @@ def open_image(data: bytes) -> Image.Image:
         raise UnreadableImageError(data.why if isinstance(data, NoImage) else "an empty file")
     try:
         image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise UnreadableImageError(f"not a picture ({len(data):,} bytes, of no format that Pillow knows)") from None
     except Exception as error:  # Pillow's plug-ins raise what they like
         raise UnreadableImageError(f"not a picture ({len(data):,} bytes): {error}") from None
     if image.format == "EPS":

@@ -1,4 +1,5 @@
-"""Five minutes on two CPU cores: the smallest run that learns something from real photographs.
+"""The smallest run that learns something from real photographs: five minutes on two CPU cores that have bf16, seven to
+eighteen (at 220 to 85 images/s, in fp32) on two that have not.
 
 catlip pack     'flickr8k/train-{000000..000005}.tar' --size 128 --out shards
 catlip vocab    'shards/*.tar' --min-count 8 --out vocab.tsv
