@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import sys
 from itertools import islice
 from pathlib import Path
 from unittest import mock
@@ -12,6 +13,7 @@ import torch
 
 from catlip.captions.labeler import Labeler
 from catlip.captions.vocabulary import Vocabulary
+from catlip.data import loader as loaders
 from catlip.data.batches import Batch, CaptionBatches, to_classes
 from catlip.data.crops import Crop
 from catlip.data.loader import Loader
@@ -164,6 +166,26 @@ def test_what_a_loader_hands_out_may_be_kept_unless_it_is_lent(coloured_shards) 
     assert len(whole) == 84
     for images in (kept, lent):
         assert all(torch.equal(a, b) for a, b in zip(whole, images, strict=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_batches_in_waiting_are_bounded_by_the_machine_and_not_by_dev_shm(coloured_shards, monkeypatch) -> None:
+    """A container gives /dev/shm 64 MB, and memory may be less than the ring would like."""
+    sizes, shared = [], loaders._shared
+
+    def noted(count: int, size: int) -> torch.Tensor:
+        sizes.append(count)
+        return shared(count, size)
+
+    monkeypatch.setattr(loaders, "_shared", noted)
+    loader = make(coloured_shards(48), workers=2)
+    stream = loader.batches_from(0)
+    next(stream)
+    assert "/dev/shm" not in Path("/proc/self/maps").read_text()
+    stream.close()
+    monkeypatch.setattr(loaders.machine, "memory", lambda: 4 * 2 * loader.batches.largest())
+    take(loader, 0, 2)
+    assert sizes == [loaders.AHEAD * 2 + 2, 4]
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
