@@ -64,9 +64,9 @@ def code(text: str) -> Html:
 
 
 def table(header: list[str], rows: list[list[str]]) -> Html:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    head = "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>" if any(header) else ""
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return Html(f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>')
+    return Html(f'<div class="scroll"><table>{head}{body}</table></div>')
 
 
 def tags(words: list[str], good: set[str] | None = None) -> Html:
