@@ -81,7 +81,8 @@ def prepare() -> None:
 
 def has_bf16(root: Path = ROOT) -> bool:
     """Whether the processor multiplies in bf16, and oneDNN may make use of it."""
-    return "bf16" in describe(root) and "limited" not in describe(root)
+    processor = describe(root)
+    return "bf16" in processor and "limited" not in processor
 
 
 def keep_memory() -> None:
