@@ -21,13 +21,13 @@ import torch
 from catlip.data.boxes import BoxBatch
 from catlip.data.steps import Step
 from catlip.objectives.boxes import Boxes
-from catlip.report.detections import Detect, detect
+from catlip.report.detections import DetectConfig, detect
+from catlip.tasks.detect import make_task
 from catlip.training.distributed import World, join
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 from catlip.training.precision import DTYPES, choose
 from catlip.training.state import State
-from catlip.transfer.detect import make_task
 
 # The published ids, which COCO128's list of categories has lost while its annotations kept them.
 COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
@@ -55,42 +55,70 @@ def learn(args: argparse.Namespace) -> None:
     print(f"AP50 on the pictures learned: boxes {result['box']['AP50']:.1f} %, masks {result['mask']['AP50']:.1f} %")
 
 
-def learning(args: argparse.Namespace, boxes: Path) -> Detect:
+def learning(args: argparse.Namespace, boxes: Path) -> DetectConfig:
     """A narrow Mask R-CNN for 256 pixels: anchors from 8 pixels on, and a high rate, as there is little time."""
     pictures, trained = str(args.data / "train2017.tar"), not args.untrained
-    return Detect(
-        run=args.run, untrained=args.untrained, images=pictures, boxes=str(boxes),
-        test_images=pictures, test_boxes=str(boxes), out=args.out, image_size=256, scale=(1.0, 1.0),
-        samples=args.samples, batch_size=2, workers=1, device="cpu",
+    return DetectConfig(
+        run=args.run,
+        untrained=args.untrained,
+        images=pictures,
+        boxes=str(boxes),
+        test_images=pictures,
+        test_boxes=str(boxes),
+        out=args.out,
+        image_size=256,
+        scale=(1.0, 1.0),
+        samples=args.samples,
+        batch_size=2,
+        workers=1,
+        device="cpu",
         objective=Boxes(
-            channels=64, hidden=256, mask_layers=1, anchors=(8, 16, 32, 64, 128), proposals=150, regions=64,
-            freeze=1 if trained else 0, freeze_norm=trained,
+            channels=64,
+            hidden=256,
+            mask_layers=1,
+            anchors=(8, 16, 32, 64, 128),
+            proposals=150,
+            regions=64,
+            freeze=1 if trained else 0,
+            freeze_norm=trained,
         ),
-        optim=Optim(
+        optim=OptimConfig(
             lr=args.lr, weight_decay=0.01, betas=(0.9, 0.99), schedule="wsd", decay=0.35, warmup=0.03, clip=5.0
         ),
-        loop=Loop(precision="fp32", ema=0.0),
-    )  # fmt: skip
+        loop=LoopConfig(precision="fp32", ema=0.0),
+    )
 
 
 def step(args: argparse.Namespace) -> None:
     """Steps of random pictures with two objects each: seconds, and memory at its highest."""
     world: World = join(args.device)
-    cfg = Detect(
-        run=args.run, untrained=True, images="", boxes="", test_images="", test_boxes="", out="",
-        image_size=args.image_size, loop=Loop(checkpointing=args.checkpointing),
-    )  # fmt: skip
+    cfg = DetectConfig(
+        run=args.run,
+        untrained=True,
+        images="",
+        boxes="",
+        test_images="",
+        test_boxes="",
+        out="",
+        image_size=args.image_size,
+        loop=LoopConfig(checkpointing=args.checkpointing),
+    )
     size, n = args.image_size, args.batch_size
     half = np.zeros((2 * n, size, -(-size // 8)), np.uint8)
     half[:, : size // 2] = 255
     sides = torch.tensor([[0.1, 0.1, 0.4, 0.5], [0.3, 0.2, 0.9, 0.8]]) * size
     batch = BoxBatch(
-        torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8), torch.zeros(n, dtype=torch.bool),
-        torch.arange(2 * n) % 80, torch.arange(0, 2 * n + 1, 2), [[] for _ in range(n)], list(map(str, range(n))),
-        boxes=sides.repeat(n, 1), masks=torch.from_numpy(half),
-    )  # fmt: skip
+        torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8),
+        torch.zeros(n, dtype=torch.bool),
+        torch.arange(2 * n) % 80,
+        torch.arange(0, 2 * n + 1, 2),
+        [[] for _ in range(n)],
+        list(map(str, range(n))),
+        boxes=sides.repeat(n, 1),
+        masks=torch.from_numpy(half),
+    )
     precision = choose(args.precision, world)
-    state = State(make_task(cfg, 80), world, Optim(), ema=0.0, precision=precision, shard=False, micro_batch=0)
+    state = State(make_task(cfg, 80), world, OptimConfig(), ema=0.0, precision=precision, shard=False, micro_batch=0)
     state.task.train()
     for number in range(args.steps):
         batch.step = Step(number, number * n, n, size, 1.0, 0.0)

@@ -29,14 +29,14 @@ from unittest import mock
 
 import torch
 
-from catlip.captions.labeler import Labeler
-from catlip.captions.vocabulary import Vocabulary
 from catlip.data.batches import Batch, Batches
-from catlip.data.corpus import BuildVocabulary, build_vocabulary
+from catlip.data.corpus import VocabularyConfig, build_vocabulary
 from catlip.demo.demo import _unpack
 from catlip.errors import UsageError
-from catlip.training.loop import Loop
-from catlip.training.pretrain import Pretrain, pretrain
+from catlip.labels.labeler import Labeler
+from catlip.labels.vocabulary import Vocabulary
+from catlip.tasks.pretrain import PretrainConfig, pretrain
+from catlip.training.loop import LoopConfig
 from catlip.training.state import State
 
 STEPS, BATCH, LIMIT = 24, 24, 60.0  # LIMIT: seconds that a survivor may take
@@ -49,18 +49,30 @@ REASONS = {
 LABELER = Labeler()  # opened once, before processes are forked
 
 
-def settings(folder: Path, out: Path) -> Pretrain:
-    return Pretrain(
-        data=str(folder / "data" / "noto.tar"), vocab=str(folder / "vocab.tsv"), out=str(out), backbone="test_vit",
-        image_size=32, samples=STEPS * BATCH, batch_size=BATCH, workers=1, device="cpu",
-        loop=Loop(ema=0.9, precision="fp32", save_every=3 * BATCH),
-    )  # fmt: skip
+def settings(folder: Path, out: Path) -> PretrainConfig:
+    return PretrainConfig(
+        data=str(folder / "data" / "noto.tar"),
+        vocab=str(folder / "vocab.tsv"),
+        out=str(out),
+        backbone="test_vit",
+        image_size=32,
+        samples=STEPS * BATCH,
+        batch_size=BATCH,
+        workers=1,
+        device="cpu",
+        loop=LoopConfig(ema=0.9, precision="fp32", save_every=3 * BATCH),
+    )
 
 
-def work(rank: int, world: int, port: int, cfg: Pretrain, fault: tuple[str, int, int] | None) -> None:
+def work(rank: int, world: int, port: int, cfg: PretrainConfig, fault: tuple[str, int, int] | None) -> None:
     """One process as the command line has it. fault: (kind, rank that meets it, step)."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost",
-                   "MASTER_PORT": str(port)}  # fmt: skip
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+    }
     torch.set_num_threads(1)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{cfg.out}.{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -105,7 +117,7 @@ def work(rank: int, world: int, port: int, cfg: Pretrain, fault: tuple[str, int,
         sys.exit(2)
 
 
-def life(world: int, cfg: Pretrain, fault: tuple[str, int, int] | None) -> tuple[list[int | None], float]:
+def life(world: int, cfg: PretrainConfig, fault: tuple[str, int, int] | None) -> tuple[list[int | None], float]:
     """(exit codes, seconds from the fault until the last process was gone)."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -137,8 +149,11 @@ def apart(a: dict, b: dict) -> float:
 
 def steps(out: str, world: int, first: int = 0) -> dict[tuple[int, int], str]:
     """(rank, step) -> keys that it trained on, the last time if several; from a step on."""
-    lines = [(rank, *line.split(" ", 1)) for rank in range(world)
-             for line in Path(f"{out}.keys{rank}").read_text().splitlines()]  # fmt: skip
+    lines = [
+        (rank, *line.split(" ", 1))
+        for rank in range(world)
+        for line in Path(f"{out}.keys{rank}").read_text().splitlines()
+    ]
     return {(rank, int(step)): keys for rank, step, keys in lines if int(step) >= first}
 
 
@@ -185,9 +200,9 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder, chance, began = Path(name), random.Random(args.seed), time.time()
         _unpack(folder / "data")
-        build_vocabulary(BuildVocabulary(
-            data=str(folder / "data" / "noto.tar"), out=str(folder / "vocab.tsv"), min_count=6
-        ))  # fmt: skip
+        build_vocabulary(
+            VocabularyConfig(data=str(folder / "data" / "noto.tar"), out=str(folder / "vocab.tsv"), min_count=6)
+        )
         whole = {}
         for world in (2, 3):
             cfg = settings(folder, folder / f"whole{world}")

@@ -93,7 +93,7 @@ def catlip(folder: Path, *args: str) -> None:
 
 def draw(folder: Path) -> None:
     """Pictures whose colour is the noun of their caption, with a class, a box and a mask each."""
-    tars = {name: tarfile.open(folder / name, "w") for name in ("train.tar", "masks.tar")}
+    tars = {name: tarfile.TarFile(folder / name, "w") for name in ("train.tar", "masks.tar")}
     (folder / "pictures").mkdir()
     (folder / "classes.txt").write_text("\n".join(COLOURS) + "\n")
     images, annotations = [], []
@@ -107,19 +107,30 @@ def draw(folder: Path) -> None:
         mask = np.full((56, 64), 4, np.uint8)
         mask[box] = i % 4
         picture, key = encoded(pixels.astype(np.uint8), "JPEG"), f"{i:04d}"
-        add(tars["train.tar"], {
-            f"{key}.jpg": picture, f"{key}.txt": f"a {noun} on the road\nthe {noun}".encode(),
-            f"{key}.cls": str(i % 4).encode(),
-        })  # fmt: skip
+        add(
+            tars["train.tar"],
+            {
+                f"{key}.jpg": picture,
+                f"{key}.txt": f"a {noun} on the road\nthe {noun}".encode(),
+                f"{key}.cls": str(i % 4).encode(),
+            },
+        )
         if i < 16:
             add(tars["masks.tar"], {f"{key}.jpg": picture, f"{key}.seg.png": encoded(mask, "PNG")})
             (folder / "pictures" / f"{key}.jpg").write_bytes(picture)
             images.append({"id": i, "file_name": f"{key}.jpg", "width": 64, "height": 56})
             corners = [left, top, left + 28, top, left + 28, top + 26, left, top + 26]
-            annotations.append({
-                "id": i + 1, "image_id": i, "category_id": i % 4 + 1, "bbox": [left, top, 28, 26], "area": 728,
-                "iscrowd": 0, "segmentation": [corners],
-            })  # fmt: skip
+            annotations.append(
+                {
+                    "id": i + 1,
+                    "image_id": i,
+                    "category_id": i % 4 + 1,
+                    "bbox": [left, top, 28, 26],
+                    "area": 728,
+                    "iscrowd": 0,
+                    "segmentation": [corners],
+                }
+            )
     for tar in tars.values():
         tar.close()
     categories = [{"id": number + 1, "name": noun} for number, noun in enumerate(COLOURS)]

@@ -22,28 +22,30 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from catlip.captions.labeler import Labeler
-from catlip.captions.vocabulary import Vocabulary
 from catlip.data.batches import CaptionBatches
-from catlip.data.crops import Crop
+from catlip.data.crops import CropConfig
 from catlip.data.loader import Loader
 from catlip.data.order import Order
 from catlip.data.shards import expand
-from catlip.data.sources import open_source, parts
-from catlip.data.steps import Curriculum, Steps
+from catlip.data.sources import open_dataset, parts
+from catlip.data.steps import CurriculumConfig, Steps
+from catlip.labels.labeler import Labeler
+from catlip.labels.vocabulary import Vocabulary
 
 BATCH, ROUNDS, SECONDS = 128, 5, 6.0
 
 
 def ours(shards: list[Path], workers: int) -> Iterator[int]:
-    source = open_source("{" + ",".join(map(str, shards)) + "}" if len(shards) > 1 else str(shards[0]))
+    source = open_dataset("{" + ",".join(map(str, shards)) + "}" if len(shards) > 1 else str(shards[0]))
     labeler = Labeler()
     counts = {
         labels[i]: 10 for labels in labeler([c for cs in source.captions() for c in cs]) for i in range(len(labels))
     }
     words = Vocabulary.from_counts(counts, labeler, samples=100, captions=100, source="bench")
-    steps = Steps(Curriculum(), budget=1 << 40, batch_size=BATCH, image_size=224, seed=0)
-    batches = CaptionBatches(source, Order(parts(source), 0), steps, vocabulary=words, labeler=labeler, crop=Crop())
+    steps = Steps(CurriculumConfig(), budget=1 << 40, batch_size=BATCH, image_size=224, seed=0)
+    batches = CaptionBatches(
+        source, Order(parts(source), 0), steps, vocabulary=words, labeler=labeler, crop=CropConfig()
+    )
     for batch in Loader(batches, workers).batches_from(0, lend=True):
         yield len(batch)
 
@@ -140,8 +142,11 @@ def compare(name: str, shards: list[Path], workers: int) -> None:
     print(f"{name}, {'one worker process' if workers else 'in the main process'}, one core:")
     for who in makers:
         print(f"  {who:<10} {middle[who]:8,.0f} pictures/s ({spread[who]})")
-    print(f"  ratio {middle['catlip'] / middle['open_clip']:.2f}; decoding alone {limit:,.0f}/s, of which catlip "
-          f"reaches {middle['catlip'] / limit:.0%}", flush=True)  # fmt: skip
+    print(
+        f"  ratio {middle['catlip'] / middle['open_clip']:.2f}; decoding alone {limit:,.0f}/s, of which catlip "
+        f"reaches {middle['catlip'] / limit:.0%}",
+        flush=True,
+    )
 
 
 def main() -> None:

@@ -109,8 +109,10 @@ def main() -> None:
         print(f"{PICTURES:,} x {classes:,} classes on {args.device}, {args.precision}:")
         for kind, run in found.items():
             rest = (run["peak"] - run["gradient"]) / 1e6
-            print(f"  {kind:<8} {run['peak'] / 1e6:8,.0f} MB in all, {rest:8,.0f} MB without the weight's gradient, "
-                  f"{run['seconds'] * 1000:7,.0f} ms")  # fmt: skip
+            print(
+                f"  {kind:<8} {run['peak'] / 1e6:8,.0f} MB in all, {rest:8,.0f} MB without the weight's gradient, "
+                f"{run['seconds'] * 1000:7,.0f} ms"
+            )
         print(f"  ratio    {ours['peak'] / dense['peak']:.3f} in all, {without:.3f} without", flush=True)
 
 

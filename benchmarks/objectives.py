@@ -14,15 +14,15 @@ decoding does not compete with the model for the cores.
 import argparse
 from pathlib import Path
 
-from catlip.captions.tokenizer import Tokens
-from catlip.data.corpus import BuildVocabulary, build_vocabulary
-from catlip.data.crops import Crop
-from catlip.data.pack import Pack, pack
-from catlip.models.text import Text
-from catlip.recipes.compare import Compare, compare
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
-from catlip.training.pretrain import Pretrain
+from catlip.data.corpus import VocabularyConfig, build_vocabulary
+from catlip.data.crops import CropConfig
+from catlip.data.pack import PackConfig, pack
+from catlip.labels.tokenizer import TokenizerConfig
+from catlip.models.text import TextConfig
+from catlip.recipes.compare import CompareConfig, compare
+from catlip.tasks.pretrain import PretrainConfig
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 
 ALL = (
     "synsets", "synsets_softmax", "synsets_asymmetric", "subwords", "clip", "siglip", "clip_lite", "clip+subwords",
@@ -30,13 +30,22 @@ ALL = (
 )  # fmt: skip
 
 
-def vit_s16() -> Pretrain:
+def vit_s16() -> PretrainConfig:
     """100 epochs of Flickr8k's 6,000 training pictures."""
-    return Pretrain(
-        data="", vocab="", out="", backbone="vit_small_patch16_224", image_size=112, samples=600_000, batch_size=512,
-        crop=Crop(scale=(0.3, 1.0)), optim=Optim(lr=1e-3, weight_decay=0.1), tokens=Tokens(tokens=4096, context=32),
-        text=Text(text_width=384, text_layers=6), loop=Loop(ema=0.998, compile=True),
-    )  # fmt: skip
+    return PretrainConfig(
+        data="",
+        vocab="",
+        out="",
+        backbone="vit_small_patch16_224",
+        image_size=112,
+        samples=600_000,
+        batch_size=512,
+        crop=CropConfig(scale=(0.3, 1.0)),
+        optim=OptimConfig(lr=1e-3, weight_decay=0.1),
+        tokens=TokenizerConfig(tokens=4096, context=32),
+        text=TextConfig(text_width=384, text_layers=6),
+        loop=LoopConfig(ema=0.998, compile=True),
+    )
 
 
 def main() -> None:
@@ -52,17 +61,25 @@ def main() -> None:
     size = 224 if args.gpu else 128
     shards, vocab = args.out / f"shards-{size}", args.out / "vocab.tsv"
     if not shards.exists():
-        pack(Pack(data=str(args.data / "flickr8k" / "train-{000000..000005}.tar"), out=str(shards), size=size))
+        pack(PackConfig(data=str(args.data / "flickr8k" / "train-{000000..000005}.tar"), out=str(shards), size=size))
     if not vocab.exists():
-        build_vocabulary(BuildVocabulary(data=str(shards / "*.tar"), out=str(vocab), min_count=8))
-    compare(Compare(
-        out=str(args.out), objectives=tuple(args.objectives), data=str(shards), vocab=str(vocab),
-        train=str(args.data / "cifar10" / "train-000000.tar"), test=str(args.data / "cifar10" / "test-000000.tar"),
-        retrieve=str(args.data / "flickr8k" / "test-000000.tar"),
-        recipe="benchmarks/objectives.py:vit_s16" if args.gpu else "flickr8k_cpu",
-        lr=() if args.gpu else (1e-3, 3e-3, 1e-2), seeds=1 if args.gpu else args.seeds, equal_time=args.equal_time,
-        batch_sizes=tuple(args.batch_sizes),
-    ))  # fmt: skip
+        build_vocabulary(VocabularyConfig(data=str(shards / "*.tar"), out=str(vocab), min_count=8))
+    compare(
+        CompareConfig(
+            out=str(args.out),
+            objectives=tuple(args.objectives),
+            data=str(shards),
+            vocab=str(vocab),
+            train=str(args.data / "cifar10" / "train-000000.tar"),
+            test=str(args.data / "cifar10" / "test-000000.tar"),
+            retrieve=str(args.data / "flickr8k" / "test-000000.tar"),
+            recipe="benchmarks/objectives.py:vit_s16" if args.gpu else "flickr8k_cpu",
+            lr=() if args.gpu else (1e-3, 3e-3, 1e-2),
+            seeds=1 if args.gpu else args.seeds,
+            equal_time=args.equal_time,
+            batch_sizes=tuple(args.batch_sizes),
+        )
+    )
 
 
 if __name__ == "__main__":

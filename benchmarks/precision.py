@@ -25,7 +25,7 @@ from catlip.data.steps import Step  # noqa: E402
 from catlip.models.encoder import Encoder  # noqa: E402
 from catlip.objectives.synsets import SynsetObjective, Synsets  # noqa: E402
 from catlip.training.distributed import join  # noqa: E402
-from catlip.training.optim import Optim  # noqa: E402
+from catlip.training.optim import OptimConfig  # noqa: E402
 from catlip.training.precision import choose, where  # noqa: E402
 from catlip.training.state import State  # noqa: E402
 from catlip.training.task import Task  # noqa: E402
@@ -40,12 +40,16 @@ def measure(model: str, precision: str, seconds: float) -> dict[str, float | str
     world, count = join("auto"), MODELS[model]
     chosen = choose(precision, world)  # type: ignore[arg-type]
     task = Task(SynsetObjective(Encoder.create(model, image_size=PIXELS), [100] * CLASSES, 6_000, Synsets()))
-    state = State(task, world, Optim(), ema=0.999, precision=chosen, shard=False, micro_batch=0)
+    state = State(task, world, OptimConfig(), ema=0.999, precision=chosen, shard=False, micro_batch=0)
     batch = Batch(
-        torch.randint(0, 256, (count, 3, PIXELS, PIXELS), dtype=torch.uint8), torch.zeros(count, dtype=torch.bool),
-        torch.randint(0, CLASSES, (count * LABELS,)), torch.arange(0, count * LABELS + 1, LABELS), [], [""] * count,
+        torch.randint(0, 256, (count, 3, PIXELS, PIXELS), dtype=torch.uint8),
+        torch.zeros(count, dtype=torch.bool),
+        torch.randint(0, CLASSES, (count * LABELS,)),
+        torch.arange(0, count * LABELS + 1, LABELS),
+        [],
+        [""] * count,
         step=Step(0, 0, count, PIXELS, 1.0, 0.0),
-    )  # fmt: skip
+    )
     rates: list[float] = []
     began = time.perf_counter()
     while len(rates) < 3 or time.perf_counter() - began < seconds:

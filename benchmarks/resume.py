@@ -16,16 +16,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from catlip.data.corpus import BuildVocabulary, build_vocabulary
-from catlip.data.crops import Crop
+from catlip.data.corpus import VocabularyConfig, build_vocabulary
+from catlip.data.crops import CropConfig
 from catlip.recipes.flickr8k_cpu import flickr8k_cpu
-from catlip.training.loop import Loop
-from catlip.training.pretrain import Pretrain
+from catlip.tasks.pretrain import PretrainConfig
+from catlip.training.loop import LoopConfig
 
 KILLS = 5
 
 
-def settings(data: str, folder: Path, name: str, samples: int) -> Pretrain:
+def settings(data: str, folder: Path, name: str, samples: int) -> PretrainConfig:
     cfg = flickr8k_cpu()
     cfg.data, cfg.vocab, cfg.out, cfg.samples, cfg.device = (
         data,
@@ -34,14 +34,14 @@ def settings(data: str, folder: Path, name: str, samples: int) -> Pretrain:
         samples,
         "cpu",
     )
-    cfg.crop, cfg.loop = Crop(scale=(0.3, 1.0), blur=0.5), Loop(ema=0.998, save_every=256)
+    cfg.crop, cfg.loop = CropConfig(scale=(0.3, 1.0), blur=0.5), LoopConfig(ema=0.998, save_every=256)
     return cfg
 
 
 def child(data: str, folder: Path, name: str, samples: int) -> None:
     """Train, and note which sample stood at which place."""
     from catlip.data.batches import Batches
-    from catlip.training.pretrain import pretrain
+    from catlip.tasks.pretrain import pretrain
 
     make = Batches.make
 
@@ -61,8 +61,13 @@ def start(data: str, folder: Path, name: str, samples: int, world: int = 1, tag:
     for rank in range(world):
         env = {**os.environ, "TAG": tag, "OMP_NUM_THREADS": "1"}
         if world > 1:
-            env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost",
-                    "MASTER_PORT": str(21_000 + os.getpid() % 20_000 + world)}  # fmt: skip
+            env |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(world),
+                "MASTER_ADDR": "localhost",
+                "MASTER_PORT": str(21_000 + os.getpid() % 20_000 + world),
+            }
         command = [sys.executable, __file__, data, "--child", str(folder), name, str(samples)]
         processes.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     return processes
@@ -103,8 +108,11 @@ def killed(data: str, folder: Path, samples: int, seed: int) -> None:
         for part in ("task", "average")
         for a, b in zip(whole[part].values(), again[part].values(), strict=True)
     )
-    print(f"killed {KILLS} times near {targets}, checkpoints then at {stops} of {samples:,} samples: "
-          f"weights and average {'bit-identical' if equal else 'DIFFER'}", flush=True)  # fmt: skip
+    print(
+        f"killed {KILLS} times near {targets}, checkpoints then at {stops} of {samples:,} samples: "
+        f"weights and average {'bit-identical' if equal else 'DIFFER'}",
+        flush=True,
+    )
 
 
 def two_then_three(data: str, folder: Path, samples: int) -> None:
@@ -122,8 +130,10 @@ def two_then_three(data: str, folder: Path, samples: int) -> None:
     same = not set(before) & set(after) and {**before, **after} == alone
     a, b = saved(folder, "alone")["average"], saved(folder, "many")["average"]
     apart = max((x.float() - y.float()).abs().max().item() for x, y in zip(a.values(), b.values(), strict=True))
-    print(f"2 processes until {at:,} of {samples:,} samples, then 3: the sequence of samples is "
-          f"{'the same' if same else 'ANOTHER'}; weights differ by {apart:.2g} (BatchNorm)")  # fmt: skip
+    print(
+        f"2 processes until {at:,} of {samples:,} samples, then 3: the sequence of samples is "
+        f"{'the same' if same else 'ANOTHER'}; weights differ by {apart:.2g} (BatchNorm)"
+    )
 
 
 def main() -> None:
@@ -138,7 +148,7 @@ def main() -> None:
         return
     with TemporaryDirectory() as name:
         folder = Path(name)
-        build_vocabulary(BuildVocabulary(data=args.data, out=str(folder / "vocab.tsv"), min_count=8))
+        build_vocabulary(VocabularyConfig(data=args.data, out=str(folder / "vocab.tsv"), min_count=8))
         killed(args.data, folder, args.samples, args.seed)
         two_then_three(args.data, folder, args.samples // 3)
 

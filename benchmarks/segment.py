@@ -19,10 +19,10 @@ import torch
 
 from catlip.data.maskbatches import Window
 from catlip.models.segmentation import Head
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
+from catlip.tasks.segment import SegmentConfig, fine_tune
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 from catlip.training.precision import Setting
-from catlip.transfer.segment import Segment, fine_tune
 
 NAMES = "sky building pole road pavement tree sign fence car pedestrian bicyclist".split()
 
@@ -35,13 +35,28 @@ def measure(args: argparse.Namespace, lr: float, seed: int, untrained: bool) -> 
     names = Path(args.out) / "names.txt"
     names.parent.mkdir(parents=True, exist_ok=True)
     names.write_text("\n".join(NAMES) + "\n")
-    found = fine_tune(Segment(
-        run=args.run, untrained=untrained, train=f"{args.camvid}/train-*.tar", test=f"{args.camvid}/test-*.tar",
-        out=str(out), classes=str(names), void=(11,), image_size=args.size, samples=args.samples,
-        batch_size=args.batch_size, seed=seed, workers=1, device=args.device, show=0,
-        head=Head(head=args.head, stride=args.stride, head_width=args.head_width, head_dropout=0.1), window=Window(),
-        optim=Optim(lr=lr, weight_decay=0.05), loop=Loop(precision=args.precision, ema=0.99),
-    ))  # fmt: skip
+    found = fine_tune(
+        SegmentConfig(
+            run=args.run,
+            untrained=untrained,
+            train=f"{args.camvid}/train-*.tar",
+            test=f"{args.camvid}/test-*.tar",
+            out=str(out),
+            classes=str(names),
+            void=(11,),
+            image_size=args.size,
+            samples=args.samples,
+            batch_size=args.batch_size,
+            seed=seed,
+            workers=1,
+            device=args.device,
+            show=0,
+            head=Head(head=args.head, stride=args.stride, head_width=args.head_width, head_dropout=0.1),
+            window=Window(),
+            optim=OptimConfig(lr=lr, weight_decay=0.05),
+            loop=LoopConfig(precision=args.precision, ema=0.99),
+        )
+    )
     if found is None:
         sys.exit("stopped; the same command goes on")
     return found[0]
@@ -71,8 +86,10 @@ def main() -> None:
             for untrained in (True, False):
                 r = measure(args, lr, seed, untrained)
                 start = "untrained" if untrained else "pre-trained"
-                lines.append(f"{start:<12} {lr:>8g} {seed:>5} {r['miou']:>7.2f} {r['mean_accuracy']:>9.2f} "
-                             f"{r['pixel_accuracy']:>7.2f} {r['seconds']:>8.0f}")  # fmt: skip
+                lines.append(
+                    f"{start:<12} {lr:>8g} {seed:>5} {r['miou']:>7.2f} {r['mean_accuracy']:>9.2f} "
+                    f"{r['pixel_accuracy']:>7.2f} {r['seconds']:>8.0f}"
+                )
     print(
         f"\nCamVid test, {args.head} head at stride {args.stride}, {args.samples:,} windows of {args.size} px, batch "
         f"{args.batch_size}\n{'':<12} {'lr':>8} {'seed':>5} {'mIoU':>7} {'mean acc':>9} {'pixels':>7} {'s':>8}"

@@ -29,12 +29,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from catlip.data.corpus import BuildVocabulary, build_vocabulary
+from catlip.data.corpus import VocabularyConfig, build_vocabulary
 from catlip.data.order import Order
 from catlip.data.shards import expand
-from catlip.data.sources import open_source, parts
+from catlip.data.sources import open_dataset, parts
 from catlip.recipes.flickr8k_cpu import flickr8k_cpu
-from catlip.training.loop import Loop
+from catlip.training.loop import LoopConfig
 
 SEED, FULL = 0, 2 << 20  # bytes that a file may have while the disk is "full"
 
@@ -47,16 +47,21 @@ def child(data: str, folder: Path, life: int) -> None:
     """One life of the run: train, kill own workers now and then, fill the disk now and then, note every step."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write that is too long fails instead
+    from catlip.tasks.pretrain import pretrain
     from catlip.training import loop
-    from catlip.training.pretrain import pretrain
     from catlip.training.state import State
 
     update, chance = State.update, random.Random(life)
 
     def noted(self: State, batch, lr):
         found = update(self, batch, lr)
-        entry = {"life": life, "start": batch.step.start, "batch": batch.step.batch, "keys": checksum(batch.keys),
-                 "unreadable": list(batch.unreadable)}  # fmt: skip
+        entry = {
+            "life": life,
+            "start": batch.step.start,
+            "batch": batch.step.batch,
+            "keys": checksum(batch.keys),
+            "unreadable": list(batch.unreadable),
+        }
         with (folder / f"steps.{life}.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
         return found
@@ -83,7 +88,7 @@ def child(data: str, folder: Path, life: int) -> None:
     cfg = flickr8k_cpu()
     cfg.data, cfg.vocab, cfg.out, cfg.device = data, str(folder / "vocab.tsv"), str(folder / "run"), "cpu"
     cfg.samples, cfg.image_size, cfg.batch_size, cfg.workers = 10_000_000, 48, 96, 2
-    cfg.loop = Loop(ema=0.998, save_every=960)
+    cfg.loop = LoopConfig(ema=0.998, save_every=960)
     assert loop
     pretrain(cfg)
 
@@ -123,7 +128,7 @@ def resident(pid: int) -> float:
 def soak(data: str, folder: Path, minutes: float) -> None:
     (folder / "shards").mkdir()
     broken, bad = broken_shards(data, folder / "shards")
-    build_vocabulary(BuildVocabulary(data=broken, out=str(folder / "vocab.tsv"), min_count=8))
+    build_vocabulary(VocabularyConfig(data=broken, out=str(folder / "vocab.tsv"), min_count=8))
     chance, end, memory = random.Random(SEED), time.time() + 60 * minutes, []
     lives, kills, stops, resumed = 0, 0, 0, []
     while time.time() < end:
@@ -148,14 +153,16 @@ def soak(data: str, folder: Path, minutes: float) -> None:
     deaths = sum(int(file.read_text()) for file in folder.glob("deaths.*"))
     said = (folder / "err.txt").read_text()
     full = said.count("could not be written")
-    print(f"{minutes:.0f} minutes, {resumed[-1]:,} samples: {kills} times kill -9, {stops} times SIGTERM, {deaths} "
-          f"workers killed, {full} checkpoints on a full disk, {bad} damaged pictures")  # fmt: skip
+    print(
+        f"{minutes:.0f} minutes, {resumed[-1]:,} samples: {kills} times kill -9, {stops} times SIGTERM, {deaths} "
+        f"workers killed, {full} checkpoints on a full disk, {bad} damaged pictures"
+    )
     flat(memory)
 
 
 def judge(data: str, folder: Path, resumed: list[int]) -> None:
     """The steps that lead to the final checkpoint, against the pure order."""
-    source = open_source(data)
+    source = open_dataset(data)
     order = Order(parts(source), 0)
     history: dict[int, dict] = {}
     for life, end in enumerate(resumed):
@@ -185,8 +192,10 @@ def flat(memory: list[tuple[int, float, float]]) -> None:
         early += [mb for _, at, mb in mine if 40 < at - began < 80 and mb]
         late += [mb for _, at, mb in mine if at - began > 150 and mb]
     if early and late:
-        print(f"resident memory, trainer and workers: median {np.median(early):,.0f} MB in the first minute, "
-              f"{np.median(late):,.0f} MB later, {max(late):,.0f} MB at most")  # fmt: skip
+        print(
+            f"resident memory, trainer and workers: median {np.median(early):,.0f} MB in the first minute, "
+            f"{np.median(late):,.0f} MB later, {max(late):,.0f} MB at most"
+        )
 
 
 def main() -> None:

@@ -112,10 +112,13 @@ def _ours(variant: str, name: str, batch: int, device: str, compiled: bool) -> t
     labels = torch.randint(0, CLASSES, (batch, LABELS), device=device).sort(dim=1).values.flatten()
     data = Batch(
         torch.randint(0, 256, (batch, 3, pixels, pixels), dtype=torch.uint8, device=device),
-        torch.zeros(batch, dtype=torch.bool, device=device), labels,
-        torch.arange(0, batch * LABELS + 1, LABELS, device=device), [], [""] * batch,
+        torch.zeros(batch, dtype=torch.bool, device=device),
+        labels,
+        torch.arange(0, batch * LABELS + 1, LABELS, device=device),
+        [],
+        [""] * batch,
         step=Step(0, 0, batch, pixels, 0.5 if drop else 1.0, 0.0),
-    )  # fmt: skip
+    )
     if variant != "dense":
         return (lambda: task(data)[0]), task
     objective = task.objective

@@ -6,17 +6,17 @@ __version__ = "0.1.0"
 __all__ = ["Encoder", "Labeler", "Vocabulary", "load", "load_segmenter"]
 
 if TYPE_CHECKING:
-    from catlip.captions.labeler import Labeler
-    from catlip.captions.vocabulary import Vocabulary
+    from catlip.evaluation.segmented import load_segmenter
+    from catlip.labels.labeler import Labeler
+    from catlip.labels.vocabulary import Vocabulary
     from catlip.models.encoder import Encoder, load
-    from catlip.transfer.segmented import load_segmenter
 
 _HOMES = {
-    "Labeler": "catlip.captions.labeler",
-    "Vocabulary": "catlip.captions.vocabulary",
+    "Labeler": "catlip.labels.labeler",
+    "Vocabulary": "catlip.labels.vocabulary",
     "Encoder": "catlip.models.encoder",
     "load": "catlip.models.encoder",
-    "load_segmenter": "catlip.transfer.segmented",
+    "load_segmenter": "catlip.evaluation.segmented",
 }
 
 

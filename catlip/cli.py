@@ -4,16 +4,20 @@ A verb is a dataclass of settings and a function of it. What stands right after 
 settings that the table below names, so `catlip vocab DATA` and `catlip vocab --data DATA` are the same.
 """
 
+import contextlib
+import inspect
 import os
+import re
 import shlex
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from catlip import machine
+from catlip import machine, notices
 from catlip.errors import UsageError, near, refusal
 from catlip.recipes import RECIPES, check_recipe, load_recipe
 
@@ -30,41 +34,51 @@ class Verb:
 
 
 VERBS = {
-    "demo": Verb("everything once, on pictures that come with catlip", "catlip.demo.demo", "Demo", "demo", ("out",)),
-    "explain": Verb("a caption's labels, word by word", "catlip.captions.show", "Explain", "explain", ("caption",)),
-    "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "BuildVocabulary", "build_vocabulary", ("data",)),
-    "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "WriteLabels", "write_labels", ("data",)),
-    "report": Verb("a look at a run or a corpus: HTML", "catlip.report.corpus", "Report", "report", ("data",)),
-    "pack": Verb("pictures and captions -> tar shards", "catlip.data.pack", "Pack", "pack", ("data",)),
+    "demo": Verb(
+        "everything once, on pictures that come with catlip", "catlip.demo.demo", "DemoConfig", "demo", ("out",)
+    ),
+    "explain": Verb("a caption's labels, word by word", "catlip.labels.show", "ExplainConfig", "explain", ("caption",)),
+    "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "VocabularyConfig", "build_vocabulary", ("data",)),
+    "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "LabelConfig", "write_labels", ("data",)),
+    "report": Verb("a look at a run or a corpus: HTML", "catlip.report.corpus", "ReportConfig", "report", ("data",)),
+    "pack": Verb("pictures and captions -> tar shards", "catlip.data.pack", "PackConfig", "pack", ("data",)),
     "bench data": Verb(
-        "reading, decoding, cropping: pictures/s", "catlip.data.bench", "BenchData", "bench_data", ("data",)
+        "reading, decoding, cropping: pictures/s", "catlip.data.bench", "BenchConfig", "bench_data", ("data",)
     ),
-    "plan": Verb("memory, hours and cost of a recipe, before", "catlip.recipes.plan", "Plan", "plan", ("recipe",)),
-    "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "Slurm", "slurm", ("command",)),
-    "pretrain": Verb("shards + vocabulary -> encoder", "catlip.training.pretrain", "Pretrain", "pretrain", ("recipe",)),
-    "probe": Verb("linear probe and kNN on frozen features", "catlip.report.efficiency", "Probe", "probe", ("run",)),
-    "compare": Verb("objectives side by side: HTML", "catlip.recipes.compare", "Compare", "compare", ("out",)),
+    "plan": Verb(
+        "memory, hours and cost of a recipe, before", "catlip.recipes.plan", "PlanConfig", "plan", ("recipe",)
+    ),
+    "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "SlurmConfig", "slurm", ("command",)),
+    "pretrain": Verb(
+        "shards + vocabulary -> encoder", "catlip.tasks.pretrain", "PretrainConfig", "pretrain", ("recipe",)
+    ),
+    "probe": Verb(
+        "linear probe and kNN on frozen features", "catlip.report.efficiency", "ProbeConfig", "probe", ("run",)
+    ),
+    "compare": Verb("objectives side by side: HTML", "catlip.recipes.compare", "CompareConfig", "compare", ("out",)),
     "finetune": Verb(
-        "encoder + labelled pictures -> classifier", "catlip.report.efficiency", "Finetune", "finetune", ("run",)
+        "encoder + labelled pictures -> classifier", "catlip.report.efficiency", "FinetuneConfig", "finetune", ("run",)
     ),
-    "align": Verb("text tower onto a frozen encoder", "catlip.transfer.align", "Align", "align", ("run",)),
+    "align": Verb("text tower onto a frozen encoder", "catlip.tasks.align", "Align", "align", ("run",)),
     "zeroshot": Verb(
-        "classify by class names alone", "catlip.transfer.zero_shot", "ZeroShot", "zero_shot", ("run", "data")
+        "classify by class names alone", "catlip.evaluation.zero_shot", "ZeroShotConfig", "zero_shot", ("run", "data")
     ),
-    "retrieve": Verb("captions find pictures, and back", "catlip.transfer.retrieve", "Retrieve", "retrieve", ("run",)),
-    "ground": Verb("where in the picture is it? HTML", "catlip.report.grounding", "Ground", "ground", ("run",)),
+    "retrieve": Verb(
+        "captions find pictures, and back", "catlip.evaluation.retrieve", "RetrieveConfig", "retrieve", ("run",)
+    ),
+    "ground": Verb("where in the picture is it? HTML", "catlip.report.grounding", "GroundConfig", "ground", ("run",)),
     "segment": Verb(
-        "a class for every pixel: fine-tune, mIoU", "catlip.report.segmentation", "Segment", "segment", ("run",)
+        "a class for every pixel: fine-tune, mIoU", "catlip.report.segmentation", "SegmentConfig", "segment", ("run",)
     ),
-    "bias": Verb("a concept's direction, and without it", "catlip.transfer.bias", "Bias", "bias", ("run",)),
-    "detect": Verb("boxes and masks: Mask R-CNN. HTML", "catlip.report.detections", "Detect", "detect", ("run",)),
+    "bias": Verb("a concept's direction, and without it", "catlip.evaluation.bias", "BiasConfig", "bias", ("run",)),
+    "detect": Verb("boxes and masks: Mask R-CNN. HTML", "catlip.report.detections", "DetectConfig", "detect", ("run",)),
     "convert": Verb(
-        "official checkpoint -> run folder", "catlip.interchange.corenet", "Convert", "convert", ("checkpoint",)
+        "official checkpoint -> run folder", "catlip.export.convert", "ConvertConfig", "convert", ("checkpoint",)
     ),
-    "export": Verb("run -> timm, open_clip, ONNX, ...", "catlip.interchange.export", "Export", "export", ("run",)),
-    "embed": Verb("pictures -> Parquet with vectors", "catlip.interchange.embed", "Embed", "embed", ("run", "images")),
-    "predict": Verb("a picture's labels, drawn", "catlip.interchange.predict", "Predict", "predict", ("run", "photo")),
-    "push": Verb("run -> Hugging Face Hub, with a card", "catlip.interchange.card", "Push", "push", ("run", "repo")),
+    "export": Verb("run -> timm, open_clip, ONNX, ...", "catlip.export.export", "ExportConfig", "export", ("run",)),
+    "embed": Verb("pictures -> Parquet with vectors", "catlip.export.embed", "EmbedConfig", "embed", ("run", "images")),
+    "predict": Verb("a picture's labels, drawn", "catlip.export.predict", "PredictConfig", "predict", ("run", "photo")),
+    "push": Verb("run -> Hugging Face Hub, with a card", "catlip.export.card", "PushConfig", "push", ("run", "repo")),
 }
 # What a verb cannot do without, where its settings stand in a module that imports torch: told before that.
 NEEDS = {
@@ -157,10 +171,40 @@ def run(args: list[str]) -> Any:
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands),
         **start,
     )
-    result = getattr(module, verb.function)(settings)
+    with flags_of(settings):
+        function = getattr(module, verb.function)
+        takes_config = "config" in inspect.signature(function).parameters
+        result = function(config=settings) if takes_config else function(settings)
     if name == "pretrain" and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         print(f"{import_module('catlip.report.run').write_report(result)}: curves, labels, pictures")
     return result
+
+
+@contextlib.contextmanager
+def flags_of(settings: Any) -> Iterator[None]:
+    """The package's messages name fields (`image_size`); whoever gave flags reads of flags (--image-size)."""
+    known = set(_fields(settings))
+
+    def flag(match: re.Match[str]) -> str:
+        return f"--{match[1].replace('_', '-')}" if match[1].removeprefix("no_") in known else match[0]
+
+    def translate(text: str) -> str:
+        return re.sub(r"`(\w+)`", flag, text)
+
+    before, notices.translate = notices.translate, translate
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(translate(str(error))) from error.__cause__
+    finally:
+        notices.translate = before
+
+
+def _fields(settings: Any) -> Iterator[str]:
+    for field in fields(settings):
+        yield field.name
+        if is_dataclass(value := getattr(settings, field.name)):
+            yield from _fields(value)
 
 
 def _take(option: str, args: list[str]) -> tuple[str | None, list[str]]:
@@ -186,8 +230,11 @@ def _look(name: str, recipe: str | None, args: list[str]) -> None:
     elif name == "pretrain":
         raise UsageError(f"name a recipe: catlip pretrain RECIPE ...; there are {', '.join(RECIPES[name])}")
     ends = [*args[1:], "--"]
-    given = {argument[2:].partition("=")[0].replace("-", "_"): argument.partition("=")[2] or after
-             for argument, after in zip(args, ends, strict=True) if argument.startswith("--")}  # fmt: skip
+    given = {
+        argument[2:].partition("=")[0].replace("-", "_"): argument.partition("=")[2] or after
+        for argument, after in zip(args, ends, strict=True)
+        if argument.startswith("--")
+    }
     needs = NEEDS.get(name, "").split()
     # A recipe of one's own may bring data and folder along.
     if missing := [need for need in needs if need not in given and (recipe is None or recipe in RECIPES[name])]:
@@ -195,7 +242,7 @@ def _look(name: str, recipe: str | None, args: list[str]) -> None:
     if name == "plan":
         check_recipe(given["recipe"])
     if "vocab" in given and name != "convert":
-        import_module("catlip.captions.vocabulary").Vocabulary.load(given["vocab"])
+        import_module("catlip.labels.vocabulary").Vocabulary.load(given["vocab"])
     for need in needs:
         value = given.get(need, "")
         if need in PATHS and not set(value) & set("*?[]{}:@+~") and not Path(value).exists():

@@ -10,9 +10,9 @@ import torch
 from torch.multiprocessing.spawn import start_processes
 
 from catlip.models.segmentation import Head
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
-from catlip.transfer.segment import Segment, fine_tune
+from catlip.tasks.segment import SegmentConfig, fine_tune
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 
 
 def work(rank: int, data: str, out: str, world: int, port: int) -> None:
@@ -21,10 +21,10 @@ def work(rank: int, data: str, out: str, world: int, port: int) -> None:
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host's own name need not resolve
     torch.set_num_threads(1)
-    fine_tune(Segment(
+    fine_tune(SegmentConfig(
         run="timm:test_resnet", untrained=True, train=data, test=data, out=out, image_size=32, samples=160,
-        batch_size=8, workers=1, device="cpu", head=Head(head="linear", stride=8), optim=Optim(lr=1e-2),
-        loop=Loop(ema=0.0, precision="fp32"),
+        batch_size=8, workers=1, device="cpu", head=Head(head="linear", stride=8), optim=OptimConfig(lr=1e-2),
+        loop=LoopConfig(ema=0.0, precision="fp32"),
     ))  # fmt: skip
 
 

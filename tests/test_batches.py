@@ -11,16 +11,16 @@ from unittest import mock
 import pytest
 import torch
 
-from catlip.captions.labeler import Labeler
-from catlip.captions.vocabulary import Vocabulary
 from catlip.data import loader as loaders
 from catlip.data.batches import Batch, CaptionBatches, to_classes
-from catlip.data.crops import Crop
+from catlip.data.crops import CropConfig
 from catlip.data.loader import Loader
 from catlip.data.order import Order
-from catlip.data.sources import open_source, parts
-from catlip.data.steps import Curriculum, Steps
+from catlip.data.sources import open_dataset, parts
+from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
+from catlip.labels.labeler import Labeler
+from catlip.labels.vocabulary import Vocabulary
 from tests.conftest import jpeg, write_tar
 
 LABELER = Labeler()
@@ -34,12 +34,14 @@ def vocabulary(*words: str) -> Vocabulary:
 def make(
     data: str, rank: int = 0, world: int = 1, workers: int = 0, budget: int = 1000, batch_size: int = 12, **curriculum
 ) -> Loader:
-    source = open_source(data)
-    steps = Steps(Curriculum(**curriculum), budget=budget, batch_size=batch_size, image_size=16, seed=5)
+    source = open_dataset(data)
+    steps = Steps(CurriculumConfig(**curriculum), budget=budget, batch_size=batch_size, image_size=16, seed=5)
     order = Order(parts(source), 5, source.shards.tolist())
     words = vocabulary("apple", "lake", "lawn", "lemon")
     return Loader(
-        CaptionBatches(source, order, steps, vocabulary=words, labeler=LABELER, crop=Crop(), rank=rank, world=world),
+        CaptionBatches(
+            source, order, steps, vocabulary=words, labeler=LABELER, crop=CropConfig(), rank=rank, world=world
+        ),
         workers,
     )
 

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from catlip import cli
-from catlip.captions.labeler import Labeler
 from catlip.errors import UsageError
 from catlip.evaluation.association import association, concept_direction, without
+from catlip.evaluation.bias import PAIRS, groups, read_pairs, separable
+from catlip.labels.labeler import Labeler
 from catlip.models.encoder import Encoder
-from catlip.transfer.bias import PAIRS, groups, read_pairs, separable
 from tests.test_zero_shot import FRUITS
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from catlip.captions.labeler import Labeler
-from catlip.captions.wordnet import Lexicon, open_lexicon
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher
 from catlip.evaluation.class_rows import scale_rows, told, transfer_rows
+from catlip.labels.labeler import Labeler
+from catlip.labels.wordnet import Lexicon, open_lexicon
 from catlip.models.encoder import Encoder
 
 DOG, CAT, ANIMAL, POODLE, SHEEP, DEER, CAR, HOUSE = (
@@ -129,12 +129,12 @@ def test_from_an_encoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("labels", "names", "alpha", "says"), [
-    ([], ["dog"], 0.25, "it has none. Take --init random"),
-    (["0", "1"], ["dog"], 0.25, "no synsets, e.g. '0'. Take --init random"),
+    ([], ["dog"], 0.25, "it has none. Take `init` random"),
+    (["0", "1"], ["dog"], 0.25, "no synsets, e.g. '0'. Take `init` random"),
     ([DOG], ["zzxy", "qqvw"], 0.25, "no class name has path similarity 0.25 or more .* 'zzxy', 'qqvw'"),
     ([CAR], ["dog"], 0.25, "no class name has path similarity"),
-    ([DOG], ["dog"], 0.0, "--alpha 0: path similarities"),
-    ([DOG], ["dog"], 1.5, "--alpha 1.5"),
+    ([DOG], ["dog"], 0.0, "`alpha` 0: path similarities"),
+    ([DOG], ["dog"], 1.5, "`alpha` 1.5"),
 ])  # fmt: skip
 def test_mistakes(labels: list[str], names: list[str], alpha: float, says: str, tmp_path: Path) -> None:
     encoder = make_encoder(labels)

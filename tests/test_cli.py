@@ -40,7 +40,7 @@ def imported_by(statement: str) -> set[str]:
     "statement",
     [
         "import catlip",
-        "import catlip.captions",
+        "import catlip.labels",
         "from catlip import Labeler, Vocabulary; Labeler()(['a dog'])",
         "from catlip import cli; cli.run(['--help'])",
         "from catlip import cli; cli.run(['explain', 'a dog'])",
@@ -81,7 +81,7 @@ def test_pretrain_has_the_flags_that_scripts_rely_on(capsys: pytest.CaptureFixtu
     ("budget", "is_"), [(["--hours", "2"], (0, 0, 2)), (["--epochs=3"], (0, 3, 0)), ([], (90_000, 0, 0))]
 )
 def test_a_given_budget_takes_the_recipes_place(budget: list[str], is_: tuple, tmp_path: Path, monkeypatch) -> None:
-    from catlip.training import pretrain
+    from catlip.tasks import pretrain
 
     monkeypatch.setattr(pretrain, "pretrain", lambda cfg: (cfg.samples, cfg.epochs, cfg.hours))
     monkeypatch.setenv("RANK", "1")
@@ -210,12 +210,12 @@ def test_what_the_system_refuses_is_one_line(
     def fail(_: object) -> None:
         raise error
 
-    monkeypatch.setattr("catlip.captions.show.explain", fail)
+    monkeypatch.setattr("catlip.labels.show.explain", fail)
     assert says in line_of(["explain", "a dog"], monkeypatch, capsys)
 
 
 def test_other_errors_are_ours_and_show_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catlip.captions.show.explain", lambda _: {}["no"])
+    monkeypatch.setattr("catlip.labels.show.explain", lambda _: {}["no"])
     monkeypatch.setattr(sys, "argv", ["catlip", "explain", "a dog"])
     with pytest.raises(KeyError):
         cli.main()
@@ -248,7 +248,7 @@ def test_what_a_verb_needs_is_what_its_settings_have_no_default_for(verb: str) -
 def test_recipe_and_objective_are_understood_as_people_write_them(
     recipe: list[str], objective: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from catlip.training import pretrain
+    from catlip.tasks import pretrain
 
     (tmp_path / "d.tar").touch()
     monkeypatch.setattr(pretrain, "pretrain", lambda cfg: cfg)

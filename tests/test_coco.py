@@ -19,10 +19,10 @@ from catlip.data.boxes import BoxBatch, BoxBatches, decode_placed, on_canvas, pl
 from catlip.data.coco import Instances, RunLengths, bitmap, encoded, picture_source, read_instances
 from catlip.data.crops import DRAWS, empty
 from catlip.data.images import UnreadableImageError
-from catlip.data.labelled import open_labelled_source
+from catlip.data.labelled import open_labelled_dataset
 from catlip.data.order import Order
 from catlip.data.sources import parts
-from catlip.data.steps import Curriculum, Steps
+from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.evaluation.detection import average_precision
 from tests.conftest import SHARED, jpeg, write_tar
@@ -133,13 +133,13 @@ def test_a_file_that_was_cut_is_read_and_says_what_is_left_out(tmp_path: Path) -
     assert all(note in found.described for note in notes)
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(jpeg())
-    labelled = open_labelled_source(str(path))
+    labelled = open_labelled_dataset(str(path))
     assert labelled.labels.tolist() == [1, 2]
     assert labelled.troubles == {"boxes.json": "; ".join(notes)}
     assert notes[0] in labelled.described
     renumbered = [{"id": i, "name": name} for i, name in enumerate(("cat", "dog", "yak"))]
     path = write(tmp_path, table(annotation(category=2), annotation(category=90), categories=renumbered))
-    for read in (read_instances, open_labelled_source):
+    for read in (read_instances, open_labelled_dataset):
         with pytest.raises(UsageError, match=r"1 of 2 annotations have a category_id .* may have been renumbered"):
             read(str(path))
 
@@ -151,7 +151,7 @@ def test_boxes_that_are_corners_and_files_of_crowds_are_told(tmp_path: Path) -> 
     beside = read_instances(write(tmp_path, table(*corners, annotation(box=(30, 3, 12, 11))))).described
     assert "left, top" not in beside
     crowds = read_instances(write(tmp_path, table(annotation(box=(0, 0, 48, 40), iscrowd=1))))
-    with pytest.raises(UsageError, match=r"--boxes .*boxes\.json holds no boxes: 0 boxes .*1 crowds"):
+    with pytest.raises(UsageError, match=r"`boxes` .*boxes\.json holds no boxes: 0 boxes .*1 crowds"):
         crowds.check("--boxes")
 
 
@@ -369,7 +369,7 @@ def test_batches(pictures: tuple[Path, Path]) -> None:
     source = picture_source(instances, str(pictures[1]))
     assert len(source) == 2
     order = Order(parts(source), 3, source.shards.tolist())
-    steps = Steps(Curriculum(), budget=12, batch_size=6, image_size=64, seed=3)
+    steps = Steps(CurriculumConfig(), budget=12, batch_size=6, image_size=64, seed=3)
     batches = BoxBatches(source, order, steps, pictures=instances.pictures, scale=(1.0, 1.0), masks=True)
     batch = batches[0]
     assert isinstance(batch, BoxBatch)

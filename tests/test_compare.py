@@ -7,23 +7,24 @@ import pytest
 
 from catlip.errors import UsageError
 from catlip.recipes import compare as comparing
-from catlip.recipes.compare import Compare, compare
+from catlip.recipes.compare import CompareConfig, compare
 from catlip.report.comparison import Run, summarise
-from catlip.training.pretrain import Pretrain
+from catlip.tasks.pretrain import PretrainConfig
 from tests.conftest import write_coloured
 
 RECIPE = """
-from catlip.captions.tokenizer import Tokens
-from catlip.models.text import Text
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
-from catlip.training.pretrain import Pretrain
+from catlip.labels.tokenizer import TokenizerConfig
+from catlip.models.text import TextConfig
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
+from catlip.tasks.pretrain import PretrainConfig
 
 def tiny():
-    return Pretrain(
+    return PretrainConfig(
         data="", vocab="", out="", backbone="test_resnet", image_size=32, samples=96, batch_size=24, workers=1,
-        tokens=Tokens(tokens=600, context=16), text=Text(text_width=64, text_layers=1), optim=Optim(lr=5e-3),
-        loop=Loop(ema=0.9, precision="fp32"),
+        tokens=TokenizerConfig(tokens=600, context=16), text=TextConfig(text_width=64, text_layers=1),
+        optim=OptimConfig(lr=5e-3),
+        loop=LoopConfig(ema=0.9, precision="fp32"),
     )
 """
 
@@ -41,7 +42,7 @@ def settings(flow, coloured_shards, tmp_path: Path, monkeypatch) -> dict:
 
 
 def test_a_comparison_grows_and_repeats_nothing(settings: dict, monkeypatch) -> None:
-    first = Compare(**settings, objectives=("synsets", "clip"), seeds=2, lr=(1e-3, 1e-2), search=48,
+    first = CompareConfig(**settings, objectives=("synsets", "clip"), seeds=2, lr=(1e-3, 1e-2), search=48,
                     retrieve=settings["data"], equal_time=True)  # fmt: skip
     page = compare(first)
     out = Path(settings["out"])
@@ -68,7 +69,7 @@ def test_results_of_other_data_or_another_recipe_are_not_taken_up(
 ) -> None:
     trained: list[str] = []
 
-    def train(cfg: Pretrain) -> None:
+    def train(cfg: PretrainConfig) -> None:
         trained.append(Path(cfg.out).name)
         (Path(cfg.out) / "encoder").mkdir(parents=True)
 
@@ -78,7 +79,7 @@ def test_results_of_other_data_or_another_recipe_are_not_taken_up(
 
     def again(**changes: object) -> tuple[int, list[float]]:
         """(how many runs were trained now, the probes that the page is made of)."""
-        before, cfg = len(trained), Compare(**{**settings, "objectives": ("synsets",), "seeds": 1, **changes})
+        before, cfg = len(trained), CompareConfig(**{**settings, "objectives": ("synsets",), "seeds": 1, **changes})
         told = json.loads(compare(cfg).with_name("compare.json").read_text())
         return len(trained) - before, [summary["linear_probe"] for summary in told["summaries"]]
 
@@ -110,7 +111,7 @@ def test_mistakes_are_found_before_anything_is_trained(settings: dict) -> None:
         ({"test": "nowhere.tar"}, "nowhere.tar"),
     ):
         with pytest.raises(UsageError, match=message):
-            compare(Compare(**{**settings, **changes}))
+            compare(CompareConfig(**{**settings, **changes}))
     assert not Path(settings["out"]).exists()
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from catlip.captions.corenet import clean, tokenize
-from catlip.captions.labeler import Labeler
 from catlip.errors import UsageError
+from catlip.labels.corenet_rule import clean, tokenize
+from catlip.labels.labeler import Labeler
 
 LABELER = Labeler("corenet")
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "corenet_labels.jsonl.gz"
@@ -48,8 +48,7 @@ def test_quirks_of_the_official_code(caption: str, wanted: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "synset"),
-    [("are", "n13613862"), ("white", "n09638875"), ("glasses", "n14881303"), ("pants", "n07388706")],
+    ("word", "synset"), [("are", "n13613862"), ("white", "n09638875"), ("glasses", "n14881303"), ("pants", "n07388706")]
 )
 def test_wrong_senses_are_reproduced(word: str, synset: str) -> None:
     """A unit of area, a person, the material, the noise of steam."""

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from catlip.captions.labeler import Labeler
-from catlip.captions.vocabulary import Vocabulary
-from catlip.data.corpus import BuildVocabulary, WriteLabels, build_vocabulary, write_labels
-from catlip.data.sources import open_source
+from catlip.data.corpus import LabelConfig, VocabularyConfig, build_vocabulary, write_labels
+from catlip.data.sources import open_dataset
 from catlip.errors import UsageError
+from catlip.labels.labeler import Labeler
+from catlip.labels.vocabulary import Vocabulary
 from tests.conftest import write_tar
 
 CAPTIONS = [f"a {a} near a {b}" for a in ("dog", "cat", "horse") for b in ("lake", "car", "")] + ["", "running fast"]
@@ -45,7 +45,7 @@ def write(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "tsv.gz", "jsonl", "tar"])
 def test_every_kind_of_file_gives_the_same_counts(tmp_path: Path, kind: str) -> None:
-    found = build_vocabulary(BuildVocabulary(data=str(write(tmp_path, kind)), out=str(tmp_path / "v.tsv"), workers=1))
+    found = build_vocabulary(VocabularyConfig(data=str(write(tmp_path, kind)), out=str(tmp_path / "v.tsv"), workers=1))
     assert dict(zip(found.synsets, found.counts, strict=True)) == NAIVE
     assert found.samples == len(CAPTIONS)
     assert Vocabulary.load(tmp_path / "v.tsv") == found
@@ -55,7 +55,7 @@ def test_every_kind_of_file_gives_the_same_counts(tmp_path: Path, kind: str) -> 
 def test_labels_as_parquet_keep_the_keys(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write(tmp_path, "parquet").rename(tmp_path / f"{name}.parquet")
-    counts = write_labels(WriteLabels(data=str(tmp_path / "[ab].parquet"), out=str(tmp_path / "out"), workers=2))
+    counts = write_labels(LabelConfig(data=str(tmp_path / "[ab].parquet"), out=str(tmp_path / "out"), workers=2))
     assert counts.samples == 2 * len(CAPTIONS)
     rows = [row for file in sorted((tmp_path / "out").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
     assert [row["uid"] for row in rows] == KEYS * 2
@@ -64,8 +64,8 @@ def test_labels_as_parquet_keep_the_keys(tmp_path: Path) -> None:
 
 def test_labels_of_a_vocabulary_only(tmp_path: Path) -> None:
     data = str(write(tmp_path, "csv"))
-    build_vocabulary(BuildVocabulary(data=data, out=str(tmp_path / "v.tsv"), max_size=2, workers=1))
-    write_labels(WriteLabels(data=data, out=str(tmp_path / "out"), vocab=str(tmp_path / "v.tsv"), workers=1))
+    build_vocabulary(VocabularyConfig(data=data, out=str(tmp_path / "v.tsv"), max_size=2, workers=1))
+    write_labels(LabelConfig(data=data, out=str(tmp_path / "out"), vocab=str(tmp_path / "v.tsv"), workers=1))
     table = pq.read_table(next((tmp_path / "out").glob("*.parquet"))).to_pylist()
     kept = set(Vocabulary.load(tmp_path / "v.tsv").synsets)
     assert [row["synsets"] for row in table] == [[s for s in found if s in kept] for found in LABELER(CAPTIONS)]
@@ -103,26 +103,26 @@ def test_a_killed_run_goes_on_by_file(tmp_path: Path) -> None:
 
 def test_mistakes(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("words,price\na dog,3\n")
-    with pytest.raises(UsageError, match=r"words, price.*--text-col"):
-        build_vocabulary(BuildVocabulary(data=str(tmp_path / "a.csv"), out=str(tmp_path / "v.tsv")))
+    with pytest.raises(UsageError, match=r"words, price.*`text_col`"):
+        build_vocabulary(VocabularyConfig(data=str(tmp_path / "a.csv"), out=str(tmp_path / "v.tsv")))
     pq.write_table(pa.table({"caption": [1, 2, 3]}), tmp_path / "n.parquet")
     with pytest.raises(UsageError, match=r"column 'caption' holds int64, not text"):
-        build_vocabulary(BuildVocabulary(data=str(tmp_path / "n.parquet"), out=str(tmp_path / "v.tsv")))
+        build_vocabulary(VocabularyConfig(data=str(tmp_path / "n.parquet"), out=str(tmp_path / "v.tsv")))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UsageError, match=r"broken\.parquet"):
-        build_vocabulary(BuildVocabulary(data=str(tmp_path / "broken.parquet"), out=str(tmp_path / "v.tsv")))
+        build_vocabulary(VocabularyConfig(data=str(tmp_path / "broken.parquet"), out=str(tmp_path / "v.tsv")))
     (tmp_path / "x.jsonl").write_text('{"text": "a dog"}\nno json\n')
     with pytest.raises(UsageError, match=r"x\.jsonl, line 2"):
-        build_vocabulary(BuildVocabulary(data=str(tmp_path / "x.jsonl"), out=str(tmp_path / "v.tsv")))
-    with pytest.raises(UsageError, match="--min-count 99"):
-        build_vocabulary(BuildVocabulary(data=str(write(tmp_path, "csv")), out=str(tmp_path / "w.tsv"), min_count=99))
+        build_vocabulary(VocabularyConfig(data=str(tmp_path / "x.jsonl"), out=str(tmp_path / "v.tsv")))
+    with pytest.raises(UsageError, match="`min_count` 99"):
+        build_vocabulary(VocabularyConfig(data=str(write(tmp_path, "csv")), out=str(tmp_path / "w.tsv"), min_count=99))
     assert not list(tmp_path.glob("w.tsv*")), "nothing half-written"
     assert not list(tmp_path.glob("v.tsv*"))
 
 
 def test_missing_captions_are_counted(tmp_path: Path, capsys) -> None:
     pq.write_table(pa.table({"caption": ["a dog", None, ""]}), tmp_path / "m.parquet")
-    build_vocabulary(BuildVocabulary(data=str(tmp_path / "m.parquet"), out=str(tmp_path / "v.tsv")))
+    build_vocabulary(VocabularyConfig(data=str(tmp_path / "m.parquet"), out=str(tmp_path / "v.tsv")))
     assert "3 captions (2 missing)" in capsys.readouterr().out
 
 
@@ -133,9 +133,9 @@ def test_what_is_left_out_is_said_and_the_same_as_for_training(tmp_path: Path, c
     cut.write_bytes(cut.read_bytes()[:3590])
     (tmp_path / "t.csv").write_text('image,caption\n1.jpg,"a cat"\n2.jpg,a,b\n3.jpg,nan\n4.jpg,"a lone horse\n')
     data = f"{tmp_path}/tars + {tmp_path}/t.csv"
-    found = build_vocabulary(BuildVocabulary(data=data, out=str(tmp_path / "v.tsv"), workers=1))
+    found = build_vocabulary(VocabularyConfig(data=data, out=str(tmp_path / "v.tsv"), workers=1))
     said = capsys.readouterr().out
-    source = open_source(data)
+    source = open_dataset(data)
     captions = list(source.captions())
     assert (found.samples, found.captions) == (len(captions), len(captions))
     assert dict(zip(found.synsets, found.counts, strict=True)) == Counter(
@@ -150,5 +150,5 @@ def test_foreign_captions_are_warned_of(tmp_path: Path, capsys) -> None:
         pa.table({"caption": ["ein Hund läuft über die Wiese", "a dog runs over the grass"] * 50}),
         tmp_path / "f.parquet",
     )
-    build_vocabulary(BuildVocabulary(data=str(tmp_path / "f.parquet"), out=str(tmp_path / "v.tsv")))
+    build_vocabulary(VocabularyConfig(data=str(tmp_path / "f.parquet"), out=str(tmp_path / "v.tsv")))
     assert "50.0% of the captions are not English" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from catlip.data.crops import DRAWS, Crop, decode_crop, empty, random_box
+from catlip.data.crops import DRAWS, CropConfig, decode_crop, empty, random_box
 from tests.conftest import decode_center, jpeg
 
 
@@ -24,25 +24,22 @@ def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def crop_of(data: bytes, size: int, crop: Crop, draws: np.ndarray) -> np.ndarray:
+def crop_of(data: bytes, size: int, crop: CropConfig, draws: np.ndarray) -> np.ndarray:
     out = empty(size)
     decode_crop(data, crop, draws.tolist(), out)
     return out.permute(1, 2, 0).numpy()
 
 
 @given(
-    width=st.integers(64, 400),
-    height=st.integers(64, 400),
-    size=st.sampled_from([48, 64]),
-    seed=st.integers(0, 10**6),
+    width=st.integers(64, 400), height=st.integers(64, 400), size=st.sampled_from([48, 64]), seed=st.integers(0, 10**6)
 )
 @settings(max_examples=60, deadline=None)
 def test_a_crop_is_what_pillow_gives(width: int, height: int, size: int, seed: int) -> None:
     """Decode in full, cut the box, resize: the naive way, to a few grey levels."""
     data = encode(smooth(width, height, seed), "JPEG", quality=95)
     draws = np.random.default_rng(seed).random(DRAWS)
-    found = crop_of(data, size, Crop(), draws)
-    left, top, right, bottom = random_box(width, height, Crop(), draws[3:].tolist())
+    found = crop_of(data, size, CropConfig(), draws)
+    left, top, right, bottom = random_box(width, height, CropConfig(), draws[3:].tolist())
     x0, y0 = round(left), round(top)
     box = (x0, y0, max(x0 + 1, round(right)), max(y0 + 1, round(bottom)))
     naive = Image.open(io.BytesIO(data)).convert("RGB").crop(box).resize((size, size), Image.Resampling.BILINEAR)
@@ -54,7 +51,7 @@ def test_a_crop_is_what_pillow_gives(width: int, height: int, size: int, seed: i
 @settings(max_examples=100, deadline=None)
 def test_boxes_stay_inside(width: int, height: int, seed: int) -> None:
     draws = np.random.default_rng(seed).random(4 * 10).tolist()
-    left, top, right, bottom = random_box(width, height, Crop(), draws)
+    left, top, right, bottom = random_box(width, height, CropConfig(), draws)
     assert 0 <= left < right <= width + 1e-6
     assert 0 <= top < bottom <= height + 1e-6
 
@@ -62,16 +59,16 @@ def test_boxes_stay_inside(width: int, height: int, seed: int) -> None:
 def test_crops_are_a_function_of_their_numbers() -> None:
     data = encode(smooth(96, 64), "PNG")
     draws = np.random.default_rng(1).random((2, DRAWS))
-    for crop in (Crop(), Crop(blur=1.0)):
+    for crop in (CropConfig(), CropConfig(blur=1.0)):
         one, same, other = (crop_of(data, 16, crop, d) for d in (draws[0], draws[0], draws[1]))
         assert (one == same).all()
         assert (one != other).any()
-    assert (crop_of(data, 16, Crop(), draws[0]) != crop_of(data, 16, Crop(blur=1.0), draws[0])).any()
+    assert (crop_of(data, 16, CropConfig(), draws[0]) != crop_of(data, 16, CropConfig(blur=1.0), draws[0])).any()
 
 
 def test_area_and_shape_are_distributed_as_asked() -> None:
     rng = np.random.default_rng(0)
-    boxes = np.array([random_box(300, 300, Crop(), rng.random(40).tolist()) for _ in range(4000)])
+    boxes = np.array([random_box(300, 300, CropConfig(), rng.random(40).tolist()) for _ in range(4000)])
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 90_000
     ratio = (boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])
     assert 0.08 <= area.min() < 0.1
@@ -84,7 +81,11 @@ def test_area_and_shape_are_distributed_as_asked() -> None:
 @pytest.mark.parametrize("size", [(3, 400), (400, 3), (1, 1)])
 def test_thin_pictures(size: tuple[int, int]) -> None:
     for seed in range(20):
-        assert crop_of(jpeg(size=size), 16, Crop(), np.random.default_rng(seed).random(DRAWS)).shape == (16, 16, 3)
+        assert crop_of(jpeg(size=size), 16, CropConfig(), np.random.default_rng(seed).random(DRAWS)).shape == (
+            16,
+            16,
+            3,
+        )
 
 
 def test_scaled_decoding_changes_little() -> None:

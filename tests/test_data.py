@@ -26,9 +26,9 @@ from catlip.data.images import (
     upright,
     upright_size,
 )
-from catlip.data.pack import Pack, pack
+from catlip.data.pack import PackConfig, pack
 from catlip.data.shards import expand, split_name
-from catlip.data.sources import TarSource, open_source
+from catlip.data.sources import TarDataset, open_dataset
 from catlip.errors import UsageError
 from tests.conftest import decode_center, jpeg, write_tar
 
@@ -66,7 +66,7 @@ def test_tar_samples(tmp_path: Path) -> None:
         "1.jpg": jpeg(), "1.txt": b"a dog\n\n  a brown dog \n", "2.jpg": jpeg(),
         "2.json": b'{"captions": ["a cat"]}', "3.txt": b"no picture", "4.jpg": b"", "4.cls": b"7\n",
     })  # fmt: skip
-    source = open_source(str(tar))
+    source = open_dataset(str(tar))
     assert len(source) == 3
     assert source.troubles == {"a.tar: 3": "1 samples without a picture are left out"}
     assert list(source.captions()) == [["a dog", "a brown dog"], ["a cat"], []]
@@ -83,7 +83,7 @@ def test_a_tar_that_is_cut_off_gives_its_complete_samples(tmp_path: Path, end: i
         ends = {info.name: info.offset_data + info.size for info in whole}
     tar.write_bytes(tar.read_bytes()[:end])
     complete = [str(i) for i in range(6) if ends[f"{i}.txt"] <= end]
-    source = open_source(str(tar))
+    source = open_dataset(str(tar))
     found = list(source.keys())
     assert found[: len(complete)] == complete
     assert len(found) <= len(complete) + 1  # cut between picture and caption, nothing says that there was to be one
@@ -96,14 +96,14 @@ def test_a_tar_that_is_cut_off_gives_its_complete_samples(tmp_path: Path, end: i
 def test_not_a_tar(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"hello" * 1000)
     with pytest.raises(UsageError, match="not a readable tar"):
-        open_source(str(tmp_path / "a.tar"))
+        open_dataset(str(tmp_path / "a.tar"))
 
 
 def test_table_columns_are_guessed_and_grouped(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     table = tmp_path / "t.tsv"
     table.write_text("File\tprice\tTitle\na.jpg\t3\ta dog\na.jpg\t3\ta brown dog\nb.jpg\t4\ta cat\n")
-    source = open_source(str(table))
+    source = open_dataset(str(table))
     assert "'File'" in source.described
     assert "'Title'" in source.described
     assert list(source.captions()) == [["a dog", "a brown dog"], ["a cat"]]
@@ -114,13 +114,13 @@ def test_table_columns_are_guessed_and_grouped(tmp_path: Path) -> None:
 def test_a_table_without_the_columns_says_which_it_has(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("photo_id,words\n1,dog\n")
-    with pytest.raises(UsageError, match=r"photo_id, words.*--image-col"):
-        open_source(str(table))
+    with pytest.raises(UsageError, match=r"photo_id, words.*`image_col`"):
+        open_dataset(str(table))
     with pytest.raises(UsageError, match=r"no column 'nope'.*Columns found: photo_id, words"):
-        open_source(str(table), image_col="nope")
+        open_dataset(str(table), image_col="nope")
     (tmp_path / "e.csv").write_text("")
     with pytest.raises(UsageError, match="empty"):
-        open_source(str(tmp_path / "e.csv"))
+        open_dataset(str(tmp_path / "e.csv"))
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -275,28 +275,28 @@ def test_pack_writes_shards_that_read_back(tmp_path: Path) -> None:
         (tmp_path / f"my picture.{i}.jpg").write_bytes(jpeg(size=(400, 300), seed=i))
         rows.append(f"my picture.{i}.jpg,a dog number {i}")
     (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
-    pack(Pack(data=str(tmp_path / "t.csv"), out=str(tmp_path / "shards"), size=64, per_shard=2))
+    pack(PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "shards"), size=64, per_shard=2))
     assert len(expand(str(tmp_path / "shards" / "{000000..000002}.tar"))) == 3
     index = json.loads((tmp_path / "shards" / "index.json").read_text())
     assert index["samples"] == 5
-    indexed = open_source(str(tmp_path / "shards" / "*.tar"))
+    indexed = open_dataset(str(tmp_path / "shards" / "*.tar"))
     (tmp_path / "shards" / "index.json").unlink()
-    scanned = open_source(str(tmp_path / "shards" / "*.tar"))
+    scanned = open_dataset(str(tmp_path / "shards" / "*.tar"))
     assert [indexed.read(i) for i in range(5)] == [scanned.read(i) for i in range(5)]
     assert indexed.shards.tolist() == scanned.shards.tolist() == [2, 2, 1]
-    source = open_source(str(tmp_path / "shards" / "*.tar"))
+    source = open_dataset(str(tmp_path / "shards" / "*.tar"))
     assert list(source.captions()) == [[f"a dog number {i}"] for i in range(5)]
     assert min(Image.open(io.BytesIO(source.read(0).image)).size) == 64
     with pytest.raises(UsageError, match="not empty"):
-        pack(Pack(data=str(tmp_path / "t.csv"), out=str(tmp_path / "shards")))
+        pack(PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "shards")))
 
 
 def test_an_index_of_other_bytes_is_not_believed(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": b"a dog"})
     (tmp_path / "index.json").write_text(json.dumps({"shards": {"a.tar": {"bytes": 1, "offsets": []}}}))
-    assert list(TarSource([tar], "a").keys()) == ["1"]
+    assert list(TarDataset([tar], "a").keys()) == ["1"]
     (tmp_path / "index.json").write_text('{"train": {"shards": [["a.tar", 1]]}}')  # somebody else's
-    assert list(TarSource([tar], "a").keys()) == ["1"]
+    assert list(TarDataset([tar], "a").keys()) == ["1"]
 
 
 def test_a_tar_that_was_rewritten_is_not_read_by_its_old_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,33 +309,33 @@ def test_a_tar_that_was_rewritten_is_not_read_by_its_old_index(tmp_path: Path, m
     (tmp_path / "new").mkdir()
     captions = [b"a dog number %d" % i for i in range(100)]
     write(tmp_path, captions)
-    pack(Pack(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
+    pack(PackConfig(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
     tar = tmp_path / "s" / "000000.tar"
-    packed = open_source(str(tar))
+    packed = open_dataset(str(tar))
     assert packed.fingerprint()[0][:1] == ["000000.tar"]
     assert len(packed.fingerprint()[0]) == 3, "name, bytes, SHA-256"
     before, index = tar.stat(), (tmp_path / "s" / "index.json").stat()
     other = write(tmp_path / "new", [caption[::-1] + b"!" * (i % 7) for i, caption in enumerate(captions)])
-    pack(Pack(data=str(other), out=str(tmp_path / "t")))
+    pack(PackConfig(data=str(other), out=str(tmp_path / "t")))
     again = (tmp_path / "t" / "000000.tar").read_bytes()
     assert len(again) == before.st_size
     tar.write_bytes(again)
     for written in (index.st_mtime_ns + 1, index.st_mtime_ns - 1):  # after its index.json, or dated back
         os.utime(tar, ns=(written, written))
-        source = open_source(str(tar))
-        assert list(source.captions()) == list(open_source(str(other)).captions())
+        source = open_dataset(str(tar))
+        assert list(source.captions()) == list(open_dataset(str(other)).captions())
         assert source.troubles == {"000000.tar": "the index.json beside it is another's; not used"}
         assert source.fingerprint() != packed.fingerprint()
     (tmp_path / "s" / "index.json").unlink()
-    assert list(open_source(str(tar)).captions()) == list(open_source(str(other)).captions())
+    assert list(open_dataset(str(tar)).captions()) == list(open_dataset(str(other)).captions())
 
 
 def test_a_copy_whose_dates_are_other_ones_is_the_same_data(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": b"a dog"})
-    pack(Pack(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
+    pack(PackConfig(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
     tar = tmp_path / "s" / "000000.tar"
-    packed = open_source(str(tar))
+    packed = open_dataset(str(tar))
     os.utime(tar, (2e9, 2e9))
-    copied = open_source(str(tar))
+    copied = open_dataset(str(tar))
     assert copied.fingerprint() == packed.fingerprint()
     assert not copied.troubles

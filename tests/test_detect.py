@@ -23,11 +23,11 @@ from catlip.models.encoder import Encoder, load
 from catlip.models.pyramid import Pyramid, SimplePyramid, freeze_unused
 from catlip.objectives.boxes import Boxes, BoxObjective, targets
 from catlip.recipes import RECIPES, load_recipe
-from catlip.report.detections import Detect, detect
+from catlip.report.detections import DetectConfig, detect
+from catlip.tasks.detect import as_coco, fine_tune
 from catlip.training import checkpoint
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
-from catlip.transfer.detect import as_coco, fine_tune
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 
 SMALL = Boxes(
     channels=16, hidden=32, mask_layers=1, anchors=(8, 16, 32, 48, 64), proposals=30, regions=16, freeze_norm=False
@@ -163,12 +163,13 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], tu
     return make
 
 
-def config(train: tuple[str, str], test: tuple[str, str], out: Path, **changes: object) -> Detect:
-    return Detect(**{
+def config(train: tuple[str, str], test: tuple[str, str], out: Path, **changes: object) -> DetectConfig:
+    return DetectConfig(**{
         "run": "timm:test_resnet", "untrained": True, "images": train[0], "boxes": train[1],
         "test_images": test[0], "test_boxes": test[1], "out": str(out), "image_size": 64, "samples": 48,
         "batch_size": 4, "scale": (0.8, 1.2), "workers": 1, "device": "cpu", "objective": SMALL,
-        "optim": Optim(lr=3e-3, schedule="wsd", betas=(0.9, 0.99), clip=5.0), "loop": Loop(ema=0.9, precision="fp32"),
+        "optim": OptimConfig(lr=3e-3, schedule="wsd", betas=(0.9, 0.99), clip=5.0), 
+        "loop": LoopConfig(ema=0.9, precision="fp32"),
         **changes,
     })  # fmt: skip
 
@@ -209,7 +210,9 @@ def test_a_killed_run_goes_on_bit_for_bit(squares, tmp_path: Path) -> None:
     def run() -> None:
         torch.set_num_threads(1)
         with mock.patch.object(checkpoint, "save", save_and_die):
-            fine_tune(config(train, test, tmp_path / "killed", loop=Loop(ema=0.9, precision="fp32", save_every=12)))
+            fine_tune(
+                config(train, test, tmp_path / "killed", loop=LoopConfig(ema=0.9, precision="fp32", save_every=12))
+            )
 
     killed = multiprocessing.get_context("fork").Process(target=run)
     killed.start()
@@ -222,9 +225,10 @@ def test_a_killed_run_goes_on_bit_for_bit(squares, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("change", "says"), [
     ({"run": "nowhere"}, "nowhere"), ({"image_size": 100}, "a multiple of 64"),
-    ({"scale": (1.0, 0.5)}, "--scale 1.0 0.5"),
-    ({"samples": 0}, "give the budget as --samples or --epochs"), ({"loop": Loop(compile=True)}, "--compile does not"),
-    ({"objective": Boxes(anchors=(8, 16))}, "--anchors names 2 sizes"), ({"boxes": "nowhere.json"}, "no such file"),
+    ({"scale": (1.0, 0.5)}, "`scale` 1.0 0.5"),
+    ({"samples": 0}, "give the budget as `samples` or `epochs`"), 
+    ({"loop": LoopConfig(compile=True)}, "`compile` does not"),
+    ({"objective": Boxes(anchors=(8, 16))}, "`anchors` names 2 sizes"), ({"boxes": "nowhere.json"}, "no such file"),
 ])  # fmt: skip
 def test_mistakes(change: dict[str, object], says: str, squares, tmp_path: Path) -> None:
     data = squares("bad", 1)
@@ -237,11 +241,11 @@ def test_mistakes_in_the_data(squares, tmp_path: Path) -> None:
     data, other = squares("data", 2), squares("other", 2)
     table = json.loads(Path(other[1]).read_text())
     Path(other[1]).write_text(json.dumps({**table, "annotations": []}))
-    with pytest.raises(UsageError, match=r"--test-boxes .* holds no boxes"):
+    with pytest.raises(UsageError, match=r"`test_boxes` .* holds no boxes"):
         fine_tune(config(data, other, tmp_path / "run"))
     del table["annotations"][0]["segmentation"]
     Path(other[1]).write_text(json.dumps(table))
-    with pytest.raises(UsageError, match=r"1 of 2 boxes have no mask, e.g. in 0.png; --no-masks"):
+    with pytest.raises(UsageError, match=r"1 of 2 boxes have no mask, e.g. in 0.png; `no_masks`"):
         fine_tune(config(data, other, tmp_path / "run"))
     for category in table["categories"]:
         category["name"] += "?"
@@ -255,7 +259,7 @@ def test_the_verb_without_masks(squares, tmp_path: Path) -> None:
     images, boxes = squares("plain", 3)
     out = cli.run([
         "detect", "timm:test_vit", "--untrained", "--images", images, "--boxes", boxes,
-        "--test-images", images, "--test-boxes", boxes, "--out", str(tmp_path / "run"), "--image-size", "64",
+        "`test_images`", images, "`test_boxes`", boxes, "`out`", str(tmp_path / "run"), "`image_size`", "64",
         "--samples", "4", "--batch-size", "2", "--no-masks", "--channels", "8", "--hidden", "16",
         "--device", "cpu",
     ])  # fmt: skip

@@ -19,29 +19,29 @@ import torch
 from torch import nn
 
 from catlip.atomic import read_jsonl
-from catlip.captions.tokenizer import Tokens
-from catlip.captions.vocabulary import Vocabulary
 from catlip.data.batches import Batch, Batches
-from catlip.data.corpus import BuildVocabulary, build_vocabulary
-from catlip.data.steps import Curriculum, Step
+from catlip.data.corpus import VocabularyConfig, build_vocabulary
+from catlip.data.steps import CurriculumConfig, Step
 from catlip.errors import UsageError
-from catlip.models.augment import RangeAugment, Ranges
+from catlip.labels.tokenizer import TokenizerConfig
+from catlip.labels.vocabulary import Vocabulary
+from catlip.models.augment import AugmentConfig, RangeAugment
 from catlip.models.encoder import Encoder
 from catlip.objectives.frequency import DocumentFrequency
 from catlip.objectives.subwords import Subwords
 from catlip.report.run import write_report
+from catlip.tasks.pretrain import PretrainConfig, make_task, pretrain, speed_of
+from catlip.tasks.watch import Watch
 from catlip.training import checkpoint, distributed, log, loop, objective, runfolder
 from catlip.training import run as runs
 from catlip.training.distributed import World, first_host
 from catlip.training.log import append_json
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 from catlip.training.precision import Precision
-from catlip.training.pretrain import Pretrain, make_task, pretrain, speed_of
 from catlip.training.run import budget_of
 from catlip.training.state import State
 from catlip.training.task import Task
-from catlip.training.watch import Watch
 from tests.conftest import jpeg, write_tar
 from tests.test_batches import LABELER
 from tests.test_training import config, weights
@@ -81,7 +81,7 @@ def toy_batch(count: int, number: int = 0) -> Batch:
 
 def toy_state(room: int = 1000, micro_batch: int = 0) -> State:
     torch.manual_seed(0)
-    return State(Task(Toy(room)), ALONE, Optim(), ema=0.9, precision=FP32, shard=False, micro_batch=micro_batch)
+    return State(Task(Toy(room)), ALONE, OptimConfig(), ema=0.9, precision=FP32, shard=False, micro_batch=micro_batch)
 
 
 def test_micro_batches_give_the_large_batch_s_step() -> None:
@@ -128,7 +128,7 @@ def test_a_second_try_begins_where_the_first_did(capsys: pytest.CaptureFixture) 
     for room, micro_batch in ((4, 0), (1000, 3)):
         torch.manual_seed(0)
         task = Task(Drawing(room))
-        state = State(task, ALONE, Optim(), ema=0.9, precision=FP32, shard=False, micro_batch=micro_batch)
+        state = State(task, ALONE, OptimConfig(), ema=0.9, precision=FP32, shard=False, micro_batch=micro_batch)
         torch.manual_seed(7)
         state.update(toy_batch(12), 1e-2)
         assert state.micro_batch == 3
@@ -140,11 +140,13 @@ def test_a_second_try_begins_where_the_first_did(capsys: pytest.CaptureFixture) 
 
 def test_a_single_picture_for_batch_norm_is_a_clear_line(flow, tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"share of a step is 1 picture, and BatchNorm needs two: a larger --batch-size"
+        UsageError, match=r"share of a step is 1 picture, and BatchNorm needs two: a larger `batch_size`"
     ):
         pretrain(config(*flow, tmp_path / "run", batch_size=1, samples=2))
     pretrain(config(*flow, tmp_path / "vit", batch_size=1, samples=2, **VIT))
-    pretrain(config(*flow, tmp_path / "rest", batch_size=9, samples=9, loop=Loop(micro_batch=4, precision="fp32")))
+    pretrain(
+        config(*flow, tmp_path / "rest", batch_size=9, samples=9, loop=LoopConfig(micro_batch=4, precision="fp32"))
+    )
 
 
 def train(flow: tuple[str, Path], out: Path, tag: str = "", **changes) -> None:
@@ -215,8 +217,8 @@ def broken(flow: tuple[str, Path], out: Path, rank: int, what: str) -> None:
     sys.stderr = Path(f"{out}.stderr{os.environ['RANK']}").open("w", buffering=1)  # noqa: SIM115
     changes: dict = {}
     if what == "nan":  # rank 0 looks before it writes a line, when no checkpoint is due, and so it looks alone
-        late = Loop(ema=0.9, precision="fp32", save_every=10_000)
-        changes = {"optim": Optim(lr=1e30, clip=0, warmup=0), "loop": late}
+        late = LoopConfig(ema=0.9, precision="fp32", save_every=10_000)
+        changes = {"optim": OptimConfig(lr=1e30, clip=0, warmup=0), "loop": late}
     if what.startswith("slurm"):
         names = {"WORLD_SIZE": "SLURM_NTASKS", "RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID"}
         os.environ |= {theirs: os.environ.pop(ours) for ours, theirs in names.items()}
@@ -241,7 +243,7 @@ def broken(flow: tuple[str, Path], out: Path, rank: int, what: str) -> None:
         (3, 0, "full disk", "No space left on device"),
         (2, 1, "missing file", "photos/gone.tar: No such file"),
         (2, 1, "slurm, missing file", "photos/gone.tar: No such file"),
-        (3, 1, "memory", "out of memory with 8 pictures at a time; the same command with --micro-batch 4"),
+        (3, 1, "memory", "out of memory with 8 pictures at a time; the same command with `micro_batch` 4"),
         (2, 1, "a mistake of ours", "KeyError: 'oh'"),
         (3, 0, "kill -9", "rank 0 is gone without a word: killed"),
         (3, 1, "kill -9", "rank 1 is gone without a word: killed"),
@@ -273,7 +275,7 @@ def sequence(out: Path, tag: str = "") -> list[str]:
 
 @pytest.mark.parametrize(
     ("count", "changes"),
-    [(2, {}), (3, {"batch_size": 25}), (2, {"loop": Loop(shard=True, ema=0.9, precision="fp32")})],
+    [(2, {}), (3, {"batch_size": 25}), (2, {"loop": LoopConfig(shard=True, ema=0.9, precision="fp32")})],
     ids=["two", "three, uneven", "two, sharded"],
 )
 def test_several_processes_make_the_same_steps_as_one(flow, tmp_path: Path, count: int, changes: dict) -> None:
@@ -357,7 +359,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(flow, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(torch, "save", full)
     out = tmp_path / "run"
-    pretrain(config(*flow, out, loop=Loop(ema=0.9, precision="fp32", save_every=96)))
+    pretrain(config(*flow, out, loop=LoopConfig(ema=0.9, precision="fp32", save_every=96)))
     said = capsys.readouterr().err
     assert "could not be written" in said
     assert "the checkpoint at 192 samples is kept" in said
@@ -379,11 +381,11 @@ def test_a_disk_that_stays_full_ends_with_one_clear_line(flow, tmp_path: Path, m
 
 def test_a_broken_checkpoint_falls_back_to_the_one_before(flow, tmp_path: Path, capsys) -> None:
     out = tmp_path / "run"
-    pretrain(config(*flow, out, loop=Loop(ema=0.9, precision="fp32", save_every=96)))
+    pretrain(config(*flow, out, loop=LoopConfig(ema=0.9, precision="fp32", save_every=96)))
     before = weights(out)
     state = out / "resume" / "state.pt"
     state.write_bytes(state.read_bytes()[:5000])
-    pretrain(config(*flow, out, loop=Loop(ema=0.9, precision="fp32", save_every=96)))
+    pretrain(config(*flow, out, loop=LoopConfig(ema=0.9, precision="fp32", save_every=96)))
     assert "going on from the checkpoint before it" in capsys.readouterr().err
     assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(out).values(), strict=True))
     for file in (out / "resume").iterdir():
@@ -403,9 +405,9 @@ def test_any_broken_checkpoint_gives_way_to_the_one_before(tmp_path: Path, capsy
 
 
 def test_an_average_switched_on_begins_with_the_weights_that_are_there(flow, tmp_path: Path) -> None:
-    out = pretrain(config(*flow, tmp_path / "run", samples=240, loop=Loop(ema=0.0, precision="fp32")))
+    out = pretrain(config(*flow, tmp_path / "run", samples=240, loop=LoopConfig(ema=0.0, precision="fp32")))
     trained = torch.load(out / "resume" / "state.pt", weights_only=True)["task"]
-    cfg = config(*flow, out, samples=264, loop=Loop(ema=0.999, precision="fp32"), accept_changes=True)
+    cfg = config(*flow, out, samples=264, loop=LoopConfig(ema=0.999, precision="fp32"), accept_changes=True)
     average = weights(pretrain(cfg))
     initial = make_task(cfg, Vocabulary.load(flow[1]), None).state_dict()
     name = "objective.head.weight"
@@ -414,8 +416,8 @@ def test_an_average_switched_on_begins_with_the_weights_that_are_there(flow, tmp
 
 def test_changes_are_refused_and_can_be_allowed(flow, tmp_path: Path, capsys) -> None:
     out = pretrain(config(*flow, tmp_path / "run", samples=240))
-    changed = config(*flow, out, samples=480, optim=Optim(lr=1e-3, weight_decay=0.3, betas=(0.8, 0.9)))
-    with pytest.raises(UsageError, match=r"optim.lr: 0.005 there, 0.001 here.*--accept-changes"):
+    changed = config(*flow, out, samples=480, optim=OptimConfig(lr=1e-3, weight_decay=0.3, betas=(0.8, 0.9)))
+    with pytest.raises(UsageError, match=r"optim.lr: 0.005 there, 0.001 here.*`accept_changes`"):
         pretrain(changed)
     pretrain(replace(changed, accept_changes=True))
     assert "going on with changes" in capsys.readouterr().out
@@ -426,7 +428,7 @@ def test_changes_are_refused_and_can_be_allowed(flow, tmp_path: Path, capsys) ->
     assert all(tuple(group["betas"]) == (0.8, 0.9) for group in groups)
     card = json.loads((out / "config.json").read_text())
     assert any("optim.lr" in line for line in card["history"][0]["changed"])
-    with pytest.raises(UsageError, match=r"cannot go on with backbone.*--init"):
+    with pytest.raises(UsageError, match=r"cannot go on with backbone.*`init`"):
         pretrain(config(*flow, out, accept_changes=True, **VIT))
 
 
@@ -435,9 +437,9 @@ def test_everything_at_once_learns_to_resume(flow, tmp_path: Path, monkeypatch) 
 
     def run(out: Path, **changes) -> None:
         cfg = config(
-            *flow, out, **VIT, curriculum=Curriculum(scales=(16, 32), patch_keep=0.5, patch_keep_share=0.7),
-            ranges=Ranges(range_augment=True), watch=Watch(held_out=flow[0], watch_every=240),
-            loop=Loop(ema=0.9, precision="fp32", save_every=96), **changes,
+            *flow, out, **VIT, curriculum=CurriculumConfig(scales=(16, 32), patch_keep=0.5, patch_keep_share=0.7),
+            ranges=AugmentConfig(range_augment=True), watch=Watch(held_out=flow[0], watch_every=240),
+            loop=LoopConfig(ema=0.9, precision="fp32", save_every=96), **changes,
         )  # fmt: skip
         pretrain(cfg)
 
@@ -467,7 +469,7 @@ def test_everything_at_once_learns_to_resume(flow, tmp_path: Path, monkeypatch) 
 
 def test_hours_become_samples_and_stay_so(flow, tmp_path: Path, monkeypatch, capsys) -> None:
 
-    from catlip.training import pretrain as pretraining
+    from catlip.tasks import pretrain as pretraining
 
     monkeypatch.setattr(pretraining, "SECONDS", 0.2)
     cfg = config(*flow, tmp_path / "run", samples=0, hours=2 / 3600)
@@ -552,16 +554,16 @@ def test_slurm_s_hosts() -> None:
 
 def test_muon_trains_the_blocks_alone(flow, tmp_path: Path) -> None:
     pytest.importorskip("torch", minversion="2.9")
-    out = pretrain(config(*flow, tmp_path / "run", **VIT, optim=Optim(optimizer="muon", lr=1e-3), samples=96))
+    out = pretrain(config(*flow, tmp_path / "run", **VIT, optim=OptimConfig(optimizer="muon", lr=1e-3), samples=96))
     names = torch.load(out / "resume" / "state.pt", weights_only=True)["optimizers"][1]["state"]
     assert names
     assert all(".blocks." in name for name in names)
     with pytest.raises(UsageError, match="transformer blocks"):
-        pretrain(config(*flow, tmp_path / "other", optim=Optim(optimizer="muon"), samples=96))
+        pretrain(config(*flow, tmp_path / "other", optim=OptimConfig(optimizer="muon"), samples=96))
 
 
 def test_settings_of_a_run_have_the_defaults_of_the_paper() -> None:
-    cfg = Pretrain(data="", vocab="", out="")
+    cfg = PretrainConfig(data="", vocab="", out="")
     assert (cfg.crop.scale, cfg.curriculum.patch_keep, cfg.ranges.range_augment) == ((0.08, 1.0), 1.0, False)
 
 
@@ -573,10 +575,10 @@ def test_what_could_not_be_read_is_kept_from_session_to_session(tmp_path: Path, 
     members = {f"{i:04d}.jpg": jpeg(seed=i) for i in range(300)} | {"0007.jpg": b"no picture", "0133.jpg": b"nor this"}
     members |= {f"{i:04d}.txt": b"an apple and a lake" for i in range(300)}
     data = str(write_tar(tmp_path / "x.tar", members))
-    build_vocabulary(BuildVocabulary(data=data, out=str(tmp_path / "vocab.tsv"), min_count=5))
+    build_vocabulary(VocabularyConfig(data=data, out=str(tmp_path / "vocab.tsv"), min_count=5))
     out, save = tmp_path / "run", checkpoint.save
     cfg = config(
-        data, tmp_path / "vocab.tsv", out, samples=300, batch_size=30, loop=Loop(precision="fp32", save_every=60)
+        data, tmp_path / "vocab.tsv", out, samples=300, batch_size=30, loop=LoopConfig(precision="fp32", save_every=60)
     )
 
     def killed(folder: Path, state: dict) -> None:
@@ -613,14 +615,14 @@ def test_a_line_that_was_cut_costs_a_line(flow, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pictures", "epochs", "batch", "budget", "says"),
     [
-        (10, 1.0, 128, 128, "--epochs 1 of 10 samples is no whole number of batches of 128: 12.8 epochs (128 samples)"),
+        (10, 1.0, 128, 128, "`epochs` 1 of 10 samples is no whole number of batches of 128: 12.8 epochs (128 samples)"),
         (90, 1.0, 64, 64, "0.711 epochs"),
         (128, 2.0, 64, 256, ""),
         (1000, 3.0, 64, 3008, ""),
     ],
 )
 def test_epochs_that_are_no_epochs_are_said(capsys, pictures: int, epochs: float, batch: int, budget: int, says: str):
-    cfg = Pretrain(data="", vocab="", out="", epochs=epochs, batch_size=batch)
+    cfg = PretrainConfig(data="", vocab="", out="", epochs=epochs, batch_size=batch)
     assert budget_of(cfg, pictures) == budget
     said = capsys.readouterr().out
     assert says in said
@@ -633,7 +635,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_line(flow, tmp_path: Path, w
     if where == "full/run":
         full = OSError(errno.ENOSPC, "No space left on device")
         monkeypatch.setattr(runfolder, "write_text", mock.Mock(side_effect=full))
-    with pytest.raises(UsageError, match=r"--out .*run cannot be written: (Not a directory|No space left)"):
+    with pytest.raises(UsageError, match=r"`out` .*run cannot be written: (Not a directory|No space left)"):
         pretrain(config(*flow, tmp_path / where))
     assert not (tmp_path / where / "config.json").exists()
 
@@ -648,7 +650,7 @@ def test_a_full_disk_for_the_log_is_a_clear_line(flow, tmp_path: Path, monkeypat
 def test_a_speed_is_measured_without_a_stray_tokenizer(flow, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tokenizer.json").write_text("another program's")
-    cfg = config(*flow, "", objective=Subwords(), tokens=Tokens(tokens=600, context=16))
+    cfg = config(*flow, "", objective=Subwords(), tokens=TokenizerConfig(tokens=600, context=16))
     assert speed_of(replace(cfg, out=""), 0.1) > 0
 
 
@@ -668,7 +670,7 @@ def claimed_slowly(flow, out: Path) -> None:
         return opened(*args)
 
     with mock.patch.object(runs, "_begin", slowly), mock.patch.object(objective, "make_tokenizer", counted):
-        train(flow, out, samples=48, objective=Subwords(), tokens=Tokens(tokens=600, context=16))
+        train(flow, out, samples=48, objective=Subwords(), tokens=TokenizerConfig(tokens=600, context=16))
 
 
 def test_one_process_claims_the_folder_and_trains_the_tokenizer(flow, tmp_path: Path) -> None:

@@ -22,26 +22,26 @@ from torch import nn
 import catlip
 from catlip import cli
 from catlip.data.batches import Batch
-from catlip.data.crops import Crop
+from catlip.data.crops import CropConfig
 from catlip.data.images import read_image
-from catlip.data.labelled import open_labelled_source
-from catlip.data.steps import Curriculum
+from catlip.data.labelled import open_labelled_dataset
+from catlip.data.steps import CurriculumConfig
 from catlip.errors import UsageError
 from catlip.evaluation.labelled import evaluate
 from catlip.evaluation.multilabel import exact_metrics
-from catlip.interchange.predict import Predict, predict
+from catlip.export.predict import PredictConfig, predict
 from catlip.models.encoder import Encoder, load
 from catlip.models.initial import open_start, open_weights
 from catlip.objectives.classes import Classes, ClassObjective, asymmetric, dense, mix
 from catlip.objectives.linear import linear_asymmetric, linear_bce
 from catlip.recipes import RECIPES, load_recipe
 from catlip.report import efficiency
+from catlip.tasks.finetune import FinetuneConfig, Look, between, finetune, make_task, open_sets
 from catlip.training import checkpoint
 from catlip.training.log import append_json
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim, layer_scales
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig, layer_scales
 from catlip.training.task import Task
-from catlip.transfer.finetune import Finetune, Look, between, finetune, make_task, open_sets
 from tests.conftest import COLOURS, jpeg
 from tests.test_labelled import write_folders, write_table
 from tests.test_zero_shot import FRUITS
@@ -57,11 +57,11 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def config(start: str, train: str, test: str, out: Path, **changes: object) -> Finetune:
-    return Finetune(**{
+def config(start: str, train: str, test: str, out: Path, **changes: object) -> FinetuneConfig:
+    return FinetuneConfig(**{
         "run": start, "train": train, "test": test, "out": str(out), "samples": 480, "batch_size": 24, "workers": 1,
-        "device": "cpu", "crop": Crop(scale=(0.5, 1.0)), "optim": Optim(lr=5e-3, layer_decay=0.9),
-        "loop": Loop(ema=0.9, precision="fp32", save_every=1000), "watch": Look(watch_every=240), **changes,
+        "device": "cpu", "crop": CropConfig(scale=(0.5, 1.0)), "optim": OptimConfig(lr=5e-3, layer_decay=0.9),
+        "loop": LoopConfig(ema=0.9, precision="fp32", save_every=1000), "watch": Look(watch_every=240), **changes,
     })  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def test_measures_of_several_classes() -> None:
 
 def test_a_large_set_is_counted_and_says_how_far_off(start: str, tmp_path: Path, monkeypatch) -> None:
     found = many(tmp_path / "some", 80, 0)
-    data = open_labelled_source(coco_of(tmp_path / "some", found))
+    data = open_labelled_dataset(coco_of(tmp_path / "some", found))
     torch.manual_seed(0)
     encoder = catlip.load(start)
     objective = ClassObjective(encoder, nn.Linear(encoder.width, 3), Classes(), multi=True)
@@ -226,10 +226,10 @@ def test_it_learns_and_what_it_leaves_can_be_used(start: str, sets: tuple[str, s
     x = torch.stack([encoder.transform(read_image(jpeg(colour, seed=9))) for colour in COLOURS.values()])
     assert encoder.logits(x).argmax(1).tolist() == [0, 1, 2, 3]
     (tmp_path / "lemon.jpg").write_bytes(jpeg(COLOURS["lemon"], seed=1))
-    best = predict(Predict(run=str(out), photo=str(tmp_path / "lemon.jpg")))
+    best = predict(PredictConfig(run=str(out), photo=str(tmp_path / "lemon.jpg")))
     assert best[0].name == "lemon"
     assert sum(p.probability for p in best) == pytest.approx(1)  # they exclude one another
-    assert "commonest class of --train  25.00 %" in capsys.readouterr().out
+    assert "commonest class of `train`  25.00 %" in capsys.readouterr().out
 
 
 def many(folder: Path, count: int, seed: int) -> dict[str, list[str]]:
@@ -275,10 +275,10 @@ def test_several_classes_a_picture(start: str, form: str, loss: str, tmp_path: P
     encoder = catlip.load(tmp_path / "out")
     assert encoder.labels == (["nothing", "red", "green"] if form == "coco" else ["green", "red"])
     said = capsys.readouterr().out
-    assert ("--test has no picture of 1 of 3 classes, e.g. 'nothing': nothing is measured of them" in said) == (
+    assert ("`test` has no picture of 1 of 3 classes, e.g. 'nothing': nothing is measured of them" in said) == (
         form == "coco"
     )
-    both = predict(Predict(run=str(tmp_path / "out"), photo=str(tmp_path / "test" / "2.jpg")))
+    both = predict(PredictConfig(run=str(tmp_path / "out"), photo=str(tmp_path / "test" / "2.jpg")))
     assert {p.name for p in both[:2]} == {"red", "green"}
     assert min(p.probability for p in both[:2]) > 0.5  # they do not exclude one another
 
@@ -291,7 +291,8 @@ def test_a_killed_run_goes_on_bit_for_bit(start: str, sets: tuple[str, str], tmp
     """With everything that is drawn at random: mixing, stochastic depth, scales, RangeAugment."""
     torch.set_num_threads(1)
     changes = {
-        "objective": Classes(mixup=0.4, cutmix=1.0), "drop_path": 0.2, "curriculum": Curriculum(scales=(24, 32, 40)),
+        "objective": Classes(mixup=0.4, cutmix=1.0), "drop_path": 0.2,
+        "curriculum": CurriculumConfig(scales=(24, 32, 40)),
         "fraction": 0.9,
     }  # fmt: skip
     finetune(config(start, *sets, tmp_path / "whole", **changes))
@@ -304,7 +305,7 @@ def test_a_killed_run_goes_on_bit_for_bit(start: str, sets: tuple[str, str], tmp
 
     def run() -> None:
         torch.set_num_threads(1)
-        loop = Loop(ema=0.9, precision="fp32", save_every=100)
+        loop = LoopConfig(ema=0.9, precision="fp32", save_every=100)
         with mock.patch.object(checkpoint, "save", save_and_die):
             finetune(config(start, *sets, tmp_path / "killed", loop=loop, **changes))
 
@@ -320,7 +321,7 @@ def test_a_killed_run_goes_on_bit_for_bit(start: str, sets: tuple[str, str], tmp
 
 
 def test_wise_goes_from_the_start_to_the_end(start: str, sets: tuple[str, str], tmp_path: Path) -> None:
-    """A finished run, asked again with another --wise, is not trained again: only mixed and measured."""
+    """A finished run, asked again with another `wise`, is not trained again: only mixed and measured."""
     cfg = config(start, *sets, tmp_path / "out")
     finetune(cfg)
     tuned = weights(tmp_path / "out")
@@ -386,7 +387,7 @@ def test_a_finished_run_is_not_overwritten_by_another(start: str, sets: tuple[st
     cfg = config(start, *sets, tmp_path / "out", samples=24)
     finetune(cfg)
     with pytest.raises(UsageError, match=r"already holds another run \(optim.lr: 0.005 there, 0.1 here"):
-        finetune(replace(cfg, optim=Optim(lr=0.1, layer_decay=0.9)))
+        finetune(replace(cfg, optim=OptimConfig(lr=0.1, layer_decay=0.9)))
     with pytest.raises(UsageError, match="already holds another run"):
         finetune(replace(cfg, train=sets[1]))
     with pytest.raises(UsageError, match="init"):
@@ -399,14 +400,14 @@ def test_a_finished_run_is_not_overwritten_by_another(start: str, sets: tuple[st
 def test_mistakes_in_settings(start: str, sets: tuple[str, str], tmp_path: Path) -> None:
     cfg = config(start, *sets, tmp_path / "out")
     for change, message in (
-        ({"run": ""}, "--run is missing"),
-        ({"fraction": 0.0}, "--fraction is a share"),
-        ({"wise": 1.5}, "--wise is a share"),
-        ({"epochs": 1.0}, "give the budget as --samples or --epochs"),
-        ({"objective": Classes(smoothing=1.0)}, "--smoothing"),
+        ({"run": ""}, "`run` is missing"),
+        ({"fraction": 0.0}, "`fraction` is a share"),
+        ({"wise": 1.5}, "`wise` is a share"),
+        ({"epochs": 1.0}, "give the budget as `samples` or `epochs`"),
+        ({"objective": Classes(smoothing=1.0)}, "`smoothing`"),
         ({"run": "timm:resnt10t", "untrained": True}, "did you mean"),
         ({"run": str(tmp_path)}, "is no run and no model folder"),
-        ({"curriculum": Curriculum(scales=(32,), low_res=16)}, "two ways to vary the size"),
+        ({"curriculum": CurriculumConfig(scales=(32,), low_res=16)}, "two ways to vary the size"),
     ):
         with pytest.raises(UsageError, match=message):
             finetune(replace(cfg, **change))
@@ -421,22 +422,22 @@ def test_mistakes_in_sets(start: str, sets: tuple[str, str], tmp_path: Path) -> 
 
     three = tmp_path / "three.txt"
     three.write_text("red\ngreen\nblue\n")
-    told(*sets, "names 3 classes; --train .* has the label 3", classes=str(three))
+    told(*sets, "names 3 classes; `train` .* has the label 3", classes=str(three))
     ab = str(write_folders(tmp_path / "ab", a=3, b=3))
     abc = str(write_folders(tmp_path / "abc", a=3, b=3, c=3))
-    told(ab, abc, "--test .*1 of its classes are not in --train, e.g. 'c'")
-    told(ab, abc, "2 labels of --train .* are not in it, e.g. 'a'", classes=str(three))
+    told(ab, abc, "`test` .*1 of its classes are not in `train`, e.g. 'c'")
+    told(ab, abc, "2 labels of `train` .* are not in it, e.g. 'a'", classes=str(three))
     three.write_text("a\nb\nc\n")
-    told(ab, abc, "--train .* has no picture of 1 classes that --test has, e.g. 'c'", classes=str(three))
+    told(ab, abc, "`train` .* has no picture of 1 classes that `test` has, e.g. 'c'", classes=str(three))
     one = str(write_folders(tmp_path / "one", a=3))
     told(one, one, "single class, 'a'; two or more")
     table = write_table(tmp_path, {"x.jpg": "a;b", "y.jpg": "a"})
     told(ab, table, "x.jpg has 2 labels, where each picture should have one")
     (tmp_path / "t").mkdir()
     none = write_table(tmp_path / "t", {"x.jpg": "", "y.jpg": ""})
-    told(table, none, "--test .* has not one label")
+    told(table, none, "`test` .* has not one label")
     (tmp_path / "u").mkdir()
-    told(write_table(tmp_path / "u", {"x.jpg": "a;b"}), table, "--train .* has a single picture")
+    told(write_table(tmp_path / "u", {"x.jpg": "a;b"}), table, "`train` .* has a single picture")
     (tmp_path / "v").mkdir()
     same = write_table(tmp_path / "v", {"x.jpg": "a", "y.jpg": "A", "z.jpg": "b"})
     told(same, ab, "'A' and 'a' are both 'a'", classes=str(three))
@@ -461,12 +462,12 @@ def test_a_test_set_of_one_picture_and_a_class_that_is_not_tested(start: str, tm
     result = finetune(config(start, str(train), str(test), tmp_path / "out", samples=24))
     assert result is not None
     assert result["top1"] in (0.0, 100.0)
-    assert "--test has no picture of 1 of 2 classes, e.g. 'a'" in capsys.readouterr().out
+    assert "`test` has no picture of 1 of 2 classes, e.g. 'a'" in capsys.readouterr().out
 
 
 def test_the_command_line(start: str, sets: tuple[str, str], tmp_path: Path) -> None:
     result = cli.run([
-        "finetune", start, "--train", sets[0], "--test", sets[1], "--out", str(tmp_path / "out"), "--samples", "48",
+        "finetune", start, "`train`", sets[0], "`test`", sets[1], "`out`", str(tmp_path / "out"), "`samples`", "48",
         "--batch-size", "24", "--device", "cpu", "--mixup", "0.2", "--layer-decay", "0.8", "--scale", "0.5", "1",
     ])  # fmt: skip
     assert result["test"] == 40
@@ -481,7 +482,7 @@ def test_recipes_are_documented_runs(name: str) -> None:
     module = import_module(RECIPES["finetune"][name])
     assert "Expected" in getattr(module, name).__doc__
     assert name in str(module.__doc__)
-    assert name in str(Finetune.__doc__)
+    assert name in str(FinetuneConfig.__doc__)
     assert recipe.image_size in recipe.curriculum.scales
     assert recipe.optim.lr_end == pytest.approx(0.1)
     assert (recipe.labels == "multi") == ("coco" in name)
@@ -490,11 +491,11 @@ def test_recipes_are_documented_runs(name: str) -> None:
 def test_a_recipe_gives_way_to_what_is_asked_for(start: str, sets: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no recipe 'imagenet', did you mean 'imagenet_"):
         cli.run(["finetune", start, "--recipe", "imagenet"])
-    with pytest.raises(UsageError, match="--train is missing"):
+    with pytest.raises(UsageError, match="`train` is missing"):
         cli.run(["finetune", start, "--recipe", "imagenet_224", "--out", str(tmp_path / "out")])
     result = cli.run([
         "finetune", start, "--recipe", "imagenet_224", "--train", sets[0], "--test", sets[1], "--out",
-        str(tmp_path / "out"), "--image-size", "32", "--scales", "24", "32", "--samples", "48", "--batch-size", "24",
+        str(tmp_path / "out"), "`image_size`", "32", "`scales`", "24", "32", "`samples`", "48", "`batch_size`", "24",
         "--device", "cpu",
     ])  # fmt: skip
     assert result["image_size"] == 32
@@ -560,7 +561,7 @@ def test_points_of_other_settings_or_sets_are_not_taken_up(
 ) -> None:
     made: list[str] = []
 
-    def fine_tune(cfg: Finetune) -> dict[str, Any]:
+    def fine_tune(cfg: FinetuneConfig) -> dict[str, Any]:
         made.append(cfg.out)
         result = {"task": "finetune", "top1": 50.0 + len(made), "train": 40, "test": 40, "classes": 4,
                   "image_size": 32, "data": [cfg.train, cfg.test], "encoder": cfg.run}  # fmt: skip
@@ -590,14 +591,14 @@ def test_points_of_other_settings_or_sets_are_not_taken_up(
 
 def test_mistakes_of_transfer(fruits: tuple[str, str], sets: tuple[str, str], start: str, tmp_path: Path) -> None:
     for run, changes, message in (
-        (fruits[0], {}, "labels are numbers; --init transfer needs --classes"),
-        (fruits[0], {"classes": fruits[1], "untrained": True}, "--untrained has none"),
-        (fruits[0], {"classes": fruits[1], "alpha": 0.0}, "--alpha 0"),
+        (fruits[0], {}, "labels are numbers; `init` transfer needs `classes`"),
+        (fruits[0], {"classes": fruits[1], "untrained": True}, "`untrained` has none"),
+        (fruits[0], {"classes": fruits[1], "alpha": 0.0}, "`alpha` 0"),
     ):
         with pytest.raises(UsageError, match=message):
             finetune(config(run, *sets, tmp_path / "out", init="transfer", **changes))
-    with pytest.raises(UsageError, match="--fractions"):
+    with pytest.raises(UsageError, match="`fractions`"):
         efficiency.finetune(config(start, *sets, tmp_path / "out", fractions="a"))
-    with pytest.raises(UsageError, match=r"--fractions 0\.1,2"):
+    with pytest.raises(UsageError, match=r"`fractions` 0\.1,2"):
         efficiency.finetune(config(start, *sets, tmp_path / "out", fractions="0.1,2"))
     assert not (tmp_path / "out").exists()

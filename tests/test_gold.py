@@ -2,7 +2,7 @@
 
 import pytest
 
-from catlip.captions.labeler import Labeler
+from catlip.labels.labeler import Labeler
 from tests import gold
 
 LABELER = Labeler()

@@ -14,9 +14,9 @@ from torch import nn
 from catlip import cli
 from catlip.data.coco import read_instances
 from catlip.errors import UsageError
+from catlip.evaluation.ground import GroundConfig, look
 from catlip.evaluation.relevance import Pointed, area, inside, peak, place_vectors, pointing_game
 from catlip.models.encoder import Encoder, load
-from catlip.transfer.ground import Ground, look
 from tests.conftest import jpeg, write_tar
 from tests.test_zero_shot import FRUITS
 
@@ -112,7 +112,7 @@ def test_boxes_are_of_the_picture_of_the_same_name(scene: Path, capsys: pytest.C
     for image, name in zip(table["images"], ("v1/1.jpg", "v2/1.jpg", "1.crop.jpg"), strict=True):
         image["file_name"] = name
     (scene / "boxes.json").write_text(json.dumps(table))
-    cfg = Ground(run=str(scene / "run"), images="", boxes=str(scene / "boxes.json"), device="cpu")
+    cfg = GroundConfig(run=str(scene / "run"), images="", boxes=str(scene / "boxes.json"), device="cpu")
     names = {"v2/1.jpg": jpeg(seed=2), "1.crop.jpg": jpeg(seed=3), "v1/1.jpg": jpeg(seed=1)}
     result, seen = look(replace(cfg, images=str(write_tar(scene / "x.tar", names))))
     assert result["rounds"] == 1
@@ -120,7 +120,7 @@ def test_boxes_are_of_the_picture_of_the_same_name(scene: Path, capsys: pytest.C
     assert (
         "boxes.json: 2 boxes of 2 classes in 3 pictures (1 pictures without boxes, 1 crowds)" in capsys.readouterr().out
     )
-    with pytest.raises(UsageError, match=r"--boxes .*boxes\.json: '1' could be 'v1/1\.jpg' or 'v2/1\.jpg'"):
+    with pytest.raises(UsageError, match=r"`boxes` .*boxes\.json: '1' could be 'v1/1\.jpg' or 'v2/1\.jpg'"):
         look(replace(cfg, images=str(write_tar(scene / "y.tar", {"1.jpg": jpeg()}))))
     table["annotations"] = [{**table["annotations"][0], "iscrowd": 1}]
     (scene / "boxes.json").write_text(json.dumps(table))

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import catlip
-from catlip.captions.tokenizer import Tokenizer
 from catlip.errors import UsageError
-from catlip.interchange.export import FORMATS, Export, export
-from catlip.interchange.open_clip import TextTower, to_open_clip
-from catlip.interchange.pictures import sample_pictures, to_input
+from catlip.export.export import FORMATS, ExportConfig, export
+from catlip.export.open_clip import TextTower, to_open_clip
+from catlip.export.pictures import sample_pictures, to_input
+from catlip.labels.tokenizer import Tokenizer
 from catlip.models import corenet_vit
 from catlip.models.encoder import Encoder
-from catlip.models.text import Text
+from catlip.models.text import TextConfig
 from catlip.objectives.align import Align, AlignObjective
 from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective
 from catlip.objectives.siglip import SigLip, SigLipObjective
@@ -65,11 +65,11 @@ def test_every_format_computes_the_same(tmp_path: Path, capsys, name: str, size:
     needs(format)
     run = make_run(tmp_path, name, size)
     if name.startswith("corenet") and format in ("timm", "open_clip"):
-        with pytest.raises(UsageError, match="`--format onnx`"):
-            export(Export(run=str(run), format=format))
+        with pytest.raises(UsageError, match="``format` onnx`"):
+            export(ExportConfig(run=str(run), format=format))
         assert not (run / "export" / format).exists()
         return
-    apart = export(Export(run=str(run), format=format))
+    apart = export(ExportConfig(run=str(run), format=format))
     assert max(apart.values()) <= 1e-4
     assert "largest absolute difference" in capsys.readouterr().out
     # read back here once more, by the other program alone
@@ -114,7 +114,7 @@ def read_back(format: str, folder: Path, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("positions", ["1d", "2d"])
 def test_onnx_takes_any_size_of_the_official_models(tmp_path: Path, monkeypatch, positions: str) -> None:
     needs("onnx")
-    from catlip.interchange import graphs
+    from catlip.export import graphs
 
     monkeypatch.setattr(graphs, "LARGEST", 1 if positions == "2d" else 10**9)  # H's weights take a file of their own
     torch.manual_seed(0)
@@ -158,7 +158,7 @@ def dual_run(folder: Path, objective: Any) -> tuple[Any, Tokenizer]:
     return dual, tokenizer
 
 
-TEXT = Text(text_width=64, text_layers=2)
+TEXT = TextConfig(text_width=64, text_layers=2)
 CAPTIONS = ["a dog", "", "a very long caption of many words about cats, dogs, mats and sofas"]
 
 
@@ -166,7 +166,7 @@ CAPTIONS = ["a dog", "", "a very long caption of many words about cats, dogs, ma
 def test_a_text_tower_goes_to_open_clip(tmp_path: Path, capsys, embed: int) -> None:
     open_clip = pytest.importorskip("open_clip")
     dual, tokenizer = dual_run(tmp_path, lambda e, t: AlignObjective(e, t, Align(embed=embed), TEXT))
-    apart = export(Export(run=str(tmp_path / "run"), format="open_clip"))
+    apart = export(ExportConfig(run=str(tmp_path / "run"), format="open_clip"))
     assert set(apart) == {"pooled", "text"}
     assert "text tower and tokenizer included" in capsys.readouterr().out
     folder = tmp_path / "run" / "export" / "open_clip"
@@ -193,7 +193,7 @@ def test_a_text_tower_goes_to_open_clip(tmp_path: Path, capsys, embed: int) -> N
 def test_a_text_tower_that_open_clip_cannot_hold_is_named(tmp_path: Path, capsys, objective: Any, reason: str) -> None:
     needs("open_clip")
     dual_run(tmp_path, objective)
-    assert set(export(Export(run=str(tmp_path / "run"), format="open_clip"))) == {"pooled"}
+    assert set(export(ExportConfig(run=str(tmp_path / "run"), format="open_clip"))) == {"pooled"}
     assert reason in capsys.readouterr().out
 
 
@@ -207,18 +207,18 @@ def test_an_export_that_computes_something_else_is_an_error(tmp_path: Path, monk
             next(model.parameters()).data.mul_(1.5)
         return model
 
-    monkeypatch.setattr("catlip.interchange.export.timm.create_model", wrong)
+    monkeypatch.setattr("catlip.export.export.timm.create_model", wrong)
     with pytest.raises(UsageError, match="computes something else"):
-        export(Export(run=str(run), format="timm"))
+        export(ExportConfig(run=str(run), format="timm"))
     assert not (run / "export" / "timm").exists()
 
 
 def test_nothing_is_overwritten_and_formats_are_known(tmp_path: Path) -> None:
     run = make_run(tmp_path, "test_resnet", 32)
     with pytest.raises(UsageError, match="exists already"):
-        export(Export(run=str(run), out=str(run)))
+        export(ExportConfig(run=str(run), out=str(run)))
     with pytest.raises(UsageError, match="there are timm, open_clip"):
-        export(Export(run=str(run), format="coreml"))
+        export(ExportConfig(run=str(run), format="coreml"))
     with pytest.raises(UsageError, match=r"no file matches|no such"):
-        export(Export(run=str(run), images="nope/*.tar"))
+        export(ExportConfig(run=str(run), images="nope/*.tar"))
     assert not (run / "export").exists()

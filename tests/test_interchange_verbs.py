@@ -15,17 +15,17 @@ from torch import nn
 
 import catlip
 from catlip import cli
-from catlip.captions.tokenizer import Tokenizer
-from catlip.captions.vocabulary import Vocabulary
 from catlip.errors import UsageError
-from catlip.interchange.card import Push, push
-from catlip.interchange.embed import Embed, embed
-from catlip.interchange.export import Export, export
-from catlip.interchange.predict import Predict, predict
+from catlip.export.card import PushConfig, push
+from catlip.export.embed import EmbedConfig, embed
+from catlip.export.export import ExportConfig, export
+from catlip.export.predict import PredictConfig, predict
+from catlip.labels.tokenizer import Tokenizer
+from catlip.labels.vocabulary import Vocabulary
 from catlip.models.dual import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder
 from catlip.models.initial import fingerprint, keep_rows, open_start, open_weights, start_from, started
-from catlip.models.text import Text
+from catlip.models.text import TextConfig
 from tests.conftest import COLOURS, jpeg
 
 OLD = ["n02084071", "n02121620", "n10287213", "n07739125", "n12102133"]
@@ -108,13 +108,13 @@ def test_a_picture_size_that_cannot_be_is_said_in_one_line(tmp_path: Path) -> No
     """pit: convolutions over a table of positions that timm does not interpolate."""
     run = str(make_run(tmp_path, OLD, "pit_ti_224", 224))
     for refused in (lambda: catlip.load(run).resize(64), lambda: started(open_start(run), image_size=64)):
-        with pytest.raises(UsageError, match=r"--image-size (64|224)") as error:
+        with pytest.raises(UsageError, match=r"`image_size` (64|224)") as error:
             refused()
         assert "\n" not in str(error.value)
     for name, size in (("crossvit_tiny_240", 64), ("vit_tiny_patch16_224", 8), ("swin_tiny_patch4_window7_224", -1)):
-        with pytest.raises(UsageError, match=f"--image-size {size}"):
+        with pytest.raises(UsageError, match=f"`image_size` {size}"):
             Encoder.create(name, image_size=size)
-    with pytest.raises(UsageError, match=r"--image-size 100: vit_tiny_patch16_224 refuses it: .*divisible by patch"):
+    with pytest.raises(UsageError, match=r"`image_size` 100: vit_tiny_patch16_224 refuses it: .*divisible by patch"):
         Encoder.create("vit_tiny_patch16_224", image_size=64, any_size=True).check_sizes(96, 100)
 
 
@@ -140,7 +140,7 @@ def test_a_classifier_without_names_is_no_obstacle(hub: str, format: str, tmp_pa
         assert torch.equal(fresh.pooled(x), encoder.pooled(x))
     head = nn.Linear(fresh.width, 2)
     assert "classes keep" not in start_from(hub, fresh, head, NEW[:2])
-    assert max(export(Export(run=hub, format=format, out=str(tmp_path / "out"))).values()) < 1e-4
+    assert max(export(ExportConfig(run=hub, format=format, out=str(tmp_path / "out"))).values()) < 1e-4
     with pytest.raises(UsageError, match="no classifier"):
         encoder.logits(x)
 
@@ -173,7 +173,7 @@ def test_weights_of_timm_bring_their_input_space(monkeypatch) -> None:
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "vit_tiny_patch16_224"])
 def test_open_clip_folders_start_a_run(tmp_path: Path, name: str) -> None:
     pytest.importorskip("open_clip")
-    from catlip.interchange.open_clip import to_open_clip
+    from catlip.export.open_clip import to_open_clip
 
     torch.manual_seed(4)
     source = Encoder.create(name, image_size=224).eval()
@@ -210,7 +210,7 @@ def test_open_clips_own_vit_starts_timms(tmp_path: Path) -> None:
 
 def test_init_that_cannot_be_is_said_in_one_line(run: Path, tmp_path: Path) -> None:
     other = Encoder.create("test_convnext", image_size=32)
-    with pytest.raises(UsageError, match=r"does not fit --backbone test_convnext \(it is a test_resnet\): \d+ tensors"):
+    with pytest.raises(UsageError, match=r"does not fit `backbone` test_convnext \(it is a test_resnet\): \d+ tensors"):
         start_from(str(run), other, None, [])
     with pytest.raises(UsageError, match="no run and no model folder"):
         open_weights(str(tmp_path / "nope"))
@@ -271,7 +271,7 @@ def test_broken_folders_end_with_one_line_and_exit_code_2(
 
 def test_a_broken_folder_on_the_command_line(run: Path, monkeypatch, capsys) -> None:
     cut(run)
-    monkeypatch.setattr(sys, "argv", ["catlip", "export", str(run), "--format", "timm"])
+    monkeypatch.setattr(sys, "argv", ["catlip", "export", str(run), "`format`", "timm"])
     with pytest.raises(SystemExit, match="2"):
         cli.main()
     said = capsys.readouterr().err
@@ -289,7 +289,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_embed_writes_a_row_a_picture(run: Path, photos: Path, tmp_path: Path) -> None:
-    out = cli.run(["embed", str(run), str(photos), "--out", str(tmp_path / "emb.parquet"), "--batch-size", "3"])
+    out = cli.run(["embed", str(run), str(photos), "`out`", str(tmp_path / "emb.parquet"), "`batch_size`", "3"])
     table = pq.read_table(out)
     assert table["key"].to_pylist() == ["apple.jpg", "deep/lake.jpg", "deep/lemon.jpg", "lawn.jpg"]
     encoder = catlip.load(run)
@@ -298,7 +298,7 @@ def test_embed_writes_a_row_a_picture(run: Path, photos: Path, tmp_path: Path) -
     torch.testing.assert_close(torch.tensor(table["embedding"].to_pylist()[3]), expected, rtol=1e-4, atol=1e-5)
     assert table.schema.metadata[b"kind"] == b"pooled"
     with pytest.raises(UsageError, match="exists already"):
-        embed(Embed(run=str(run), images=str(photos), out=str(out)))
+        embed(EmbedConfig(run=str(run), images=str(photos), out=str(out)))
 
 
 def test_a_damaged_picture_among_many_is_left_out_and_named(run: Path, tmp_path: Path, capsys) -> None:
@@ -310,28 +310,28 @@ def test_a_damaged_picture_among_many_is_left_out_and_named(run: Path, tmp_path:
     (folder / "deep" / "007.jpg").write_bytes(jpeg(size=(40, 32))[:-200])
     for name in ("._a.jpg", "deep/._001.jpg", "__MACOSX/b.jpg"):
         (folder / name).write_bytes(b"of macOS")
-    out = embed(Embed(run=str(run), images=str(folder), out=str(tmp_path / "e.parquet"), device="cpu"))
+    out = embed(EmbedConfig(run=str(run), images=str(folder), out=str(tmp_path / "e.parquet"), device="cpu"))
     assert pq.read_table(out)["key"].to_pylist() == [f"deep/{i:03}.jpg" for i in range(120) if i != 7]
     shown = capsys.readouterr()
     assert "119 pictures" in shown.out
-    assert "--images: 1 of 120 pictures cannot be read and are left out: deep/007.jpg: damaged picture" in shown.err
+    assert "`images`: 1 of 120 pictures cannot be read and are left out: deep/007.jpg: damaged picture" in shown.err
     with pytest.raises(UsageError, match=r"007\.jpg: damaged picture"):
-        predict(Predict(run=str(run), photo=str(folder / "deep" / "007.jpg")))
+        predict(PredictConfig(run=str(run), photo=str(folder / "deep" / "007.jpg")))
 
 
 def test_embed_writes_patch_tokens(run: Path, photos: Path, coloured_shards, tmp_path: Path) -> None:
-    out = embed(Embed(run=str(run), images=coloured_shards(6, 2), out=str(tmp_path / "t.parquet"), tokens=True))
+    out = embed(EmbedConfig(run=str(run), images=coloured_shards(6, 2), out=str(tmp_path / "t.parquet"), tokens=True))
     found = torch.tensor(pq.read_table(out)["embedding"].to_pylist())
     encoder = catlip.load(run)
     assert found.shape == (6, *encoder.tokens(torch.zeros(1, 3, 32, 32)).shape[1:])
     (photos / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(UsageError, match=r"1 of 5 pictures cannot be read.*broken"):
-        embed(Embed(run=str(run), images=str(photos), out=str(tmp_path / "u.parquet")))
+        embed(EmbedConfig(run=str(run), images=str(photos), out=str(tmp_path / "u.parquet")))
     assert not list(tmp_path.glob("u.parquet*"))
 
 
 def test_predict_names_and_draws(run: Path, photos: Path, capsys) -> None:
-    found = cli.run(["predict", str(run), str(photos / "apple.jpg"), "--top", "3"])
+    found = cli.run(["predict", str(run), str(photos / "apple.jpg"), "`top`", "3"])
     encoder = catlip.load(run)
     with torch.no_grad():
         logits = encoder.logits(encoder.transform(Image.open(photos / "apple.jpg"))[None])[0]
@@ -341,10 +341,10 @@ def test_predict_names_and_draws(run: Path, photos: Path, capsys) -> None:
     with Image.open(run / "predictions" / "apple.png") as drawn:
         assert drawn.width > drawn.height > 300
     edit(run, multi_label=False)
-    whole = predict(Predict(run=str(run), photo=str(photos / "apple.jpg"), top=99))
+    whole = predict(PredictConfig(run=str(run), photo=str(photos / "apple.jpg"), top=99))
     assert sum(p.probability for p in whole) == pytest.approx(1.0)
     with pytest.raises(UsageError, match="not a picture"):
-        predict(Predict(run=str(run), photo=str(run / "encoder" / "config.json")))
+        predict(PredictConfig(run=str(run), photo=str(run / "encoder" / "config.json")))
     with pytest.raises(UsageError, match="no such picture"):
         cli.run(["predict", str(run), "nope.jpg"])
 
@@ -382,13 +382,13 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
             sent[path_in_repo] = "" if path_in_repo.endswith("safetensors") else path_or_fileobj.read_text()
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    push(Push(run=str(run), repo="org/my-encoder"))
+    push(PushConfig(run=str(run), repo="org/my-encoder"))
     assert set(sent) == {"config.json", "model.safetensors", "README.md", "vocab.tsv"}
     assert "load_dual" not in card
     tokenizer = Tokenizer.train(["a dog on a mat"] * 2, size=520, context=12)
-    dual = DualEncoder(catlip.load(run), tokenizer, Text(text_width=64, text_layers=1), embed=0, scale=1.0)
+    dual = DualEncoder(catlip.load(run), tokenizer, TextConfig(text_width=64, text_layers=1), embed=0, scale=1.0)
     dual.save_text(run, tokenizer)
-    assert 'load_dual("hf-hub:org/my-encoder")' in push(Push(run=str(run), repo="org/my-encoder"))
+    assert 'load_dual("hf-hub:org/my-encoder")' in push(PushConfig(run=str(run), repo="org/my-encoder"))
     assert {"text/config.json", "text/model.safetensors", "text/tokenizer.json"} <= set(sent)
     assert not any("secret" in text for text in sent.values())
     for config, says in (
@@ -399,21 +399,21 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
         ),
     ):
         (run / "config.json").write_text(json.dumps({"config": config}))
-        card = push(Push(run=str(run), repo="org/my-encoder", dry_run=True))
+        card = push(PushConfig(run=str(run), repo="org/my-encoder", dry_run=True))
         assert says in card
         assert f"`{config.get('train') or config['data']}`" in card
         assert "by naming the nouns" not in card
     monkeypatch.setattr(Hub, "create_repo", lambda *_, **__: 1 / 0)
     with pytest.raises(UsageError, match="org/my-encoder: division by zero"):
-        push(Push(run=str(run), repo="org/my-encoder"))
+        push(PushConfig(run=str(run), repo="org/my-encoder"))
     with pytest.raises(UsageError, match="expected org/name"):
-        push(Push(run=str(run), repo="my-encoder"))
+        push(PushConfig(run=str(run), repo="my-encoder"))
 
 
 def test_every_positional_finds_its_setting() -> None:
     with pytest.raises(UsageError, match="a is no run"):
         cli.run(["embed", "a", "b"])
-    with pytest.raises(UsageError, match="--photo is missing"):
+    with pytest.raises(UsageError, match="`photo` is missing"):
         cli.run(["predict", "a"])
 
 
@@ -422,7 +422,7 @@ def test_a_pushed_folder_loads_from_the_hub(run: Path, monkeypatch) -> None:
     assert catlip.load("hf-hub:org/name").labels == OLD
     assert not text_folder("hf-hub:org/name").is_dir()
     tokenizer = Tokenizer.train(["a dog on a mat"] * 2, size=520, context=12)
-    dual = DualEncoder(catlip.load(run), tokenizer, Text(text_width=64, text_layers=1), embed=0, scale=1.0).eval()
+    dual = DualEncoder(catlip.load(run), tokenizer, TextConfig(text_width=64, text_layers=1), embed=0, scale=1.0).eval()
     dual.save_text(run / "encoder", tokenizer)  # the layout of the Hub
     again, _ = load_dual("hf-hub:org/name")
     tokens = torch.from_numpy(tokenizer(["a dog"]))

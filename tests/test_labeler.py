@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catlip.captions.labeler import Labeler
 from catlip.errors import UsageError
+from catlip.labels.labeler import Labeler
 
 LABELER = Labeler()
 MULTI30K = Path(__file__).parents[2] / "shared" / "data" / "multi30k"
@@ -275,7 +275,7 @@ def test_a_megabyte_and_odd_scripts() -> None:
 
 def test_labels_do_not_depend_on_what_was_seen_before(monkeypatch) -> None:
     """Words that nothing knows are forgotten when there are many; that must not change a label, nor a later word."""
-    from catlip.captions import phrases, wordtable
+    from catlip.labels import phrases, wordtable
 
     monkeypatch.setattr(wordtable, "MAX_CACHED", 60)
     monkeypatch.setattr(phrases, "MAX_CACHED", 5)
@@ -326,8 +326,7 @@ def test_how_many_foreign_captions_are_noticed(language: str, least: float, most
 
 
 @pytest.mark.parametrize(
-    "caption",
-    ["a@" * 9000, "a." * 9000, "no dog or " * 2000, "no " * 9000, "no " + "dog, " * 4000, "#" + "dog" * 3000],
+    "caption", ["a@" * 9000, "a." * 9000, "no dog or " * 2000, "no " * 9000, "no " + "dog, " * 4000, "#" + "dog" * 3000]
 )
 def test_long_captions_take_no_longer_than_others(caption: str) -> None:
     began = time.process_time()
@@ -336,7 +335,7 @@ def test_long_captions_take_no_longer_than_others(caption: str) -> None:
 
 
 def test_many_long_captions_are_labelled_in_parts(monkeypatch) -> None:
-    from catlip.captions import nouns
+    from catlip.labels import nouns
 
     captions = ["a dog", None, "a cat " * 50, "a bird", "a horse " * 50, float("nan"), "grass"]
     whole = LABELER(captions)

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catlip.data.batches import ClassBatches
-from catlip.data.crops import Crop
+from catlip.data.crops import CropConfig
 from catlip.data.images import Unreadable
-from catlip.data.labelled import LabelledSource, open_labelled_source
+from catlip.data.labelled import LabelledDataset, open_labelled_dataset
 from catlip.data.loader import Loader
 from catlip.data.order import Order
-from catlip.data.steps import Curriculum, Steps
+from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, rows_of
 from catlip.evaluation.decoded import decoded
@@ -24,7 +24,7 @@ from catlip.models.encoder import Encoder
 from tests.conftest import SHARED, jpeg, write_tar
 
 
-def named(source: LabelledSource) -> dict[str, list[str]]:
+def named(source: LabelledDataset) -> dict[str, list[str]]:
     """{key without folders: class names}."""
     records = [source.read(number) for number in range(len(source))]
     return {r.key.rpartition("/")[2]: [source.classes[c] for c in r.classes] for r in records}
@@ -48,12 +48,12 @@ def write_table(folder: Path, rows: dict[str, str], header: str = "image,labels"
 def test_tars_have_one_class_a_picture_sorted_by_value(tmp_path: Path) -> None:
     members = {f"{i}.{end}": data for i, label in enumerate(["10", "9", "2", "9"])
                for end, data in (("jpg", jpeg()), ("cls", label.encode() + b"\n"))}  # fmt: skip
-    source = open_labelled_source(str(write_tar(tmp_path / "a.tar", members)))
+    source = open_labelled_dataset(str(write_tar(tmp_path / "a.tar", members)))
     assert (source.classes, source.multi) == (["2", "9", "10"], False)
     assert named(source) == {"0": ["10"], "1": ["9"], "2": ["2"], "3": ["9"]}
     assert source.read(0).image == members["0.jpg"]
     assert source.counts().tolist() == [1, 2, 1]
-    assert open_labelled_source(str(tmp_path)).classes == source.classes  # the folder of the shards
+    assert open_labelled_dataset(str(tmp_path)).classes == source.classes  # the folder of the shards
 
 
 def test_folders_are_classes_at_any_depth_and_through_links(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_folders_are_classes_at_any_depth_and_through_links(tmp_path: Path) -> N
     (folder / "__MACOSX").mkdir()
     (folder / "__MACOSX" / "x.jpg").write_bytes(jpeg())
     (folder / "ant" / "._ant0.jpg").write_bytes(b"of macOS")
-    source = open_labelled_source(str(folder))
+    source = open_labelled_dataset(str(folder))
     assert (source.classes, source.multi) == (["ant", "dog", "zebra"], False)
     assert named(source) == {"ant0.jpg": ["ant"], "dog0.jpg": ["dog"], "dog1.jpg": ["dog"], "x.png": ["dog"],
                              "z0.jpg": ["zebra"]}  # fmt: skip
@@ -74,18 +74,18 @@ def test_folders_are_classes_at_any_depth_and_through_links(tmp_path: Path) -> N
 
 
 def test_a_table_is_multi_label_where_a_picture_has_two(tmp_path: Path) -> None:
-    source = open_labelled_source(write_table(tmp_path, {"a.jpg": "dog; cat ;dog", "b.jpg": "", "c.jpg": "hot dog"}))
+    source = open_labelled_dataset(write_table(tmp_path, {"a.jpg": "dog; cat ;dog", "b.jpg": "", "c.jpg": "hot dog"}))
     assert (source.classes, source.multi) == (["cat", "dog", "hot dog"], True)
     assert named(source) == {"a.jpg": ["cat", "dog"], "b.jpg": [], "c.jpg": ["hot dog"]}
-    single = open_labelled_source(write_table(tmp_path, {"a.jpg": "dog", "b.jpg": "cat"}, "file,target"))
+    single = open_labelled_dataset(write_table(tmp_path, {"a.jpg": "dog", "b.jpg": "cat"}, "file,target"))
     assert (single.classes, single.multi) == (["cat", "dog"], False)
-    assert open_labelled_source(str(tmp_path / "list.csv"), kind="multi").multi
+    assert open_labelled_dataset(str(tmp_path / "list.csv"), kind="multi").multi
 
 
 def test_rows_of_the_same_picture_add_up(tmp_path: Path) -> None:
     write_table(tmp_path, {"a.jpg": "", "b.jpg": ""})
     (tmp_path / "list.tsv").write_text("label\tpath\ndog\ta.jpg\ncat\tb.jpg\nant\ta.jpg\n")
-    source = open_labelled_source(str(tmp_path / "list.tsv"))
+    source = open_labelled_dataset(str(tmp_path / "list.tsv"))
     assert source.multi
     assert named(source) == {"a.jpg": ["ant", "dog"], "b.jpg": ["cat"]}
 
@@ -104,7 +104,7 @@ def write_coco(folder: Path) -> dict:
 def test_coco_pictures_have_the_categories_that_occur_in_them(tmp_path: Path) -> None:
     content = write_coco(tmp_path)
     (tmp_path / "instances.json").write_text(json.dumps(content))
-    source = open_labelled_source(str(tmp_path / "instances.json"))
+    source = open_labelled_dataset(str(tmp_path / "instances.json"))
     assert (source.classes, source.multi) == (["cat", "unseen", "tie"], True)  # by id, unseen ones too
     assert named(source) == {"1.jpg": [], "2.jpg": ["cat", "tie"], "3.jpg": ["cat"]}
     assert source.counts().tolist() == [2, 0, 1]
@@ -112,7 +112,7 @@ def test_coco_pictures_have_the_categories_that_occur_in_them(tmp_path: Path) ->
 
 @pytest.mark.skipif(not (SHARED / "coco128").is_dir(), reason="no shared data")
 def test_coco128() -> None:
-    source = open_labelled_source(str(SHARED / "coco128" / "annotations" / "detection_train2017.json"))
+    source = open_labelled_dataset(str(SHARED / "coco128" / "annotations" / "detection_train2017.json"))
     assert (len(source), len(source.classes), source.multi) == (126, 80, True)
     content = json.loads((SHARED / "coco128" / "annotations" / "detection_train2017.json").read_text())
     pairs = {(a["image_id"], a["category_id"]) for a in content["annotations"]}
@@ -136,40 +136,40 @@ def test_coco128() -> None:
 def test_bad_coco_files(tmp_path: Path, change: dict, message: str) -> None:
     (tmp_path / "i.json").write_text(json.dumps({**write_coco(tmp_path), **change}))
     with pytest.raises(UsageError, match=message):
-        open_labelled_source(str(tmp_path / "i.json"))
+        open_labelled_dataset(str(tmp_path / "i.json"))
 
 
 def test_what_is_no_labelled_set_says_what_was_found(tmp_path: Path) -> None:
     table = write_table(tmp_path, {"a.jpg": "dog", "b.jpg": "cat"}, "image,colour")
-    with pytest.raises(UsageError, match=r"holds the label\? Columns found: colour.*dog.*--label-col"):
-        open_labelled_source(table)
-    with pytest.raises(UsageError, match=r"no column 'animal' \(--label-col\). Columns found: colour"):
-        open_labelled_source(table, label_col="animal")
-    assert open_labelled_source(table, label_col="colour").classes == ["cat", "dog"]
+    with pytest.raises(UsageError, match=r"holds the label\? Columns found: colour.*dog.*`label_col`"):
+        open_labelled_dataset(table)
+    with pytest.raises(UsageError, match=r"no column 'animal' \(`label_col`\). Columns found: colour"):
+        open_labelled_dataset(table, label_col="animal")
+    assert open_labelled_dataset(table, label_col="colour").classes == ["cat", "dog"]
     missing = write_table(tmp_path, {"a.jpg": "dog", "b.jpg": ""})
-    with pytest.raises(UsageError, match=r"1 of 2 samples have no label, e.g. b.jpg; .*--labels multi"):
-        open_labelled_source(missing)
+    with pytest.raises(UsageError, match=r"1 of 2 samples have no label, e.g. b.jpg; .*`labels` multi"):
+        open_labelled_dataset(missing)
     several = write_table(tmp_path, {"a.jpg": "dog;cat", "b.jpg": "dog"})
     with pytest.raises(UsageError, match=r"a.jpg has 2 labels"):
-        open_labelled_source(several, kind="single")
+        open_labelled_dataset(several, kind="single")
     with pytest.raises(UsageError, match="have several labels"):
         open_labelled(several)
     with pytest.raises(UsageError, match=r"not one row has a picture"):
-        open_labelled_source(write_table(tmp_path, {}))
+        open_labelled_dataset(write_table(tmp_path, {}))
     tar = write_tar(tmp_path / "no.tar", {"a.jpg": jpeg(), "a.cls": b"1", "b.jpg": jpeg()})
     with pytest.raises(UsageError, match=r"1 of 2 samples have no .cls, e.g. b"):
-        open_labelled_source(str(tar))
+        open_labelled_dataset(str(tar))
     tar = write_tar(tmp_path / "long.tar", {"a.jpg": jpeg(), "a.cls": b"x" * 70_000})
     with pytest.raises(UsageError, match=r"a.cls has 70,000 bytes"):
-        open_labelled_source(str(tar))
+        open_labelled_dataset(str(tar))
     (tmp_path / "empty" / "dog").mkdir(parents=True)
     with pytest.raises(UsageError, match="no pictures in sub-folders"):
-        open_labelled_source(str(tmp_path / "empty"))
+        open_labelled_dataset(str(tmp_path / "empty"))
     (tmp_path / "x.jsonl").write_text("{}")
     with pytest.raises(UsageError, match=r"one COCO .json"):
-        open_labelled_source(str(tmp_path / "x.jsonl"))
+        open_labelled_dataset(str(tmp_path / "x.jsonl"))
     with pytest.raises(UsageError, match="no such file"):
-        open_labelled_source(str(tmp_path / "gone.tar"))
+        open_labelled_dataset(str(tmp_path / "gone.tar"))
 
 
 def test_a_test_set_is_numbered_as_the_training_set(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_test_set_is_numbered_as_the_training_set(tmp_path: Path) -> None:
     classes, y_train, y_test = class_indices(train, test)
     assert (classes, y_train.tolist(), y_test.tolist()) == (["ant", "bee", "cow"], [0, 1, 1, 2], [1, 2])
     assert named(test.within(classes, "--test")) == {"bee0.jpg": ["bee"], "cow0.jpg": ["cow"]}
-    with pytest.raises(UsageError, match=r"1 of its classes are not in --train, e.g. 'ant'"):
+    with pytest.raises(UsageError, match=r"1 of its classes are not in `train`, e.g. 'ant'"):
         class_indices(test, train)
     with pytest.raises(UsageError, match="single class, 'ant'"):
         class_indices(*[open_labelled(str(write_folders(tmp_path / "one", ant=2)))] * 2)
@@ -209,10 +209,10 @@ class Numbers:
         return [self.n]
 
 
-def made(labels: list[set[int]], classes: int, multi: bool) -> LabelledSource:
+def made(labels: list[set[int]], classes: int, multi: bool) -> LabelledDataset:
     flat = np.array([c for own in labels for c in sorted(own)], np.int64)
     offsets = np.cumsum([0, *map(len, labels)])
-    return LabelledSource(Numbers(len(labels)), [f"c{i}" for i in range(classes)], flat, offsets, multi=multi)  # type: ignore[arg-type]
+    return LabelledDataset(Numbers(len(labels)), [f"c{i}" for i in range(classes)], flat, offsets, multi=multi)  # type: ignore[arg-type]
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0.01, 1.0), st.integers(0, 99))
@@ -243,9 +243,9 @@ def test_a_multi_label_share_has_every_class(labels: list[set[int]], fraction: f
 
 def test_batches_carry_the_classes_through_workers(tmp_path: Path) -> None:
     cells = {f"{i}.jpg": ";".join(f"c{j}" for j in range(5) if (i >> j) & 1) for i in range(31)}
-    source = open_labelled_source(write_table(tmp_path, cells))
-    steps = Steps(Curriculum(), budget=31, batch_size=8, image_size=16, seed=3)
-    batches = ClassBatches(source, Order([(31, 1.0)], 3), steps, crop=Crop())
+    source = open_labelled_dataset(write_table(tmp_path, cells))
+    steps = Steps(CurriculumConfig(), budget=31, batch_size=8, image_size=16, seed=3)
+    batches = ClassBatches(source, Order([(31, 1.0)], 3), steps, crop=CropConfig())
     seen: dict[str, list[int]] = {}
     for here, there in zip(Loader(batches, 0).batches_from(0), Loader(batches, 1).batches_from(0), strict=True):
         assert (here.labels.tolist(), here.offsets.tolist()) == (there.labels.tolist(), there.offsets.tolist())

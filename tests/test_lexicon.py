@@ -2,7 +2,7 @@
 
 import pytest
 
-from catlip.captions.wordnet import LEXICON_FILE, Lexicon, open_lexicon
+from catlip.labels.wordnet import LEXICON_FILE, Lexicon, open_lexicon
 
 # Of the uncompressed text, so that another xz does not matter. tools/build_lexicon.py makes the file.
 CONTENT = "b47f28f8345b"
@@ -62,7 +62,7 @@ def test_other_readings_count_every_part_of_speech(lexicon: Lexicon) -> None:
 
 
 def test_the_table_of_words_names_synsets_that_exist(lexicon: Lexicon) -> None:
-    from catlip.captions.readings import word_lists
+    from catlip.labels.readings import word_lists
 
     lists = word_lists()
     assert set(lists) == {"never", "sense", "cue", "not-a-phrase", "carrier"}

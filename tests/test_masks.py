@@ -15,7 +15,7 @@ from catlip.data.maskbatches import MaskBatch, MaskBatches, Window, check_window
 from catlip.data.masklabels import VOID, Classes, as_png, find_classes, palette, pixels_of, read_mask, survey, table
 from catlip.data.masks import MaskRecord, open_masks
 from catlip.data.order import Order
-from catlip.data.steps import Curriculum, Steps
+from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from tests.conftest import SHARED, write_tar
 
@@ -74,7 +74,7 @@ def write_folder(folder: Path, layout: str, masks: dict[str, np.ndarray | Image.
 
 def loader(data: str, *, workers: int = 0, size: int = 32, window: Window | None = None, batch: int = 6) -> Loader:
     source = open_masks(data, "train")
-    steps = Steps(Curriculum(), budget=60, batch_size=batch, image_size=size, seed=3)
+    steps = Steps(CurriculumConfig(), budget=60, batch_size=batch, image_size=size, seed=3)
     found = survey(source, range(len(source)))
     return Loader(
         MaskBatches(
@@ -157,7 +157,7 @@ def test_one_class_and_no_class_are_told(tmp_path: Path) -> None:
         found([0, 255], (255,))
     with pytest.raises(UsageError, match="not one pixel is of a class"):
         found([255, 255], (255,))
-    with pytest.raises(UsageError, match="--void 70000"):
+    with pytest.raises(UsageError, match="`void` 70000"):
         found([0, 1], (70_000,))
     assert found([0, 1, 255, 3], (255,)).names == ("class 0", "class 1", "class 2", "class 3")
 
@@ -316,7 +316,7 @@ def test_damaged_pictures_are_named_and_too_many_end_the_matter(tmp_path: Path) 
 
 @pytest.mark.parametrize("change", [{"scale": (2.0, 0.5)}, {"scale": (0.0, 1.0)}, {"short_side": -1}])
 def test_windows_that_make_no_sense(change: dict) -> None:
-    with pytest.raises(UsageError, match="--scale"):
+    with pytest.raises(UsageError, match="`scale`"):
         check_window(Window(**change))
 
 

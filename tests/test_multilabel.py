@@ -18,14 +18,7 @@ from torch import Tensor
 
 from catlip.errors import UsageError
 from catlip.evaluation import multilabel
-from catlip.evaluation.multilabel import (
-    Counted,
-    all_rows,
-    average_precision,
-    exact_metrics,
-    top1,
-    voc07_precision,
-)
+from catlip.evaluation.multilabel import Counted, all_rows, average_precision, exact_metrics, top1, voc07_precision
 from catlip.evaluation.svm import fit_svm, voc07_svm
 
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
 from catlip.errors import UsageError
+from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual import load_dual
 from catlip.models.encoder import Encoder
-from catlip.models.text import Text
+from catlip.models.text import TextConfig
 from catlip.objectives.align import Align, AlignObjective
 from catlip.objectives.clip import Clip, ClipObjective
 from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective, adversarial_prior, released_prior
@@ -28,7 +28,7 @@ from catlip.objectives.siglip import SigLip, SigLipObjective
 from catlip.objectives.subwords import SubwordObjective, Subwords
 from catlip.objectives.synsets import SynsetObjective, Synsets
 
-TEXT = Text(text_width=64, text_layers=1)
+TEXT = TextConfig(text_width=64, text_layers=1)
 VOCAB = 40
 TOKENIZER: Any = SimpleNamespace(size=VOCAB, context=8, start=VOCAB - 2, end=VOCAB - 1)
 
@@ -361,7 +361,7 @@ def test_hybrid_is_the_weighted_sum_and_sees_each_picture_once() -> None:
     assert loss.item() == pytest.approx(2 * alone["siglip"] + 0.25 * alone["synsets"], rel=1e-5)
     assert metrics["siglip.loss"].item() == pytest.approx(alone["siglip"], rel=1e-5)
     assert parts["siglip"].encoder is encoder
-    with pytest.raises(UsageError, match=r"--weights \(1.0,\): there are 2 parts"):
+    with pytest.raises(UsageError, match=r"`weights` \(1.0,\): there are 2 parts"):
         HybridObjective(parts, Hybrid(weights=(1.0,)))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catlip.data.order import Order, samples_at, uniforms
-from catlip.data.steps import Curriculum, Steps, paper_scales
+from catlip.data.steps import CurriculumConfig, Steps, paper_scales
 from catlip.errors import UsageError
 
 
@@ -110,7 +110,7 @@ def test_the_papers_sizes_and_batches() -> None:
     """13 sizes for 25 asked, 3,136 pictures of 128 px where 1,024 of 224 fit, as the official sampler has it."""
     sizes = paper_scales()
     assert sizes == (128, 144, 160, 176, 192, 208, 224, 240, 256, 272, 288, 304, 320)
-    steps = Steps(Curriculum(scales=sizes), budget=10**6, batch_size=1024, image_size=224, seed=0)
+    steps = Steps(CurriculumConfig(scales=sizes), budget=10**6, batch_size=1024, image_size=224, seed=0)
     batches = {size: batch for batch, size in steps.shapes()}
     expected = [3136, 2477, 2007, 1658, 1393, 1187, 1024, 892, 784, 694, 619, 555, 501]
     # The official code cuts the fraction off where we round: one picture apart at most.
@@ -123,7 +123,7 @@ def test_the_papers_sizes_and_batches() -> None:
 )  # fmt: skip
 @settings(max_examples=80, deadline=None)
 def test_steps_join_without_gap(budget: int, batch: int, seed: int, multi: bool, stop: int) -> None:
-    cfg = Curriculum(scales=(32, 64, 96) if multi else ())
+    cfg = CurriculumConfig(scales=(32, 64, 96) if multi else ())
     steps = Steps(cfg, budget=budget, batch_size=batch, image_size=64, seed=seed)
     whole = [steps[i] for i in range(len(steps))]
     assert whole[0].start == 0
@@ -137,7 +137,7 @@ def test_steps_join_without_gap(budget: int, batch: int, seed: int, multi: bool,
 
 
 def test_a_changed_batch_size_goes_on_where_it_was() -> None:
-    steps = Steps(Curriculum(), budget=1000, batch_size=64, image_size=32, seed=0)
+    steps = Steps(CurriculumConfig(), budget=1000, batch_size=64, image_size=32, seed=0)
     number = steps.after(100)
     assert steps[number].start == 100
     assert steps[number + 1].start == 164
@@ -145,7 +145,7 @@ def test_a_changed_batch_size_goes_on_where_it_was() -> None:
 
 
 def test_patches_come_back_at_the_end() -> None:
-    cfg = Curriculum(patch_keep=0.5, patch_keep_share=0.8)
+    cfg = CurriculumConfig(patch_keep=0.5, patch_keep_share=0.8)
     steps = Steps(cfg, budget=100, batch_size=10, image_size=32, seed=0)
     assert [steps[i].keep for i in range(10)] == [0.5] * 8 + [1.0] * 2
 
@@ -155,4 +155,4 @@ def test_patches_come_back_at_the_end() -> None:
 )
 def test_contradictions_are_refused(settings_: dict) -> None:
     with pytest.raises(UsageError):
-        Steps(Curriculum(**settings_), budget=100, batch_size=10, image_size=32, seed=0)
+        Steps(CurriculumConfig(**settings_), budget=100, batch_size=10, image_size=32, seed=0)

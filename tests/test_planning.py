@@ -11,30 +11,30 @@ import pytest
 import torch
 
 from catlip import cli
-from catlip.data.bench import BenchData, bench_data
-from catlip.data.steps import Curriculum, Step, Steps, paper_scales
+from catlip.data.bench import BenchConfig, bench_data
+from catlip.data.steps import CurriculumConfig, Step, Steps, paper_scales
 from catlip.errors import UsageError
 from catlip.recipes import RECIPES, load_recipe
-from catlip.recipes.plan import Plan, plan
-from catlip.recipes.slurm import Slurm, slurm
+from catlip.recipes.plan import PlanConfig, plan
+from catlip.recipes.slurm import SlurmConfig, slurm
 from catlip.report.run import write_report
+from catlip.tasks.align import Align
+from catlip.tasks.detect import DetectConfig
+from catlip.tasks.finetune import FinetuneConfig
+from catlip.tasks.pretrain import PretrainConfig
+from catlip.tasks.segment import SegmentConfig
 from catlip.training import speed
 from catlip.training.distributed import World
 from catlip.training.hardware import device_facts, train_flops
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
-from catlip.training.pretrain import Pretrain
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 from catlip.training.runfolder import write_card
-from catlip.transfer.align import Align
-from catlip.transfer.detect import Detect
-from catlip.transfer.finetune import Finetune
-from catlip.transfer.segment import Segment
 
 
 def test_the_sbatch_file_is_a_shell_script_that_requeues(tmp_path: Path) -> None:
     text = cli.run(["slurm", "--nodes", "4", "--", "pretrain", "budget_b16", "--data", "my shards/*.tar", "--out", "r"])
-    assert "#SBATCH --nodes=4" in text
-    assert "#SBATCH --signal=B:USR1@120" in text
+    assert "#SBATCH `nodes`=4" in text
+    assert "#SBATCH `signal`=B:USR1@120" in text
     assert "catlip pretrain budget_b16 --data 'my shards/*.tar' --out r" in text
     (tmp_path / "job.sh").write_text(text)
     assert subprocess.run(["bash", "-n", tmp_path / "job.sh"], check=False).returncode == 0
@@ -43,7 +43,7 @@ def test_the_sbatch_file_is_a_shell_script_that_requeues(tmp_path: Path) -> None
 @pytest.mark.parametrize("code", [0, 3])
 def test_the_sbatch_file_passes_the_warning_on_and_requeues(tmp_path: Path, code: int) -> None:
     """Run by bash itself, with srun and scontrol replaced: warned, it tells the run, waits for it and requeues."""
-    text = slurm(Slurm(command="pretrain x"))
+    text = slurm(SlurmConfig(command="pretrain x"))
     (tmp_path / "srun").write_text(
         f"#!/bin/bash\ntrap 'echo told >> {tmp_path}/said; exit {code}' USR1\ntouch {tmp_path}/up\n"
         "while :; do sleep 0.05; done\n"
@@ -64,12 +64,12 @@ def test_the_sbatch_file_passes_the_warning_on_and_requeues(tmp_path: Path, code
 
 def test_an_sbatch_file_needs_a_command() -> None:
     with pytest.raises(UsageError, match="after --"):
-        slurm(Slurm())
+        slurm(SlurmConfig())
     with pytest.raises(UsageError, match="no verb 'pretrian', did you mean 'pretrain'"):
         cli.run(["slurm", "--", "pretrian", "budget_b16"])
     assert "srun --kill-on-bad-exit=1 catlip bench data x" in cli.run(["slurm", "--", "catlip", "bench", "data", "x"])
     with pytest.raises(UsageError, match="white space"):
-        slurm(Slurm(command="pretrain x", name="a\nb"))
+        slurm(SlurmConfig(command="pretrain x", name="a\nb"))
 
 
 @pytest.mark.parametrize("name", RECIPES["pretrain"])
@@ -98,26 +98,26 @@ def test_flops_are_those_that_others_count() -> None:
 
 
 def test_a_plan_says_where_its_numbers_come_from(capsys: pytest.CaptureFixture) -> None:
-    found = plan(Plan(recipe="budget_b16", gpus="8xH100", price=2.0, mfu=0.5))
+    found = plan(PlanConfig(recipe="budget_b16", gpus="8xH100", price=2.0, mfu=0.5))
     said = capsys.readouterr().out
-    assert "given with --mfu" in said
+    assert "given with `mfu`" in said
     assert found["cost"] == pytest.approx(found["gpu_hours"] * 2.0)
-    half = plan(Plan(recipe="budget_b16", gpus="4xH100", mfu=0.5))
+    half = plan(PlanConfig(recipe="budget_b16", gpus="4xH100", mfu=0.5))
     assert half["hours"] == pytest.approx(2 * found["hours"])
     for wrong in ({"samples": -5}, {"mfu": 5.0}, {"classes": -1}):
-        with pytest.raises(UsageError, match="--mfu is a share"):
-            plan(Plan(recipe="budget_b16", **wrong))
+        with pytest.raises(UsageError, match="`mfu` is a share"):
+            plan(PlanConfig(recipe="budget_b16", **wrong))
     with pytest.raises(UsageError, match="8xH100"):
-        plan(Plan(recipe="budget_b16", gpus="8xAbacus"))
+        plan(PlanConfig(recipe="budget_b16", gpus="8xAbacus"))
     assert device_facts("NVIDIA H200")[0] == 989e12
 
 
 CURRICULA = {
-    "plain": Curriculum(),
+    "plain": CurriculumConfig(),
     "budget": load_recipe("budget_b16").curriculum,
-    "apart": Curriculum(low_res=96, low_res_share=0.3, patch_keep=0.5, patch_keep_share=0.7),
-    "scales": Curriculum(scales=paper_scales()),
-    "both": Curriculum(scales=(128, 224, 320), patch_keep=0.5, patch_keep_share=0.9),
+    "apart": CurriculumConfig(low_res=96, low_res_share=0.3, patch_keep=0.5, patch_keep_share=0.7),
+    "scales": CurriculumConfig(scales=paper_scales()),
+    "both": CurriculumConfig(scales=(128, 224, 320), patch_keep=0.5, patch_keep_share=0.9),
 }
 
 
@@ -150,7 +150,7 @@ def test_a_run_of_so_many_hours_takes_so_many_hours(name: str, monkeypatch) -> N
     monkeypatch.setattr(speed, "State", Machine)
     phases = Steps(CURRICULA[name], budget=1, **cfg).phases()
     alone = World(0, 1, 0, 1, torch.device("cpu"))
-    rate = speed.measure(torch.nn.Identity(), loader, phases, alone, Optim(), Loop(), seconds=10.0)
+    rate = speed.measure(torch.nn.Identity(), loader, phases, alone, OptimConfig(), LoopConfig(), seconds=10.0)
     assert clock[0] < 10 + 7 * sum(seconds_of(Step(0, 0, p.batch, p.size, p.keep, 0.0)) for p in phases)
 
     hours = 20.0
@@ -163,7 +163,7 @@ def test_a_run_of_so_many_hours_takes_so_many_hours(name: str, monkeypatch) -> N
 
 def test_a_plan_counts_every_kind_of_step() -> None:
     """budget_b16: nine tenths at 160 px with half of the patches, one at 224 px with all of them."""
-    found = plan(Plan(recipe="budget_b16", gpus="1xH100", mfu=0.5, classes=1000))
+    found = plan(PlanConfig(recipe="budget_b16", gpus="1xH100", mfu=0.5, classes=1000))
     small, full = (train_flops("vit_base_patch16_224", size, 1000) for size in (160, 224))
     assert 989e12 * 0.5 / found["images_per_s"] == pytest.approx(0.9 * small / 2 + 0.1 * full)
     # The largest step decides about memory: 4,096 pictures of 196 tokens, 12 layers, 768 channels, 34 bytes each.
@@ -171,7 +171,7 @@ def test_a_plan_counts_every_kind_of_step() -> None:
 
 
 def test_bench_data_measures_every_part(coloured_shards, capsys: pytest.CaptureFixture) -> None:
-    rates = bench_data(BenchData(data=coloured_shards(40), image_size=32, batch_size=8, workers=1, seconds=0.1))
+    rates = bench_data(BenchConfig(data=coloured_shards(40), image_size=32, batch_size=8, workers=1, seconds=0.1))
     assert all(rate > 0 for rate in rates.values())
     assert "pictures/s" in capsys.readouterr().out
 
@@ -213,11 +213,11 @@ def test_every_verb_that_trains_has_a_report(verb: str, tmp_path: Path) -> None:
     out = {"run": "runs/start", "out": "o"}
     boxes = {"images": "photos", "boxes": "boxes.json", "test_images": "p", "test_boxes": "t.json"}
     cfg, facts, made_of = {
-        "finetune": (Finetune(**out, train="a.tar", test="b.tar"), {"backbone": "test_vit"}, "a.tar"),
-        "detect": (Detect(**out, **boxes), {}, "boxes.json"),
-        "segment": (Segment(**out, train="a.tar", test="b.tar"), {}, "b.tar"),
+        "finetune": (FinetuneConfig(**out, train="a.tar", test="b.tar"), {"backbone": "test_vit"}, "a.tar"),
+        "detect": (DetectConfig(**out, **boxes), {}, "boxes.json"),
+        "segment": (SegmentConfig(**out, train="a.tar", test="b.tar"), {}, "b.tar"),
         "align": (Align(**out, data="pairs.tar"), {}, "pairs.tar"),
-        "pretrain": (Pretrain(data="pairs.tar", vocab="v.tsv", out="o"), {}, "vit_small_patch16_224 at 224 px"),
+        "pretrain": (PretrainConfig(data="pairs.tar", vocab="v.tsv", out="o"), {}, "vit_small_patch16_224 at 224 px"),
     }[verb]
     write_card(tmp_path, cfg, facts if verb == "align" else {**facts, "budget": 480})
     entries = [{"samples": 24, "loss": 2.0, "scale": 14.0}, {"samples": 48, "loss": 1.0, "scale": 14.5}]
@@ -227,7 +227,7 @@ def test_every_verb_that_trains_has_a_report(verb: str, tmp_path: Path) -> None:
     for part in ("runs/start" if verb != "pretrain" else "v.tsv", made_of, "48", "top1", "mean_per_class", "scale"):
         assert part in html
     assert ("of 480" in html) == (verb != "align")
-    assert ("--held-out DATA" in html) == (verb == "pretrain")
+    assert ("`held_out` DATA" in html) == (verb == "pretrain")
     assert html.count("<svg") == 3  # the loss, what was watched, the scale; no speed was recorded
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UsageError, match="no run folder"):

@@ -12,12 +12,12 @@ import torch
 
 from catlip import machine
 from catlip.objectives.linear import linear_bce
+from catlip.tasks.pretrain import pretrain
 from catlip.training import checkpoint, precision
 from catlip.training.distributed import World
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 from catlip.training.precision import Precision, choose, record
-from catlip.training.pretrain import pretrain
 from catlip.training.state import State
 from catlip.training.task import Task
 from tests.test_engine import ALONE, Toy, toy_batch
@@ -95,7 +95,7 @@ def test_a_run_on_another_machine_takes_its_precision_and_says_so(
         save(folder, state)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    cfg = config(*flow, tmp_path / "run", samples=96, loop=Loop(save_every=24))
+    cfg = config(*flow, tmp_path / "run", samples=96, loop=LoopConfig(save_every=24))
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save", save_and_stop)
         pretrain(cfg)
@@ -116,7 +116,7 @@ def test_a_run_on_another_machine_takes_its_precision_and_says_so(
 
 def state(name: str, scale: float = 2.0**16) -> State:
     torch.manual_seed(0)
-    made = State(Task(Toy()), ALONE, Optim(), ema=0.9, precision=Precision(name, ""), shard=False, micro_batch=0)
+    made = State(Task(Toy()), ALONE, OptimConfig(), ema=0.9, precision=Precision(name, ""), shard=False, micro_batch=0)
     made.scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=name == "fp16")
     return made
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 import catlip
 from catlip.data.images import read_image
-from catlip.data.labelled import open_labelled_source
-from catlip.data.sources import open_source
+from catlip.data.labelled import open_labelled_dataset
+from catlip.data.sources import open_dataset
 from catlip.evaluation.captioned import embed_source
 from catlip.evaluation.labelled import evaluate, features
-from catlip.interchange.embed import Embed, embed
+from catlip.export.embed import EmbedConfig, embed
 from catlip.models.encoder import Encoder
 from tests.conftest import COLOURS, jpeg, write_tar
 
@@ -86,12 +86,12 @@ def test_all_verbs_show_the_same_picture(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = encoder.pooled(encoder.normalize(pixels))
     close = {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(features(encoder, open_labelled_source(tar), device)[0], wanted, **close)
-    torch.testing.assert_close(embed_source(encoder, open_source(tar), device).pooled, wanted, **close)
-    file = embed(Embed(run=str(tmp_path), images=tar, out=str(tmp_path / "emb.parquet"), device="cpu"))
+    torch.testing.assert_close(features(encoder, open_labelled_dataset(tar), device)[0], wanted, **close)
+    torch.testing.assert_close(embed_source(encoder, open_dataset(tar), device).pooled, wanted, **close)
+    file = embed(EmbedConfig(run=str(tmp_path), images=tar, out=str(tmp_path / "emb.parquet"), device="cpu"))
     table = pq.read_table(file)
     torch.testing.assert_close(torch.tensor(table["embedding"].to_pylist()), wanted, **close)
     assert (table.schema.metadata[b"crop_pct"], table.schema.metadata[b"crop_mode"]) == (b"0.7", b"squash")
     witness = Witness(encoder)
-    evaluate(witness, open_labelled_source(tar), device)
+    evaluate(witness, open_labelled_dataset(tar), device)
     assert torch.equal(torch.cat(witness.shown), pixels)

@@ -20,10 +20,10 @@ from catlip.evaluation import kept_features as kept_module
 from catlip.evaluation.kept_features import kept_features
 from catlip.evaluation.labelled import open_labelled
 from catlip.evaluation.logistic import accuracy, fit_logistic, likelihood, linear_probe
+from catlip.evaluation.probe import Amount, ProbeConfig, names_of, probe
 from catlip.models.encoder import Encoder
 from catlip.report.efficiency import curves, write_page
-from catlip.transfer.finetune import Finetune, Look, finetune, open_sets
-from catlip.transfer.probe import Amount, Probe, names_of, probe
+from catlip.tasks.finetune import FinetuneConfig, Look, finetune, open_sets
 from tests.conftest import COLOURS, jpeg, write_tar
 from tests.test_finetune import coco_of, many
 from tests.test_zero_shot import FRUITS
@@ -129,7 +129,7 @@ def test_parts_are_shares_of_each_class_and_nested() -> None:
     assert set(share_of_each(y, 0.1, 5).tolist()) <= set(share_of_each(y, 0.3, 5).tolist())
     assert set(share_of_each(y, 0.1, 5).tolist()) != set(share_of_each(y, 0.1, 6).tolist())
     assert y[shots_of_each(y, 1, 0, "abc")].tolist() == [0, 1, 2]
-    with pytest.raises(UsageError, match="--shots 2: class 'c' has 1 training pictures; 1 is the most that all 3"):
+    with pytest.raises(UsageError, match="`shots` 2: class 'c' has 1 training pictures; 1 is the most that all 3"):
         shots_of_each(y, 2, 0, "abc")
 
 
@@ -193,16 +193,20 @@ def test_probe_and_fine_tuning_take_the_same_part(
 ) -> None:
     seen: dict[float, list[int]] = {}
 
-    def measured(cfg: Probe, data: tuple[Tensor, ...], told: str, part: Callable[..., Tensor], *_: object) -> Amount:
+    def measured(
+        cfg: ProbeConfig, data: tuple[Tensor, ...], told: str, part: Callable[..., Tensor], *_: object
+    ) -> Amount:
         seen[float(told.rstrip(" %")) / 100] = part(seed=3).tolist()
         return Amount(
             told=told, share=1.0, pictures=1, probes={"random": [50.0]}, knn=[50.0], penalties={"random": [1]}
         )
 
-    monkeypatch.setattr("catlip.transfer.probe.measure", measured)
-    probe(Probe(run=str(run), train=sets[0], test=sets[1], fractions="0.1,0.35", device="cpu"))
+    monkeypatch.setattr("catlip.evaluation.probe.measure", measured)
+    probe(ProbeConfig(run=str(run), train=sets[0], test=sets[1], fractions="0.1,0.35", device="cpu"))
     for fraction, rows in seen.items():
-        cfg = Finetune(run=str(run), train=sets[0], test=sets[1], out=str(tmp_path / "o"), fraction=fraction, seed=3)
+        cfg = FinetuneConfig(
+            run=str(run), train=sets[0], test=sets[1], out=str(tmp_path / "o"), fraction=fraction, seed=3
+        )
         assert open_sets(cfg).train.numbers.tolist() == rows
     assert len(seen[0.1]) == 4
 
@@ -215,14 +219,14 @@ def test_pictures_that_cannot_be_read_are_counted_and_named(
         members["007.jpg"] = members["007.jpg"][:-200]
         classes = {f"{i:03}.cls": str(i % 2).encode() for i in range(count)}
         write_tar(tmp_path / f"{part}.tar", dict(sorted({**members, **classes}.items())))
-    cfg = Probe(run=str(run), train=str(tmp_path / "train.tar"), test=str(tmp_path / "test.tar"), device="cpu")
+    cfg = ProbeConfig(run=str(run), train=str(tmp_path / "train.tar"), test=str(tmp_path / "test.tar"), device="cpu")
     for why in ("damaged picture", "could not be read when the features were made"):
         result = probe(cfg)
         assert (result["train"], result["test"], result["unreadable"]) == (119, 100, {"train": 1, "test": 1})
         said = capsys.readouterr().err
-        assert f"--train: 1 of 120 pictures cannot be read and are left out: 007: {why}" in said
-        assert f"--test: 1 of 101 pictures cannot be read and are left out: 007: {why}" in said
-    tuned = finetune(Finetune(
+        assert f"`train`: 1 of 120 pictures cannot be read and are left out: 007: {why}" in said
+        assert f"`test`: 1 of 101 pictures cannot be read and are left out: 007: {why}" in said
+    tuned = finetune(FinetuneConfig(
         run=str(run), train=cfg.train, test=cfg.test, out=str(tmp_path / "out"), samples=32, batch_size=32, workers=1,
         device="cpu", watch=Look(watch_limit=0),
     ))  # fmt: skip
@@ -236,11 +240,11 @@ def test_one_process_probes_and_others_are_refused(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="works in one process, and 2 were started"):
-        probe(Probe(run=str(run), train=sets[0], test=sets[1], device="cpu"))
+        probe(ProbeConfig(run=str(run), train=sets[0], test=sets[1], device="cpu"))
 
 
 def test_the_plain_call_is_what_it_was(run: Path, sets: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    result = probe(Probe(run=str(run), train=sets[0], test=sets[1], device="cpu"))
+    result = probe(ProbeConfig(run=str(run), train=sets[0], test=sets[1], device="cpu"))
     assert set(result) == {
         "task", "linear_probe", "knn", "penalty", "classes", "train", "test", "image_size", "data", "encoder",
         "seconds",
@@ -257,8 +261,8 @@ def test_transfer_and_random_on_the_same_parts(
 ) -> None:
     out = tmp_path / "page.html"
     result = cli.run([
-        "probe", str(run), "--train", sets[0], "--test", sets[1], "--init", "transfer", "--classes", names,
-        "--fractions", "1,0.1,0.3", "--seeds", "2", "--out", str(out), "--device", "cpu",
+        "probe", str(run), "`train`", sets[0], "`test`", sets[1], "`init`", "transfer", "`classes`", names,
+        "`fractions`", "1,0.1,0.3", "`seeds`", "2", "`out`", str(out), "`device`", "cpu",
     ])  # fmt: skip
     assert [(a["told"], a["pictures"]) for a in result["curve"]] == [("10 %", 4), ("30 %", 12), ("100 %", 40)]
     assert [len(a["transfer"]) for a in result["curve"]] == [2, 2, 1]
@@ -270,10 +274,10 @@ def test_transfer_and_random_on_the_same_parts(
     html = out.read_text()
     assert html.count("<polyline") == 3
     assert "http" not in html
-    again = probe(Probe(run=str(run), train=sets[0], test=sets[1], shots="1,2", seeds=2, device="cpu"))
+    again = probe(ProbeConfig(run=str(run), train=sets[0], test=sets[1], shots="1,2", seeds=2, device="cpu"))
     assert [(a["told"], a["pictures"]) for a in again["curve"]] == [("1 a class", 4), ("2 a class", 8)]
     assert "transfer" not in again["curve"][0]
-    one = probe(Probe(run=str(run), train=sets[0], test=sets[1], fraction=0.1, seeds=2, device="cpu"))
+    one = probe(ProbeConfig(run=str(run), train=sets[0], test=sets[1], fraction=0.1, seeds=2, device="cpu"))
     assert one["curve"][0]["random"] == result["curve"][0]["random"]
 
 
@@ -305,19 +309,19 @@ def test_names_by_number_by_label_and_by_file(sets: tuple[str, str], names: str,
 
 
 @pytest.mark.parametrize(("extra", "says"), [
-    (["--init", "transfer"], "labels are numbers; --init transfer needs --classes names.txt"),
+    (["--init", "transfer"], "labels are numbers; `init` transfer needs `classes` names.txt"),
     (["--init", "transfer", "--classes", "SHORT"], "names 2 classes; .* has the label 3"),
     (["--init", "transfer", "--classes", "LONG"], "has 5 names for labels from 0 to 3"),
     (["--init", "transfer", "--classes", "STRANGE"], "no class name has path similarity"),
-    (["--init", "transfer", "--classes", "nope.txt"], "--classes: no such file"),
-    (["--shots", "11"], "--shots 11: class '0' has 10 training pictures; 10 is the most"),
+    (["--init", "transfer", "--classes", "nope.txt"], "`classes`: no such file"),
+    (["--shots", "11"], "`shots` 11: class '0' has 10 training pictures; 10 is the most"),
     (["--shots", "0"], "a class needs a picture"),
-    (["--shots", "a,b"], "--shots 'a,b': expected numbers"),
-    (["--fraction", "0"], "--fraction 0: a share"),
-    (["--fractions", "0.1,1.5"], "--fraction 1.5: a share"),
+    (["--shots", "a,b"], "`shots` 'a,b': expected numbers"),
+    (["--fraction", "0"], "`fraction` 0: a share"),
+    (["--fractions", "0.1,1.5"], "`fraction` 1.5: a share"),
     (["--fraction", "0.1", "--shots", "1"], "are three ways"),
     (["--fractions", "0.1", "--shots", "1"], "are three ways"),
-    (["--fraction", "0.1", "--seeds", "0"], "--seeds 0"),
+    (["--fraction", "0.1", "--seeds", "0"], "`seeds` 0"),
 ])  # fmt: skip
 def test_mistakes_end_with_one_line(
     extra: list[str], says: str, run: Path, sets: tuple[str, str], tmp_path: Path
@@ -327,13 +331,13 @@ def test_mistakes_end_with_one_line(
         (tmp_path / file).write_text(text)
         extra = [str(tmp_path / file) if part == file else part for part in extra]
     with pytest.raises(UsageError, match=says):
-        cli.run(["probe", str(run), "--train", sets[0], "--test", sets[1], *extra])
+        cli.run(["probe", str(run), "`train`", sets[0], "`test`", sets[1], *extra])
 
 
 def test_an_encoder_without_synsets_has_no_rows_to_give(sets: tuple[str, str], names: str, tmp_path: Path) -> None:
     Encoder.create("test_resnet", image_size=32).save(tmp_path / "bare" / "encoder")
-    with pytest.raises(UsageError, match=r"it has none\. Take --init random"):
-        probe(Probe(run=str(tmp_path / "bare"), train=sets[0], test=sets[1], init="transfer", classes=names))
+    with pytest.raises(UsageError, match=r"it has none\. Take `init` random"):
+        probe(ProbeConfig(run=str(tmp_path / "bare"), train=sets[0], test=sets[1], init="transfer", classes=names))
 
 
 def test_one_picture_to_test_and_one_of_each_class_to_learn(run: Path, tmp_path: Path) -> None:
@@ -341,7 +345,7 @@ def test_one_picture_to_test_and_one_of_each_class_to_learn(run: Path, tmp_path:
         for noun, colour in list(COLOURS.items())[: 2 if part == "train" else 1]:
             (tmp_path / part / noun).mkdir(parents=True)
             (tmp_path / part / noun / "a.jpg").write_bytes(jpeg(colour))
-    cfg = Probe(run=str(run), train=str(tmp_path / "train"), test=str(tmp_path / "test"))
+    cfg = ProbeConfig(run=str(run), train=str(tmp_path / "train"), test=str(tmp_path / "test"))
     assert probe(cfg)["linear_probe"] in (0, 100)
     assert probe(replace(cfg, init="transfer"))["linear_probe"] in (0, 100)
     (tmp_path / "train" / "lake" / "a.jpg").unlink()
@@ -374,18 +378,18 @@ def test_likelihood_by_hand() -> None:
 def test_several_labels_are_probed_by_machines(run: Path, tmp_path: Path, capsys) -> None:
     """Colours in patches: any features tell them apart. The class that no picture has is left out."""
     data = [coco_of(tmp_path / name, many(tmp_path / name, 60, seed)) for seed, name in enumerate(("train", "test"))]
-    found = probe(Probe(run=str(run), train=data[0], test=data[1], cache=False))
+    found = probe(ProbeConfig(run=str(run), train=data[0], test=data[1], cache=False))
     assert (found["classes"], found["left_out"]) == (2, 1)
     assert found["mAP_voc07"] > 95
     assert found["mAP"] > 95
     assert "2 of 3 classes, 60 to train on, 60 to test" in capsys.readouterr().out
     assert json.loads((run / "results.jsonl").read_text().splitlines()[-1])["mAP"] == found["mAP"]
-    with pytest.raises(UsageError, match=r"--shots is for sets with one label a picture; .* have several"):
-        probe(Probe(run=str(run), train=data[0], test=data[1], shots="1,2"))
+    with pytest.raises(UsageError, match=r"`shots` is for sets with one label a picture; .* have several"):
+        probe(ProbeConfig(run=str(run), train=data[0], test=data[1], shots="1,2"))
 
 
 def test_labels_that_cannot_be_told_apart_are_an_error(run: Path, tmp_path: Path) -> None:
     found = many(tmp_path / "train", 12, 0)
     all_red = coco_of(tmp_path / "train", {name: ["red"] for name in found})
-    with pytest.raises(UsageError, match=r"--train .* has no class that can be told apart"):
-        probe(Probe(run=str(run), train=all_red, test=all_red))
+    with pytest.raises(UsageError, match=r"`train` .* has no class that can be told apart"):
+        probe(ProbeConfig(run=str(run), train=all_red, test=all_red))

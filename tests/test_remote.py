@@ -19,8 +19,8 @@ import pytest
 
 from catlip.data import remote
 from catlip.data.indexes import cache_folder
-from catlip.data.pack import Pack, pack
-from catlip.data.sources import Source, open_source
+from catlip.data.pack import PackConfig, pack
+from catlip.data.sources import Dataset, open_dataset
 from catlip.data.tars import identity
 from catlip.errors import UsageError
 from tests.conftest import jpeg, write_tar
@@ -50,7 +50,7 @@ def test_remote_shards_are_what_local_ones_are(tmp_path: Path, protocol: str, pa
     url = f"{protocol}://{tmp_path}"
     if protocol == "memory":
         fsspec.filesystem("memory").put(f"{tmp_path}/", f"{tmp_path}/", recursive=True)
-    here, there = open_source(f"{tmp_path}/*.tar"), open_source(f"{url}/{pattern}")
+    here, there = open_dataset(f"{tmp_path}/*.tar"), open_dataset(f"{url}/{pattern}")
     assert there.remote
     assert not here.remote
     assert [there.read(i) for i in range(12)] == [here.read(i) for i in range(12)]
@@ -97,20 +97,20 @@ def url(tmp_path: Path) -> Iterator[str]:
 def test_http_is_tried_again_and_then_refused(tmp_path: Path, url: str) -> None:
     write_shards(tmp_path)
     Server.failures["/001.tar"] = 2
-    assert len(open_source(f"{url}/{{000..003}}.tar")) == 12
+    assert len(open_dataset(f"{url}/{{000..003}}.tar")) == 12
     assert Server.asked["/001.tar"] == 3
     Server.failures["/002.tar"] = 99
     for path in (cache_folder() / "shards").glob("*.tar"):
         path.unlink()
-    source = open_source(f"{url}/{{000..003}}.tar")  # its index is known
+    source = open_dataset(f"{url}/{{000..003}}.tar")  # its index is known
     with pytest.raises(UsageError, match=r"/002\.tar cannot be fetched, tried 3 times: .*500"):
         source.read(7)
-    assert len(open_source(f"{url}/000.tar?signature=a/b.c")) == 3
+    assert len(open_dataset(f"{url}/000.tar?signature=a/b.c")) == 3
     with pytest.raises(UsageError, match=r"http.*/nothing\.tar: FileNotFoundError"):
-        open_source(f"{url}/nothing.tar")
+        open_dataset(f"{url}/nothing.tar")
 
 
-def read_all(source: Source, start: int, errors: multiprocessing.SimpleQueue) -> None:
+def read_all(source: Dataset, start: int, errors: multiprocessing.SimpleQueue) -> None:
     try:
         with ThreadPoolExecutor(3) as pool:
             numbers = [(start + i) % len(source) for i in range(len(source))]
@@ -125,7 +125,7 @@ def read_all(source: Source, start: int, errors: multiprocessing.SimpleQueue) ->
 @pytest.mark.parametrize(("method", "many"), [("fork", 4), ("spawn", 2)])
 def test_processes_share_one_cache_and_fetch_each_shard_once(tmp_path: Path, url: str, method: str, many: int) -> None:
     write_shards(tmp_path, shards=6)
-    source = open_source(f"{url}/{{000..005}}.tar")
+    source = open_dataset(f"{url}/{{000..005}}.tar")
     source.prefetch([0, 1])  # a child inherits neither the threads nor their locks
     time.sleep(0.1)
     for path in (cache_folder() / "shards").glob("*.tar"):
@@ -150,10 +150,10 @@ def test_processes_share_one_cache_and_fetch_each_shard_once(tmp_path: Path, url
 def test_the_cache_stays_within_its_bound_and_keeps_what_is_open(tmp_path: Path) -> None:
     write_shards(tmp_path, shards=8)
     size = (tmp_path / "000.tar").stat().st_size
-    open_source(f"file://{tmp_path}/*.tar")  # now the index is known
+    open_dataset(f"file://{tmp_path}/*.tar")  # now the index is known
     for path in (cache_folder() / "shards").glob("*.tar"):
         path.unlink()
-    source = open_source(f"file://{tmp_path}/*.tar", cache_gb=3.5 * size / 1e9)
+    source = open_dataset(f"file://{tmp_path}/*.tar", cache_gb=3.5 * size / 1e9)
     for number in range(0, 24, 3):
         source.read(number)
         source.files._open.clear()
@@ -168,8 +168,8 @@ def test_the_cache_stays_within_its_bound_and_keeps_what_is_open(tmp_path: Path)
 
 def test_prefetch_fetches_and_never_waits(tmp_path: Path, url: str) -> None:
     write_shards(tmp_path, shards=6)
-    pack(Pack(data=f"{tmp_path}/*.tar", out=str(tmp_path / "packed"), per_shard=3))
-    source = open_source(f"{url}/packed/{{000000..000005}}.tar")
+    pack(PackConfig(data=f"{tmp_path}/*.tar", out=str(tmp_path / "packed"), per_shard=3))
+    source = open_dataset(f"{url}/packed/{{000000..000005}}.tar")
     assert not [path for path in Server.asked if path.endswith(".tar")], "the index is in index.json"
     assert source.shards.tolist() == [3] * 6
     began = time.monotonic()
@@ -192,17 +192,17 @@ def test_what_cannot_be_had_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for url, says in ((f"file://{tmp_path}/no*.tar", "no file matches"), (f"file://{tmp_path}/no.tar", "no.tar"),
                       ("nosuch://x/a.tar", "nosuch"), ("memory://t.csv", "only tars")):  # fmt: skip
         with pytest.raises(UsageError, match=says):
-            open_source(url)
+            open_dataset(url)
     for protocol, package in (("s3", "s3fs"), ("gs", "gcsfs")):
         try:
             __import__(package)
         except ImportError:
             with pytest.raises(UsageError, match=rf"needs {package}: pip install {package}"):
-                open_source(f"{protocol}://bucket/a.tar")
+                open_dataset(f"{protocol}://bucket/a.tar")
     (tmp_path / "file").touch()
     monkeypatch.setenv("CATLIP_CACHE", str(tmp_path / "file"))
     with pytest.raises(UsageError, match=r"cannot be written.*CATLIP_CACHE"):
-        open_source(f"file://{tmp_path}/000.tar")
+        open_dataset(f"file://{tmp_path}/000.tar")
 
 
 def test_a_fetch_that_was_killed_leaves_nothing_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,14 +212,14 @@ def test_a_fetch_that_was_killed_leaves_nothing_that_counts(tmp_path: Path, monk
     path = cache._path(f"file://{tmp_path}/000.tar", repr(identity(f"file://{tmp_path}/000.tar")))
     path.with_name(path.name + ".part").write_bytes(b"half of it")
     path.with_name(path.name + ".lock").touch()
-    assert len(open_source(f"file://{tmp_path}/000.tar")) == 3
+    assert len(open_dataset(f"file://{tmp_path}/000.tar")) == 3
 
 
 def test_remote_parquet_with_pictures(tmp_path: Path, url: str) -> None:
     table = pa.table({"image": [jpeg(seed=i) for i in range(6)], "text": [f"dog {i}" for i in range(6)]})
     for part in range(2):
         pq.write_table(table, tmp_path / f"{part}.parquet", row_group_size=2)
-    source = open_source(f"{url}/{{0..1}}.parquet")
+    source = open_dataset(f"{url}/{{0..1}}.parquet")
     assert source.shards.tolist() == [2] * 6
     assert list(source.captions())[:2] == [["dog 0"], ["dog 1"]]
     assert not (cache_folder() / "shards").exists(), "captions are read without fetching the pictures"
@@ -229,31 +229,31 @@ def test_remote_parquet_with_pictures(tmp_path: Path, url: str) -> None:
 
 def test_other_bytes_under_the_same_url_are_fetched_anew(tmp_path: Path, url: str) -> None:
     write_shards(tmp_path, shards=1)
-    old = open_source(f"file://{tmp_path}/000.tar")
+    old = open_dataset(f"file://{tmp_path}/000.tar")
     write_tar(tmp_path / "000.tar", {"new.jpg": jpeg(seed=5), "new.txt": b"a cat"})
-    assert open_source(f"file://{tmp_path}/000.tar").read(0).captions == ["a cat"]
+    assert open_dataset(f"file://{tmp_path}/000.tar").read(0).captions == ["a cat"]
     assert old.read(0).captions == ["a dog 0 0"]  # a run goes on with what it began with
-    pack(Pack(data=f"{tmp_path}/000.tar", out=str(tmp_path / "packed")))
+    pack(PackConfig(data=f"{tmp_path}/000.tar", out=str(tmp_path / "packed")))
     write_shards(tmp_path / "packed", shards=1, samples=30)
     (tmp_path / "packed" / "000.tar").replace(tmp_path / "packed" / "000000.tar")
     with pytest.raises(UsageError, match=r"000000\.tar has .* bytes were expected: is the index\.json"):
-        open_source(f"{url}/packed/000000.tar").read(0)
+        open_dataset(f"{url}/packed/000000.tar").read(0)
 
 
 def test_an_index_that_cannot_be_read_is_asked_for_again_and_then_said(
     tmp_path: Path, url: str, capsys: pytest.CaptureFixture
 ) -> None:
     write_shards(tmp_path)
-    pack(Pack(data=f"{tmp_path}/*.tar", out=str(tmp_path / "packed"), per_shard=3))
+    pack(PackConfig(data=f"{tmp_path}/*.tar", out=str(tmp_path / "packed"), per_shard=3))
     Server.failures["/packed/index.json"] = 2
-    source = open_source(f"{url}/packed/{{000000..000003}}.tar")
+    source = open_dataset(f"{url}/packed/{{000000..000003}}.tar")
     assert Server.asked == {"/packed/index.json": 3}
     Server.failures["/packed/index.json"] = 99
     with pytest.raises(UsageError, match=r"/packed/index\.json cannot be fetched, tried 3 times: .*500"):
-        open_source(f"{url}/packed/{{000000..000003}}.tar")
+        open_dataset(f"{url}/packed/{{000000..000003}}.tar")
     Server.failures.clear()
     Server.refused.add("/packed/index.json")
-    other = open_source(f"{url}/packed/{{000000..000003}}.tar")
+    other = open_dataset(f"{url}/packed/{{000000..000003}}.tar")
     assert "/packed/index.json is refused (403" in capsys.readouterr().err
     assert [other.read(i) for i in range(12)] == [source.read(i) for i in range(12)]
 
@@ -261,20 +261,20 @@ def test_an_index_that_cannot_be_read_is_asked_for_again_and_then_said(
 def test_packed_shards_are_known_by_what_is_in_them(tmp_path: Path, url: str) -> None:
     for number in range(2):
         write_tar(tmp_path / f"{number}.tar", {"1.jpg": jpeg(seed=1), "1.txt": b"a dog %d" % number})
-    pack(Pack(data=f"{tmp_path}/0.tar", out=str(tmp_path / "packed")))
-    pack(Pack(data=f"{tmp_path}/1.tar", out=str(tmp_path / "other")))
+    pack(PackConfig(data=f"{tmp_path}/0.tar", out=str(tmp_path / "packed")))
+    pack(PackConfig(data=f"{tmp_path}/1.tar", out=str(tmp_path / "other")))
     shard = tmp_path / "packed" / "000000.tar"
     assert shard.stat().st_size == (tmp_path / "other" / "000000.tar").stat().st_size
-    first = open_source(f"{url}/packed/000000.tar")
+    first = open_dataset(f"{url}/packed/000000.tar")
     assert first.read(0).captions == ["a dog 0"]
-    assert first.fingerprint() == open_source(str(shard)).fingerprint(), "wherever they lie"
+    assert first.fingerprint() == open_dataset(str(shard)).fingerprint(), "wherever they lie"
     for name in ("000000.tar", "index.json"):
         (tmp_path / "packed" / name).write_bytes((tmp_path / "other" / name).read_bytes())
-    second = open_source(f"{url}/packed/000000.tar")
+    second = open_dataset(f"{url}/packed/000000.tar")
     assert second.read(0).captions == ["a dog 1"], "not what was fetched before"
     assert second.fingerprint() != first.fingerprint()
     shard.write_bytes(shard.read_bytes().replace(b"a dog 1", b"a cat 1"))
     for path in (cache_folder() / "shards").glob("*.tar"):
         path.unlink()
     with pytest.raises(UsageError, match=r"000000\.tar has .* bytes were expected: is the index\.json"):
-        open_source(f"{url}/packed/000000.tar").read(0)
+        open_dataset(f"{url}/packed/000000.tar").read(0)

@@ -14,9 +14,9 @@ from catlip.data.images import Unreadable
 from catlip.errors import UsageError
 from catlip.evaluation.captioned import Captioned, read_captions
 from catlip.evaluation.ranking import first_ranks, recalls
+from catlip.evaluation.retrieve import RetrieveConfig, both_ways, retrieve
 from catlip.models.dual import load_dual
 from catlip.models.encoder import Encoder, load
-from catlip.transfer.retrieve import Retrieve, both_ways, retrieve
 from tests.test_zero_shot import FRUITS
 
 
@@ -83,7 +83,7 @@ def test_captions_are_of_the_picture_of_the_same_name(tmp_path: Path) -> None:
         ["x/v1/1.jpg", "x/v2/1.jpg", "x/a.b.jpg"],
     ):
         assert read_captions(tmp_path / "c.json", keys) == [["one"], ["two"], ["dotted"]]
-    with pytest.raises(UsageError, match=r"--captions .*c\.json: '1' could be 'v2/1\.jpg' or 'v1/1\.jpg'"):
+    with pytest.raises(UsageError, match=r"`captions` .*c\.json: '1' could be 'v2/1\.jpg' or 'v1/1\.jpg'"):
         read_captions(tmp_path / "c.json", ["1"])
     (tmp_path / "c.json").write_text(json.dumps({"1.jpg": ["one"]}))
     with pytest.raises(UsageError, match=r"'v1/1' and 'v2/1' would both be '1\.jpg'"):
@@ -109,7 +109,7 @@ def test_align_then_retrieve_by_both_routes(run: Path, coloured_shards: Callable
         assert torch.equal(value, dual.encoder.state_dict()[name]), name
     losses = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0] - 0.1
-    result = retrieve(Retrieve(run=str(out), data=data))
+    result = retrieve(RetrieveConfig(run=str(out), data=data))
     assert {"head", "text"} <= set(result)
     assert json.loads((out / "results.jsonl").read_text())["pictures"] == 48
     with pytest.raises(UsageError, match="is not empty"):
@@ -128,5 +128,5 @@ def test_mistakes(run: Path, coloured_shards: Callable[..., str], tmp_path: Path
 
 
 def test_chance_is_at_most_certainty(run: Path, coloured_shards: Callable[..., str], capsys) -> None:
-    retrieve(Retrieve(run=str(run), data=coloured_shards(8, 1), device="cpu"))
+    retrieve(RetrieveConfig(run=str(run), data=coloured_shards(8, 1), device="cpu"))
     assert "R@1 12.50   R@5 62.50   R@10 100.00" in capsys.readouterr().out

@@ -22,6 +22,7 @@ from catlip.data.masklabels import VOID, palette
 from catlip.errors import UsageError
 from catlip.evaluation import windows
 from catlip.evaluation.iou import confusion, fit_of
+from catlip.evaluation.segmented import file_names
 from catlip.models.encoder import Encoder
 from catlip.models.segmentation import (
     Head,
@@ -35,12 +36,11 @@ from catlip.objectives.masks import MaskObjective
 from catlip.recipes import RECIPES, load_recipe
 from catlip.recipes.segment import PICTURES
 from catlip.report.segmentation import segment
+from catlip.tasks.segment import SegmentConfig, fine_tune
 from catlip.training import checkpoint
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim, layer_scales
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig, layer_scales
 from catlip.training.task import Task
-from catlip.transfer.segment import Segment, fine_tune
-from catlip.transfer.segmented import file_names
 from tests.conftest import SHARED, write_tar
 from tests.test_masks import COLOURS, png, scene, write_folder, write_scenes
 
@@ -97,7 +97,7 @@ def test_layers_of_the_encoder_learn_at_their_own_rates() -> None:
 
 @pytest.mark.parametrize(
     ("name", "size", "says"),
-    [("vit_tiny_patch16_224", 50, "--image-size 50"), ("resnet10x", 64, "did you mean.*resnet10t")],
+    [("vit_tiny_patch16_224", 50, "`image_size` 50"), ("resnet10x", 64, "did you mean.*resnet10t")],
 )
 def test_encoders_that_cannot_be(name: str, size: int, says: str) -> None:
     with pytest.raises(UsageError, match=says):
@@ -267,11 +267,11 @@ def test_a_saved_model_says_the_same(tmp_path: Path) -> None:
         restore_segmenter(tmp_path / "nowhere")
 
 
-def config(data: str, out: Path, **changes: object) -> Segment:
-    return Segment(**{
+def config(data: str, out: Path, **changes: object) -> SegmentConfig:
+    return SegmentConfig(**{
         "run": "timm:test_resnet", "untrained": True, "train": data, "test": data, "out": str(out), "image_size": 32,
         "samples": 96, "batch_size": 8, "workers": 1, "device": "cpu", "head": Head(stride=8, head_width=16),
-        "optim": Optim(lr=1e-2), "loop": Loop(ema=0.9, precision="fp32", save_every=32), **changes,
+        "optim": OptimConfig(lr=1e-2), "loop": LoopConfig(ema=0.9, precision="fp32", save_every=32), **changes,
     })  # fmt: skip
 
 
@@ -329,7 +329,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
     assert {**whole[0], "seconds": 0} == {**again[0], "seconds": 0}
     with pytest.raises(UsageError, match=r"another run.*optim.lr: 0.01 there, 0.5 here"):
-        fine_tune(config(data, tmp_path / "cut", optim=Optim(lr=0.5), **changes))
+        fine_tune(config(data, tmp_path / "cut", optim=OptimConfig(lr=0.5), **changes))
     with pytest.raises(UsageError, match="cannot go on with objective"):
         fine_tune(config(data, tmp_path / "cut", head=Head(head_width=8), accept_changes=True))
 
@@ -339,8 +339,10 @@ def test_a_run_begins_with_the_encoder_it_is_given(tmp_path: Path) -> None:
     encoder = Encoder.create("test_resnet", image_size=32)
     encoder.save(tmp_path / "run" / "encoder")
     data = write_scenes(tmp_path)
-    cfg = config(data, tmp_path / "out", run=str(tmp_path / "run"), untrained=False, optim=Optim(lr=0.0), samples=8)
-    assert fine_tune(replace(cfg, loop=Loop(ema=0.0, precision="fp32"))) is not None
+    cfg = config(
+        data, tmp_path / "out", run=str(tmp_path / "run"), untrained=False, optim=OptimConfig(lr=0.0), samples=8
+    )
+    assert fine_tune(replace(cfg, loop=LoopConfig(ema=0.0, precision="fp32"))) is not None
     mine = catlip.load(tmp_path / "out")
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), encoder.parameters(), strict=True))
 
@@ -367,10 +369,10 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
     other = str(write_tar(tmp_path / "other.tar", {"k.png": png(COLOURS[scene(0)]), "k.seg.png": png(more)}))
     (tmp_path / "names.txt").write_text("a\nb\nc\n")
     for changes, says in (
-        ({"test": other}, r"--test .*mask of k has the value 9, but the 4 classes are 0\.\.3"),
+        ({"test": other}, r"`test` .*mask of k has the value 9, but the 4 classes are 0\.\.3"),
         ({"classes": str(tmp_path / "names.txt")}, r"has the value 3, but the 3 classes are 0\.\.2"),
-        ({"samples": 0}, "--samples or --epochs"), ({"out": ""}, "--out is missing"), ({"run": "nowhere"}, "nowhere"),
-        ({"loop": Loop(compile=True)}, "--compile"), ({"window": Window(scale=(1.0, 0.1))}, "--scale"),
+        ({"samples": 0}, "`samples` or `epochs`"), ({"out": ""}, "`out` is missing"), ({"run": "nowhere"}, "nowhere"),
+        ({"loop": LoopConfig(compile=True)}, "`compile`"), ({"window": Window(scale=(1.0, 0.1))}, "`scale`"),
         ({"void": (0, 1, 2, 3)}, "not one pixel is of a class"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=says):
@@ -427,7 +429,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     data = write_scenes(tmp_path, 4)
     result = cli.run(
         ["segment", "timm:test_resnet", "--untrained", "--train", data, "--test", data, "--out",
-         str(tmp_path / "run"), "--head", "linear", "--stride", "16", "--image-size", "32", "--scale", "0.5", "1.0",
+         str(tmp_path / "run"), "`head`", "linear", "`stride`", "16", "`image_size`", "32", "`scale`", "0.5", "1.0",
          "--samples", "8", "--batch-size", "4", "--workers", "1", "--device", "cpu", "--precision", "fp32"]
     )  # fmt: skip
     assert result["head"] == "linear"

@@ -12,14 +12,14 @@ from unittest import mock
 import pytest
 import torch
 
-from catlip.captions.tokenizer import Tokens
-from catlip.captions.vocabulary import Vocabulary
+from catlip.labels.tokenizer import TokenizerConfig
+from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
-from catlip.models.text import Text
+from catlip.models.text import TextConfig
 from catlip.recipes import load_recipe
+from catlip.tasks.pretrain import pretrain
+from catlip.tasks.watch import Watch
 from catlip.training import objective
-from catlip.training.pretrain import pretrain
-from catlip.training.watch import Watch
 from catlip.transfer import detect, finetune, segment
 from tests.conftest import write_coloured
 from tests.test_batches import LABELER
@@ -51,8 +51,9 @@ def shrunk(recipe, verb: str, data: dict[str, str], out: Path):
     if verb == "pretrain":
         backbone = "test_resnet" if "resnet" in cfg.backbone else "test_vit"
         return replace(
-            cfg, data=data["shards"], vocab=data["vocab"], backbone=backbone, tokens=Tokens(tokens=600, context=16),
-            text=Text(text_width=64, text_layers=1), watch=Watch(held_out=data["shards"], held_out_limit=8),
+            cfg, data=data["shards"], vocab=data["vocab"], backbone=backbone,
+            tokens=TokenizerConfig(tokens=600, context=16),
+            text=TextConfig(text_width=64, text_layers=1), watch=Watch(held_out=data["shards"], held_out_limit=8),
         )  # fmt: skip
     if verb == "finetune":
         return replace(cfg, run=data["encoder"], train=data["classes"], test=data["classes"])

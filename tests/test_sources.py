@@ -24,11 +24,11 @@ from catlip.data.captionfiles import Columns, read_rows
 from catlip.data.corpus import corpus_files
 from catlip.data.images import UnreadableImageError, open_image
 from catlip.data.names import Names
-from catlip.data.pack import Pack, pack
+from catlip.data.pack import PackConfig, pack
 from catlip.data.paths import NO_CAPTIONS, values_of
-from catlip.data.records import Record, Source, bounded
+from catlip.data.records import Dataset, Sample, bounded
 from catlip.data.shards import IMAGE_EXTENSIONS, members, split_name
-from catlip.data.sources import Mixture, TarSource, open_source, parts
+from catlip.data.sources import MixedDataset, TarDataset, open_dataset, parts
 from catlip.data.tables import chunks
 from catlip.data.tars import OpenFile
 from catlip.errors import UsageError
@@ -37,7 +37,7 @@ from tests.conftest import SHARED, jpeg, write_tar
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def records(source: Source) -> list[Record]:
+def records(source: Dataset) -> list[Sample]:
     """All records, after checking what holds for every source."""
     found = [source.read(number) for number in range(len(source))]
     assert source.shards.dtype == np.int64
@@ -92,7 +92,7 @@ def test_any_tar_gives_what_a_naive_reading_gives(tmp_path: Path, content: list,
                 continue
     expected = naive(path)
     try:
-        source = TarSource([path], "a")
+        source = TarDataset([path], "a")
     except UsageError:
         assert not expected
         return
@@ -115,7 +115,7 @@ def test_no_bytes_make_the_tar_reader_do_anything_but_read_or_refuse(
     data[at : at + len(noise)] = noise
     path.write_bytes(data[: len(data) - drop])
     try:
-        source = TarSource([path], "a")
+        source = TarDataset([path], "a")
     except UsageError:
         return
     for number in range(len(source)):
@@ -133,7 +133,7 @@ def test_members_that_are_no_plain_files(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.size = 3
             tar.addfile(info, io.BytesIO(b"abc"))
-    assert list(TarSource([path], "a").keys()) == ["ü" * 120, "1"]
+    assert list(TarDataset([path], "a").keys()) == ["ü" * 120, "1"]
     file = OpenFile(os.open(path, os.O_RDONLY))
     with tarfile.open(path) as tar:
         assert [(m.name, m.offset_data, m.size) for m in tar if m.isfile()] == list(members(file))
@@ -146,7 +146,7 @@ def test_keys_that_are_apart_or_double(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    source = open_source(str(path))
+    source = open_dataset(str(path))
     assert [(r.key, r.image, r.captions) for r in records(source)] == [("1", b"A", ["one"]), ("2", b"B", ["two"])]
     assert list(source.troubles) == ["a.tar: 1.jpg"]
     assert "1 troubles" in source.described
@@ -158,7 +158,7 @@ def test_names_with_dots(tmp_path: Path) -> None:
         "street.jpg": b"3", "street.seg.png": b"mask", "street.txt": b"three",
         "x.jpg": b"4", "x.txt": b"four", "x.2.jpg": b"5", "x.2.txt": b"five",
     })  # fmt: skip
-    assert [(r.key, r.image, r.captions) for r in records(open_source(str(tar)))] == [
+    assert [(r.key, r.image, r.captions) for r in records(open_dataset(str(tar)))] == [
         ("photo.v1", b"1", ["one"]), ("photo.v2", b"2", ["two"]), ("street", b"3", ["three"]),
         ("x", b"4", ["four"]), ("x.2", b"5", ["five"]),
     ]  # fmt: skip
@@ -170,7 +170,7 @@ def test_what_is_left_out_of_a_tar_is_named(tmp_path: Path) -> None:
         "shot.jpg": b"2", "shot.crop.jpg": b"3", "shot.seg.png": b"mask", "__MACOSX/._1.jpg": b"x", ".DS_Store": b"x",
         "LICENSE.TXT": b"CC0",
     })  # fmt: skip
-    source = open_source(str(tar))
+    source = open_dataset(str(tar))
     assert [(r.key, r.image, r.captions) for r in records(source)] == [("1", b"1", ["one"]), ("shot", b"2", [])]
     assert source.troubles == {
         "a.tar: 1.png": "2 second pictures or texts of a key are left out",
@@ -179,14 +179,14 @@ def test_what_is_left_out_of_a_tar_is_named(tmp_path: Path) -> None:
         "a.tar: README": "2 samples without a picture are left out",
     }
     captions = write_tar(tmp_path / "b.tar", {"1.txt": b"a dog", "2.json": b'{"caption": "a cat"}'})
-    assert list(open_source(str(captions)).captions()) == [["a dog"], ["a cat"]], "captions may be all there is"
+    assert list(open_dataset(str(captions)).captions()) == [["a dog"], ["a cat"]], "captions may be all there is"
 
 
 def test_dotted_keys_keep_their_capitals(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {
         "Dog.V1.JPG": b"1", "Dog.V1.TXT": b"one", "Dog.v1.jpg": b"2", "Dog.v1.txt": b"two", "Dr. Who.Jpg": b"3",
     })  # fmt: skip
-    assert [(r.key, r.image, r.captions) for r in records(open_source(str(tar)))] == [
+    assert [(r.key, r.image, r.captions) for r in records(open_dataset(str(tar)))] == [
         ("Dog.V1", b"1", ["one"]), ("Dog.v1", b"2", ["two"]), ("Dr. Who", b"3", []),
     ]  # fmt: skip
 
@@ -245,8 +245,8 @@ def test_json_gives_captions_and_metadata(tmp_path: Path) -> None:
         "2.jpg": b"x", "2.json": b'{"caption": "a cat"}', "3.jpg": b"x", "3.json": b"[1]", "4.jpg": b"x",
         "4.json": b"{broken", "5.jpg": b"x", "5.json": b'{"text": 7}', "6.jpg": b"x", "6.json": b"[" * 100_000,
     })  # fmt: skip
-    found = records(open_source(str(tar)))
-    assert found[0] == Record("1", b"", ["a dog"], None, {"url": "https://x", "license": "CC0"})
+    found = records(open_dataset(str(tar)))
+    assert found[0] == Sample("1", b"", ["a dog"], None, {"url": "https://x", "license": "CC0"})
     assert [r.captions for r in found[1:]] == [["a cat"], [], [], [], []]
 
 
@@ -255,29 +255,29 @@ def test_compressed_and_unreadable_tars_are_named(tmp_path: Path) -> None:
         with tarfile.open(tmp_path / name, "w:gz") as tar:
             tar.addfile(tarfile.TarInfo("1.jpg"))
         with pytest.raises(UsageError, match=rf"{name}.*compressed.*unpack"):
-            open_source(str(tmp_path / name))
+            open_dataset(str(tmp_path / name))
     good = write_tar(tmp_path / "c.tar", {"1.jpg": jpeg()})
     (tmp_path / "d.tar").write_bytes(b"")
     with pytest.raises(UsageError, match=r"/d\.tar is not a readable tar file \(it is empty"):
-        TarSource([good, tmp_path / "d.tar"], "x")
+        TarDataset([good, tmp_path / "d.tar"], "x")
 
 
 def test_an_index_is_kept_and_made_anew_for_other_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexes, "WORTH_KEEPING", -1)
     paths = [write_tar(tmp_path / f"{i}.tar", {f"{i}{j}.jpg": jpeg(seed=j) for j in range(3)}) for i in range(3)]
-    first = TarSource(paths, "x")
+    first = TarDataset(paths, "x")
     kept = sorted((indexes.cache_folder() / "index").iterdir())
     assert [path.suffix for path in kept] == [".arrow"] * 4
     monkeypatch.setattr("catlip.data.tars.scan", lambda *_: pytest.fail("scanned again"))
-    again = TarSource(paths, "x")
+    again = TarDataset(paths, "x")
     assert len(pickle.dumps(again)) - sum(len(str(path)) for path in paths) < 1500  # the index stays in its file
     assert records(again) == [first.read(i) for i in range(9)]
     monkeypatch.undo()
     write_tar(paths[0], {"new.jpg": jpeg(), "new.txt": b"a dog"})
-    assert len(TarSource(paths, "x")) == 7
+    assert len(TarDataset(paths, "x")) == 7
     for path in kept:
         path.write_bytes(b"damaged")
-    assert len(TarSource(paths, "x")) == 7
+    assert len(TarDataset(paths, "x")) == 7
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,14 +286,14 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, m
     monkeypatch.setenv("CATLIP_CACHE", str(tmp_path / "file"))
     write_tar(tmp_path / "a.tar", {"1.jpg": jpeg()})
     (tmp_path / "t.csv").write_text("image,text\n1.jpg,a dog\n")
-    assert len(records(open_source(str(tmp_path / "a.tar")))) == 1
-    assert len(records(open_source(str(tmp_path / "t.csv")))) == 1
+    assert len(records(open_dataset(str(tmp_path / "a.tar")))) == 1
+    assert len(records(open_dataset(str(tmp_path / "t.csv")))) == 1
 
 
 def test_many_threads_and_more_tars_than_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("catlip.data.remote.OPEN_FILES", 3)
     paths = [write_tar(tmp_path / f"{i}.tar", {f"{i}.jpg": jpeg(seed=i)}) for i in range(20)]
-    source = TarSource(paths, "x")
+    source = TarDataset(paths, "x")
     with ThreadPoolExecutor(8) as pool:
         for number, record in zip(list(range(20)) * 20, pool.map(source.read, list(range(20)) * 20), strict=True):
             assert record.image == jpeg(seed=number)
@@ -336,13 +336,13 @@ def test_tables_of_paths(tmp_path: Path, kind: str) -> None:
             writer = csv.DictWriter(file, list(rows[0]), delimiter="," if kind == "csv" else "\t")
             writer.writeheader()
             writer.writerows(rows)
-    source = open_source(str(path))
+    source = open_dataset(str(path))
     assert "'image'" in source.described
     assert "'text'" in source.described
     assert records(source) == [
-        Record("p/1.jpg", jpeg(seed=7), ["a dog", "a brown dog"], None, {"licence": "CC0"}),
-        Record("p/2.jpg", jpeg(seed=7), [rows[1]["text"]]),
-        Record("p/missing.jpg", b"", [], None, {"licence": "x"}),
+        Sample("p/1.jpg", jpeg(seed=7), ["a dog", "a brown dog"], None, {"licence": "CC0"}),
+        Sample("p/2.jpg", jpeg(seed=7), [rows[1]["text"]]),
+        Sample("p/missing.jpg", b"", [], None, {"licence": "x"}),
     ]
     assert list(source.troubles.values()) == ["1 rows without a picture are left out"]
 
@@ -353,13 +353,13 @@ def test_several_tables_and_columns_by_flag(tmp_path: Path) -> None:
         (tmp_path / part / "t.csv").write_text(
             f"what,where,text\na {part} dog,1.jpg,no\na cat,2.jpg,no\na pig,1.jpg,\n"
         )
-    source = open_source(f"{tmp_path}/?/t.csv", image_col="where", text_col="what")
+    source = open_dataset(f"{tmp_path}/?/t.csv", image_col="where", text_col="what")
     assert source.shards.tolist() == [2, 2]
     assert list(source.captions()) == [["a a dog", "a pig"], ["a cat"], ["a b dog", "a pig"], ["a cat"]]
     records(source)
     (tmp_path / "b" / "t.csv").write_text("x,y\n1,2\n")
     with pytest.raises(UsageError, match=r"b/t\.csv: no column '(what|where)', which the first"):
-        open_source(f"{tmp_path}/?/t.csv", image_col="where", text_col="what")
+        open_dataset(f"{tmp_path}/?/t.csv", image_col="where", text_col="what")
 
 
 def test_cells_of_all_kinds(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_cells_of_all_kinds(tmp_path: Path) -> None:
     rows = [{"image": p.replace("\\0", "\0"), "captions": ["a dog", 3, None, " "]} for p in places]
     rows += [{"image": {"path": "../outside/1.jpg"}, "captions": '["a cat", "a pig"]'}, {"image": 7}, {"other": 1}]
     table.write_text("\n".join(map(json.dumps, rows)))
-    found = records(open_source(str(table)))
+    found = records(open_dataset(str(table)))
     assert [len(r.image) > 0 for r in found] == [True] * 3 + [False] * 7
     assert [r.captions for r in found[:2]] == [["a dog"], ["a dog"]]
     assert found[2].captions == ["a dog", "a cat", "a pig"]  # the struct's path is the third row's
@@ -382,31 +382,31 @@ def test_cells_of_all_kinds(tmp_path: Path) -> None:
 def test_damaged_tables(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_bytes(b"\xef\xbb\xbfimage,text\n1.jpg,caf\xe9\n2.jpg,a,b,c\n3.jpg\n4.jpg,a dog\n")
-    source = open_source(str(table))
+    source = open_dataset(str(table))
     assert [r.captions for r in records(source)] == [["café"], ["a dog"]]
     assert len(source.troubles) == 3
     assert source.troubles.pop("t.csv") == "1 lines are no UTF-8 and were read as Windows-1252; save it as UTF-8"
     assert all("cells instead of 2" in why for why in source.troubles.values())
     table.write_bytes("image,text\n1.jpg,a\n".encode("utf-16-le"))
     with pytest.raises(UsageError, match=r"t\.csv is no UTF-8 text"):
-        open_source(str(table))
+        open_dataset(str(table))
     (tmp_path / "u.csv").write_text("url,caption\nhttps://x.org/1.jpg,a dog\nhttp://x.org/2.jpg,a cat\n")
     with pytest.raises(UsageError, match=r"column 'url' holds URLs.*img2dataset"):
-        open_source(str(tmp_path / "u.csv"))
+        open_dataset(str(tmp_path / "u.csv"))
     (tmp_path / "e.jsonl").write_text("\n")
     with pytest.raises(UsageError, match="is empty"):
-        open_source(str(tmp_path / "e.jsonl"))
+        open_dataset(str(tmp_path / "e.jsonl"))
     (tmp_path / "h.csv").write_text("image,text\n")
     with pytest.raises(UsageError, match="not one row has a picture"):
-        open_source(str(tmp_path / "h.csv"))
+        open_dataset(str(tmp_path / "h.csv"))
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
     with pytest.raises(UsageError, match=r"b\.parquet is no readable Parquet"):
-        open_source(str(tmp_path / "b.parquet"))
+        open_dataset(str(tmp_path / "b.parquet"))
 
 
 def captions_both_ways(path: Path) -> list[list[str]]:
     """As `pack` and `pretrain` read them, after checking that `vocab`, `label` and `report` read the same."""
-    found = list(open_source(str(path)).captions())
+    found = list(open_dataset(str(path)).captions())
     files = corpus_files(str(path), None, None)
     rows = (part for paths, columns in files for file in paths for part in read_rows(file, columns))
     assert [captions for part in rows for captions in part.captions] == found
@@ -444,14 +444,14 @@ def test_quotes_that_nobody_closes_are_text(tmp_path: Path, separator: str, fill
                 *["a long line of filler"] * filler, '"a blue car', "a boat"]  # fmt: skip
     lines = [separator.join(["image", "caption"]), *(f"{i}.jpg{separator}{c}" for i, c in enumerate(captions))]
     (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
-    source = open_source(str(tmp_path / "t.tsv"))
+    source = open_dataset(str(tmp_path / "t.tsv"))
     assert list(source.captions()) == [[caption] for caption in captions]
     assert not source.troubles
 
 
 def test_a_quote_that_could_be_two_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text('image\tcaption\n0.jpg\ta dog\n1.jpg\t"a red car\n2.jpg\ta pipe of 15"\n')
-    source = open_source(str(tmp_path / "t.tsv"))
+    source = open_dataset(str(tmp_path / "t.tsv"))
     assert list(source.captions()) == [["a dog"], ["a red car\n2.jpg\ta pipe of 15"]]
     assert list(source.troubles.values()) == [
         "one cell over 2 lines, as a quote says, that look like rows of their own"
@@ -469,7 +469,7 @@ def test_texts_of_other_encodings(tmp_path: Path, kind: str, encoding: str) -> N
     path = tmp_path / f"t.{kind}"
     path.write_bytes(gzip.compress(data) if kind == "csv.gz" else data)
     assert captions_both_ways(path) == [[row["text"]] for row in rows]
-    assert list(open_source(str(path)).troubles) == [path.name] * (encoding == "cp1252")
+    assert list(open_dataset(str(path)).troubles) == [path.name] * (encoding == "cp1252")
 
 
 def test_the_text_nan_is_a_missing_caption_among_sentences(tmp_path: Path) -> None:
@@ -488,7 +488,7 @@ def test_the_text_nan_is_a_missing_caption_among_sentences(tmp_path: Path) -> No
                 path.write_text("image,text\n" + "".join(f"{row['image']},{row['text']}\n" for row in rows))
             assert captions_both_ways(path) == found
             without = sum(not captions for captions in found)
-            assert (f"{without} of them without a caption" in open_source(str(path)).described) == (without > 0)
+            assert (f"{without} of them without a caption" in open_dataset(str(path)).described) == (without > 0)
 
 
 @pytest.mark.parametrize("pictures", ["paths", "bytes"])
@@ -499,16 +499,16 @@ def test_a_column_of_other_things_than_captions_is_refused(tmp_path: Path, cells
     images = ["1.jpg", "2.jpg"] if pictures == "paths" else [jpeg(), jpeg()]
     pq.write_table(pa.table({"image": images, "caption": cells}), tmp_path / "t.parquet")
     for read in (
-        lambda: open_source(str(tmp_path / "t.parquet")),
+        lambda: open_dataset(str(tmp_path / "t.parquet")),
         lambda: list(read_rows(tmp_path / "t.parquet", Columns.of(tmp_path / "t.parquet", None, None))),
     ):
-        with pytest.raises(UsageError, match=r"t\.parquet: column 'caption' holds .*, not text.*--text-col"):
+        with pytest.raises(UsageError, match=r"t\.parquet: column 'caption' holds .*, not text.*`text_col`"):
             read()
     if not isinstance(cells[0], bytes):
         (tmp_path / "t.jsonl").write_text("".join(json.dumps({"image": "1.jpg", "caption": c}) + "\n" for c in cells))
         with pytest.raises(UsageError, match=r"t\.jsonl: column 'caption' holds .*, not text"):
-            open_source(str(tmp_path / "t.jsonl"))
-    source = open_source(str(tmp_path / "t.parquet"), text_col=NO_CAPTIONS)
+            open_dataset(str(tmp_path / "t.jsonl"))
+    source = open_dataset(str(tmp_path / "t.parquet"), text_col=NO_CAPTIONS)
     assert [record.captions for record in records(source)] == [[], []]
 
 
@@ -524,7 +524,7 @@ def test_corpora_are_what_sources_are(tmp_path: Path) -> None:
     assert captions_both_ways(tmp_path / "tars") == [["a dog 0"], ["a dog 1"]]
     (tmp_path / "twice.csv").write_text("image,caption,caption\n1.jpg,a dog,ein Hund\n")
     assert captions_both_ways(tmp_path / "twice.csv") == [["a dog"]]
-    assert open_source(str(tmp_path / "twice.csv")).read(0).metadata == {"caption.2": "ein Hund"}
+    assert open_dataset(str(tmp_path / "twice.csv")).read(0).metadata == {"caption.2": "ein Hund"}
     (tmp_path / "cells.csv").write_text('image,caption\n1.jpg,a dog\n2.jpg,a,b\n3.jpg,"[""a cat"", ""a pig""]"\n')
     assert captions_both_ways(tmp_path / "cells.csv") == [["a dog"], ["a cat", "a pig"]]
     lines = [{"image": f"{i}.jpg", "text": c} for i, c in enumerate(["a dog", 7, ["a", 3, None], None, {"a": 1}])]
@@ -538,10 +538,10 @@ def test_corpora_are_what_sources_are(tmp_path: Path) -> None:
 
 def test_a_wrong_guess_shows_columns_and_values(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("photo_id,words,n\n1.jpg,a dog,3\n2.jpg,a cat,4\n")
-    with pytest.raises(UsageError, match=r"photo_id, words, n \(photo_id holds '1.jpg', '2.jpg';.*--image-col"):
-        open_source(str(tmp_path / "t.csv"))
-    with pytest.raises(UsageError, match=r"holds the caption\? .*\(words holds 'a dog', 'a cat'.*--text-col"):
-        open_source(str(tmp_path / "t.csv"), image_col="photo_id")
+    with pytest.raises(UsageError, match=r"photo_id, words, n \(photo_id holds '1.jpg', '2.jpg';.*`image_col`"):
+        open_dataset(str(tmp_path / "t.csv"))
+    with pytest.raises(UsageError, match=r"holds the caption\? .*\(words holds 'a dog', 'a cat'.*`text_col`"):
+        open_dataset(str(tmp_path / "t.csv"), image_col="photo_id")
 
 
 @quick
@@ -558,7 +558,7 @@ def test_rows_of_a_picture_come_together(tmp_path: Path, rows: list[tuple[str, s
         some = [(image, text) for image, text, w in rows if w == where] or [("e", "f")]
         for image, text in some:
             expected.setdefault((where, image), []).extend([text] if text.strip() else [])
-    source = open_source(f"{tmp_path}/{{x,y}}/t.jsonl")
+    source = open_dataset(f"{tmp_path}/{{x,y}}/t.jsonl")
     found = [(source.read(i).key, source.read(i).captions) for i in range(len(source))]
     assert found == [(image, captions) for (_, image), captions in expected.items()]
     assert source.shards.sum() == len(source)
@@ -580,12 +580,12 @@ def test_parquet_with_pictures(tmp_path: Path, form: str, monkeypatch: pytest.Mo
         }[form]
         table = {"jpg": cells, "caption": [[f"dog {i}", "x"] for i in range(6)] + [None], "licence": ["CC0"] * 7}
         pq.write_table(pa.table(table), tmp_path / f"{part}.parquet", row_group_size=3)
-    source = open_source(str(tmp_path / "*.parquet"))
+    source = open_dataset(str(tmp_path / "*.parquet"))
     assert source.remote
     assert source.window == 3 * 32
     assert source.shards.tolist() == [3, 3, 1] * 2
     pq.write_table(pa.table({"jpg": [jpeg()] * 3, "caption": ["a dog", None, "a cat"]}), tmp_path / "n.pq")
-    assert "1 of them without a caption" in open_source(str(tmp_path / "n.pq")).described
+    assert "1 of them without a caption" in open_dataset(str(tmp_path / "n.pq")).described
     found = records(source)
     assert [r.image for r in found[:6] + found[7:13]] == [jpeg(seed=10 * p + i) for p in range(2) for i in range(6)]
     assert found[6].image == (jpeg(seed=10) if form == "struct" else b"")
@@ -603,7 +603,7 @@ def test_a_row_group_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: p
     pq.write_table(pa.table({"image": [b"x" * 100], "text": ["a"]}), tmp_path / "a.parquet")
     monkeypatch.setattr(embedded, "MAX_GROUP", 50)
     with pytest.raises(UsageError, match=r"a\.parquet: a row group of .*row_group_size"):
-        open_source(str(tmp_path / "a.parquet"))
+        open_dataset(str(tmp_path / "a.parquet"))
 
 
 def test_jsonl_with_base64(tmp_path: Path) -> None:
@@ -611,7 +611,7 @@ def test_jsonl_with_base64(tmp_path: Path) -> None:
     rows = [{"image": text, "text": "a dog", "id": 5}, {"image": f"data:image/jpeg;base64,{text}", "text": ["a", "b"]},
             {"image": {"bytes": text, "path": "x.jpg"}, "text": None}, {"image": "not base64!"}]  # fmt: skip
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    found = records(open_source(str(tmp_path / "a.jsonl")))
+    found = records(open_dataset(str(tmp_path / "a.jsonl")))
     assert [r.image for r in found] == [jpeg(), jpeg(), jpeg(), b""]
     assert [r.captions for r in found] == [["a dog"], ["a", "b"], [], []]
     assert [r.key for r in found] == ["5", "1", "x.jpg", "3"]
@@ -622,19 +622,19 @@ def test_jsonl_with_base64_in_other_encodings(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     for encoding in ("utf-8-sig", "cp1252"):
         path.write_bytes((line * 3).encode(encoding))
-        assert [(r.image, r.captions) for r in records(open_source(str(path)))] == [(jpeg(), ["a café"])] * 3
+        assert [(r.image, r.captions) for r in records(open_dataset(str(path)))] == [(jpeg(), ["a café"])] * 3
     path.write_bytes(line.encode("utf-16"))
     with pytest.raises(UsageError, match=r"a\.jsonl is UTF-16, and its pictures are inside: save it as UTF-8"):
-        open_source(str(path))
+        open_dataset(str(path))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_sidecars_of_other_encodings(tmp_path: Path, encoding: str) -> None:
     write_pictures(tmp_path, "1.jpg")
     (tmp_path / "1.txt").write_bytes("a café\r\na dog".encode(encoding))
-    assert records(open_source(str(tmp_path)))[0].captions == ["a café", "a dog"]
+    assert records(open_dataset(str(tmp_path)))[0].captions == ["a café", "a dog"]
     write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": (tmp_path / "1.txt").read_bytes()})
-    assert records(open_source(str(tmp_path / "a.tar")))[0].captions == ["a café", "a dog"]
+    assert records(open_dataset(str(tmp_path / "a.tar")))[0].captions == ["a café", "a dog"]
 
 
 # ---- folders and COCO
@@ -646,7 +646,7 @@ def test_a_folder_with_captions_beside_the_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.b.caption").write_text("a cat")
     (tmp_path / "sub" / "c.txt").write_bytes(b"\xff")
     (tmp_path / "sub" / "loop").symlink_to(tmp_path)
-    source = open_source(str(tmp_path))
+    source = open_dataset(str(tmp_path))
     assert [(r.key, r.captions) for r in records(source)] == [
         ("a.b.png", ["a cat"]), ("b.jpg", ["a dog", "a brown dog"]), ("sub/c.JPEG", ["�"]), ("sub/d.webp", []),
     ]  # fmt: skip
@@ -661,11 +661,11 @@ def test_every_ending_of_a_picture(tmp_path: Path, ending: str) -> None:
     (tmp_path / "1.TXT").write_text("a dog")
     (tmp_path / "2.png").write_bytes(b"")
     (tmp_path / "2.Caption").write_text("a cat")
-    found = records(open_source(str(tmp_path)))
+    found = records(open_dataset(str(tmp_path)))
     assert [r.captions for r in found] == [["a dog"], ["a cat"]]
     assert open_image(found[0].image).size == (48, 40)
     write_tar(tmp_path / "a.tar", {f"1.{ending.upper()}": found[0].image, "1.TXT": b"a dog"})
-    assert [r.image for r in records(open_source(str(tmp_path / "a.tar")))] == [found[0].image]
+    assert [r.image for r in records(open_dataset(str(tmp_path / "a.tar")))] == [found[0].image]
 
 
 def test_what_a_folder_holds_besides_is_counted(tmp_path: Path) -> None:
@@ -673,7 +673,7 @@ def test_what_a_folder_holds_besides_is_counted(tmp_path: Path) -> None:
     (tmp_path / "1.txt").write_text("a dog")
     for name in ("1.heic", "sub/2.HEIC", "sub/notes", ".DS_Store"):
         (tmp_path / name).touch()
-    source = open_source(str(tmp_path))
+    source = open_dataset(str(tmp_path))
     assert [r.key for r in records(source)] == ["1.jpg", "sub/2.jpg", "sub/3.jpg"]
     assert source.described.startswith(
         "3 pictures with captions in .txt files beside them, 2 of them without a caption"
@@ -682,12 +682,12 @@ def test_what_a_folder_holds_besides_is_counted(tmp_path: Path) -> None:
         "3 other files": "left alone, neither pictures nor captions: 2 .heic, 1 without an ending"
     }
     (tmp_path / "metadata.csv").write_text("file_name,text\n./1.jpg,a dog\n")
-    source = open_source(str(tmp_path))
+    source = open_dataset(str(tmp_path))
     assert source.troubles == {"sub/2.jpg": "2 pictures of the folder have no row in metadata.csv"}
     assert "2 pictures of the folder have no row" in source.described
 
 
-def why_not(record: Record) -> str:
+def why_not(record: Sample) -> str:
     with pytest.raises(UnreadableImageError) as error:
         open_image(record.image)
     return str(error.value)
@@ -707,10 +707,10 @@ def test_what_is_missing_is_said_to_be_missing(tmp_path: Path, monkeypatch: pyte
         "p/empty.jpg": "an empty file",
     }
     (tmp_path / "t.csv").write_text("image,text\np/1.jpg,a dog\n" + "".join(f"{name},a cat\n" for name in expected))
-    source = open_source(str(tmp_path / "t.csv"))
+    source = open_dataset(str(tmp_path / "t.csv"))
     assert {r.key: why_not(r) for r in records(source)[1:]} == expected
     with pytest.raises(UsageError, match=r"1 of 8 pictures cannot be read.* no such file: .*; 5 files are not there"):
-        pack(Pack(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
+        pack(PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
     assert not (tmp_path / "s").exists()
     pq.write_table(pa.table({"image": [{"bytes": None, "path": "p/1.jpg"}, {"bytes": None, "path": "no.jpg"}],
                              "text": ["a dog", "a cat"]},
@@ -718,7 +718,7 @@ def test_what_is_missing_is_said_to_be_missing(tmp_path: Path, monkeypatch: pyte
                                               "text": pa.string()})), tmp_path / "x.parquet")  # fmt: skip
     monkeypatch.chdir(tmp_path)
     for name in ("x.parquet", "./x.parquet", f"{tmp_path}/x.parquet"):
-        found = records(open_source(name))
+        found = records(open_dataset(name))
         assert found[0].image == jpeg(seed=7)
         assert why_not(found[1]).startswith("no such file: ")
 
@@ -726,7 +726,7 @@ def test_what_is_missing_is_said_to_be_missing(tmp_path: Path, monkeypatch: pyte
 def test_pack_says_how_many_have_no_caption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": b"a dog", "2.jpg": jpeg(), "2.txt": b"", "3.jpg": jpeg(),
                                    "4.jpg": jpeg(), "4.json": b'{"url": "x"}'})  # fmt: skip
-    pack(Pack(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
+    pack(PackConfig(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
     said = capsys.readouterr().out
     assert "4 samples in 1 tar, 2 of them without a caption" in said
     assert "3 of 4 samples have no caption, e.g. 2" in said
@@ -734,15 +734,15 @@ def test_pack_says_how_many_have_no_caption(tmp_path: Path, capsys: pytest.Captu
 
 def test_folders_of_other_things(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no pictures"):
-        open_source(str(tmp_path))
+        open_dataset(str(tmp_path))
     write_pictures(tmp_path, "1.jpg")
     with pytest.raises(UsageError, match=r"1 pictures but not one caption; expected .*metadata\.csv"):
-        open_source(str(tmp_path))
+        open_dataset(str(tmp_path))
     (tmp_path / "metadata.csv").write_text("file_name,text\n1.jpg,a dog\n")
-    assert [r.captions for r in records(open_source(str(tmp_path)))] == [["a dog"]]
+    assert [r.captions for r in records(open_dataset(str(tmp_path)))] == [["a dog"]]
     (tmp_path / "metadata.csv").unlink()
     write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": b"a cat"})
-    assert [r.captions for r in records(open_source(str(tmp_path)))] == [["a cat"]]
+    assert [r.captions for r in records(open_dataset(str(tmp_path)))] == [["a cat"]]
 
 
 @pytest.mark.parametrize("where", ["annotations", "val2017", "images", "images/val2017", "../val2017.tar", "nowhere"])
@@ -759,10 +759,10 @@ def test_coco_captions(tmp_path: Path, where: str) -> None:
     }))  # fmt: skip
     if where == "nowhere":
         with pytest.raises(UsageError, match=r"000\.jpg is in none of .*val2017"):
-            open_source(str(path))
+            open_dataset(str(path))
         return
-    first, second = records(open_source(str(path)))
-    assert first == Record("000.jpg", jpeg(seed=7), ["a dog", "a brown dog"], None, {"id": 9, "license": 3})
+    first, second = records(open_dataset(str(path)))
+    assert first == Sample("000.jpg", jpeg(seed=7), ["a dog", "a brown dog"], None, {"id": 9, "license": 3})
     assert (second.image, second.captions) == (jpeg(seed=7), [])
 
 
@@ -771,7 +771,7 @@ def test_captions_find_the_pictures_of_their_own_names(tmp_path: Path) -> None:
              "photo.v1.JPG"]  # fmt: skip
     write_tar(tmp_path / "images.tar", {name: name.encode() for name in names})
     (tmp_path / "captions.json").write_text(json.dumps({name: [f"a {name}"] for name in reversed(names)}))
-    found = records(open_source(str(tmp_path / "captions.json")))
+    found = records(open_dataset(str(tmp_path / "captions.json")))
     assert [(r.key, r.image.decode(), r.captions) for r in found] == [(n, n, [f"a {n}"]) for n in reversed(names)]
 
 
@@ -788,13 +788,13 @@ def test_captions_of_a_namesake_are_refused(tmp_path: Path, members: list[str], 
     write_tar(tmp_path / "images.tar", dict.fromkeys(members, b"x"))
     (tmp_path / "captions.json").write_text(json.dumps({name: ["a dog"] for name in wanted}))
     with pytest.raises(UsageError, match=says):
-        open_source(str(tmp_path / "captions.json"))
+        open_dataset(str(tmp_path / "captions.json"))
 
 
 def test_pictures_that_a_tar_lacks_are_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "images.tar", {"train/1.jpg": b"1"})
     (tmp_path / "captions.json").write_text('{"1.jpg": ["a dog"], "2.jpg": ["a cat"]}')
-    source = open_source(str(tmp_path / "captions.json"))
+    source = open_dataset(str(tmp_path / "captions.json"))
     assert [r.image for r in records(source)] == [b"1", b""]
     assert source.troubles == {"2.jpg": "is not in images.tar"}
 
@@ -810,12 +810,12 @@ def test_other_json_is_refused(tmp_path: Path) -> None:
                         "two pictures are called 'id 1'")):  # fmt: skip
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(UsageError, match=says):
-            open_source(str(tmp_path / "a.json"))
+            open_dataset(str(tmp_path / "a.json"))
 
 
 @pytest.mark.skipif(not (SHARED / "coco128").is_dir(), reason="no shared data")
 def test_real_coco_captions() -> None:
-    source = open_source(str(SHARED / "coco128" / "annotations" / "captions_val2017.json"))
+    source = open_dataset(str(SHARED / "coco128" / "annotations" / "captions_val2017.json"))
     assert len(source) == 128
     assert all(len(source.read(i).image) > 1000 and len(source.read(i).captions) >= 5 for i in range(0, 128, 16))
 
@@ -828,16 +828,16 @@ def test_mixtures(tmp_path: Path) -> None:
         write_tar(tmp_path / f"{name}.tar", {f"{name}{i}.jpg": jpeg() for i in range(3)})
     write_pictures(tmp_path, "1.jpg")
     (tmp_path / "c.csv").write_text("image,text\n1.jpg,a dog\n")
-    source = open_source(f"{tmp_path}/[ab].tar@2.5 + {tmp_path}/c.csv")
-    assert isinstance(source, Mixture)
+    source = open_dataset(f"{tmp_path}/[ab].tar@2.5 + {tmp_path}/c.csv")
+    assert isinstance(source, MixedDataset)
     assert parts(source) == [(6, 2.5), (1, 1.0)]
     assert source.shards.tolist() == [3, 3, 1]
     assert [r.key for r in records(source)] == ["a0", "a1", "a2", "b0", "b1", "b2", "1.jpg"]
-    alone = open_source(f"{tmp_path}/a.tar")
+    alone = open_dataset(f"{tmp_path}/a.tar")
     assert parts(alone) == [(3, 1.0)]
     (tmp_path / "a.tar").rename(tmp_path / "a.tar@2")
     with pytest.raises(UsageError, match="greater than 0"):
-        open_source(f"{tmp_path}/b.tar@0")
+        open_dataset(f"{tmp_path}/b.tar@0")
 
 
 def test_files_of_several_kinds_are_refused(tmp_path: Path) -> None:
@@ -845,15 +845,15 @@ def test_files_of_several_kinds_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     for pattern in ("*", "c.xyz"):
         with pytest.raises(UsageError, match=r"expected files of one kind.*found.*\.xyz"):
-            open_source(f"{tmp_path}/{pattern}")
+            open_dataset(f"{tmp_path}/{pattern}")
 
 
 def test_pack_keeps_metadata(tmp_path: Path) -> None:
     write_pictures(tmp_path, "1.jpg")
     (tmp_path / "t.csv").write_text("image,text,licence,url\n1.jpg,a dog,CC0,https://x.org\n")
-    pack(Pack(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
-    pack(Pack(data=str(tmp_path / "s"), out=str(tmp_path / "again")))
-    record = open_source(str(tmp_path / "again")).read(0)
+    pack(PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
+    pack(PackConfig(data=str(tmp_path / "s"), out=str(tmp_path / "again")))
+    record = open_dataset(str(tmp_path / "again")).read(0)
     assert record.metadata == {"key": "1.jpg", "licence": "CC0", "url": "https://x.org"}
     assert record.captions == ["a dog"]
 
@@ -887,7 +887,7 @@ def test_long_work_shows_how_long(
     for silent, rank, shown in ((9.0, "0", False), (0.0, "1", False), (0.0, "0", True)):
         monkeypatch.setattr(indexes, "SILENT", silent)
         monkeypatch.setenv("RANK", rank)
-        assert len(TarSource([path], "a")) == 1
+        assert len(TarDataset([path], "a")) == 1
         captured = capsys.readouterr()
         assert ("indexing" in captured.err) == shown
         assert not captured.out

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from catlip.captions.tokenizer import Tokenizer
 from catlip.errors import UsageError
+from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual import MAX_SCALE, DualEncoder, load_dual
 from catlip.models.encoder import Encoder
-from catlip.models.text import Text, TextTower
+from catlip.models.text import TextConfig, TextTower
 from catlip.objectives.clip import Clip, ClipObjective
 from catlip.objectives.hybrid import Hybrid, HybridObjective
 from catlip.objectives.subwords import SubwordObjective, Subwords
 
-CFG = Text(text_width=64, text_layers=2)
+CFG = TextConfig(text_width=64, text_layers=2)
 CAPTIONS = ["a dog on a mat", "", "two cats", "one very long caption about dogs and cats and mats and sofas"]
 
 
@@ -51,7 +51,7 @@ def test_the_start_is_open_clips() -> None:
     transformer = pytest.importorskip("open_clip.transformer")
     torch.manual_seed(0)
     theirs = transformer.TextTransformer(context_length=77, vocab_size=600, width=128, heads=2, layers=2, output_dim=96)
-    ours = TextTower(600, 77, Text(text_width=128, text_layers=2), embed=96)
+    ours = TextTower(600, 77, TextConfig(text_width=128, text_layers=2), embed=96)
     for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
         assert a.std().item() == pytest.approx(b.std().item(), rel=0.12, abs=0.02), name
 
@@ -66,9 +66,9 @@ def test_padding_and_company_change_nothing(tokenizer: Tokenizer, causal: bool) 
 
 
 def test_mistakes(tokenizer: Tokenizer) -> None:
-    with pytest.raises(UsageError, match="--text-width 100"):
-        TextTower(600, 12, Text(text_width=100), embed=8)
-    with pytest.raises(UsageError, match=r"13 tokens .* --context 12"):
+    with pytest.raises(UsageError, match="`text_width` 100"):
+        TextTower(600, 12, TextConfig(text_width=100), embed=8)
+    with pytest.raises(UsageError, match=r"13 tokens .* `context` 12"):
         TextTower(600, 12, CFG, embed=8)(torch.ones(1, 13, dtype=torch.int64))
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catlip.captions.tokenizer import Tokenizer, Tokens, clean, make_tokenizer
 from catlip.errors import UsageError
+from catlip.labels.tokenizer import Tokenizer, TokenizerConfig, clean, make_tokenizer
 
 TRICKY = [
     "a photo of a dog", "", "   \t ",
@@ -111,15 +111,15 @@ def test_training_is_a_function_of_the_captions(trained: Tokenizer, tmp_path: Pa
 
 def test_the_three_ways_of_making_one(trained: Tokenizer, clip: Tokenizer, tmp_path: Path) -> None:
     trained.save(tmp_path / "tokenizer.json")
-    loaded = make_tokenizer(Tokens(tokenizer=str(tmp_path / "tokenizer.json"), context=16), [])
-    now = make_tokenizer(Tokens(tokens=560, context=16), CAPTIONS)
+    loaded = make_tokenizer(TokenizerConfig(tokenizer=str(tmp_path / "tokenizer.json"), context=16), [])
+    now = make_tokenizer(TokenizerConfig(tokens=560, context=16), CAPTIONS)
     np.testing.assert_array_equal(loaded(CAPTIONS), now(CAPTIONS))
-    assert make_tokenizer(Tokens(tokenizer="clip"), []).size == clip.size
+    assert make_tokenizer(TokenizerConfig(tokenizer="clip"), []).size == clip.size
     assert (now.context, clip.context) == (16, 77)
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--tokens 100: .* 515"):
+    with pytest.raises(UsageError, match=r"`tokens` 100: .* 515"):
         Tokenizer.train(CAPTIONS, size=100)
     with pytest.raises(UsageError, match="no such tokenizer"):
         Tokenizer.load(tmp_path / "nope.json")
@@ -132,12 +132,12 @@ def test_mistakes(tmp_path: Path) -> None:
     Bpe(models.BPE({"a": 0}, [])).save(str(tmp_path / "other.json"))
     with pytest.raises(UsageError, match="none of catlip's"):
         Tokenizer.load(tmp_path / "other.json")
-    with pytest.raises(UsageError, match="--context 2"):
+    with pytest.raises(UsageError, match="`context` 2"):
         Tokenizer.train(CAPTIONS, size=515, context=2)
 
 
 def test_without_open_clip_there_is_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catlip.captions.tokenizer.find_spec", lambda _: None)
+    monkeypatch.setattr("catlip.labels.tokenizer.find_spec", lambda _: None)
     with pytest.raises(UsageError, match="train a tokenizer"):
         Tokenizer.clip()
 
@@ -147,7 +147,7 @@ def test_tokens_need_no_torch_and_the_package_no_tokenizers() -> None:
         "import sys, catlip, catlip.cli\n"
         "catlip.cli.run(['--help'])\n"
         "assert 'tokenizers' not in sys.modules\n"
-        "from catlip.captions.tokenizer import Tokenizer\n"
+        "from catlip.labels.tokenizer import Tokenizer\n"
         "Tokenizer.train(['a dog', 'a dog'], size=520)(['dog'])\n"
         "assert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
     )

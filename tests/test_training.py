@@ -21,22 +21,22 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 
 import catlip
-from catlip.captions.vocabulary import Vocabulary
-from catlip.data.crops import Crop
+from catlip.data.crops import CropConfig
 from catlip.data.images import read_image
 from catlip.errors import UsageError
 from catlip.evaluation.labelled import open_labelled
 from catlip.evaluation.neighbours import knn
+from catlip.evaluation.probe import ProbeConfig, fit_logistic, linear_probe, probe
+from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
 from catlip.objectives import linear
 from catlip.objectives.linear import linear_bce
 from catlip.objectives.synsets import SynsetObjective, Synsets, log_odds
+from catlip.tasks.pretrain import PretrainConfig, pretrain
 from catlip.training import checkpoint
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim, learning_rate, make_optimizers
-from catlip.training.pretrain import Pretrain, pretrain
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig, learning_rate, make_optimizers
 from catlip.training.task import Task
-from catlip.transfer.probe import Probe, fit_logistic, linear_probe, probe
 
 
 @given(st.lists(st.sets(st.integers(0, 6)), min_size=1, max_size=5), st.integers(0, 1000), st.integers(1, 8))
@@ -87,7 +87,7 @@ def test_prior_bias_starts_at_the_entropy_of_the_labels() -> None:
 
 
 def test_learning_rate_rises_and_falls() -> None:
-    cfg = Optim(lr=1.0, warmup=0.1, lr_end=0.01)
+    cfg = OptimConfig(lr=1.0, warmup=0.1, lr_end=0.01)
     rates = [learning_rate(seen, 1000, cfg) for seen in range(0, 1001, 10)]
     assert rates[0] < 0.02
     assert max(rates) == pytest.approx(rates[10]) == pytest.approx(1.0)
@@ -97,7 +97,7 @@ def test_learning_rate_rises_and_falls() -> None:
 
 def test_norms_biases_and_positions_do_not_decay() -> None:
     model = timm.create_model("test_vit", num_classes=3)
-    decayed, free = make_optimizers(model, Optim())[0].param_groups
+    decayed, free = make_optimizers(model, OptimConfig())[0].param_groups
     names = {id(p): n for n, p in model.named_parameters()}
     assert all(p.ndim >= 2 for p in decayed["params"])
     assert {"pos_embed", "cls_token"} <= {names[id(p)] for p in free["params"]}
@@ -126,7 +126,7 @@ def test_what_decays_is_what_timm_lets_decay(name: str) -> None:
     task.objective.encoder = Encoder(backbone)
     task.objective.head = nn.Linear(3, 4, device="meta")
     name_of = {id(p): n for n, p in task.named_parameters()}
-    groups = make_optimizers(task, Optim())[0].param_groups
+    groups = make_optimizers(task, OptimConfig())[0].param_groups
     ours = {name_of[id(p)] for group in groups if not group["weight_decay"] for p in group["params"]}
     assert ours == names | {"objective.head.bias"}
 
@@ -137,7 +137,7 @@ def test_muon_leaves_swins_tables_alone() -> None:
         backbone = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
     task = nn.ModuleDict({"backbone": backbone})
     of_muon = {
-        id(p) for group in make_optimizers(task, Optim(optimizer="muon"))[1].param_groups for p in group["params"]
+        id(p) for group in make_optimizers(task, OptimConfig(optimizer="muon"))[1].param_groups for p in group["params"]
     }
     found = {name for name, p in task.named_parameters() if id(p) in of_muon}
     assert any(name.endswith("qkv.weight") for name in found)
@@ -150,7 +150,7 @@ def test_layers_of_the_encoder_learn_more_slowly_the_lower_they_are(name: str) -
     task = Task(SynsetObjective(encoder, [1] * 3, 10, Synsets()))
     scale = {
         parameter: group["lr_scale"]
-        for group in make_optimizers(task, Optim(layer_decay=0.5))[0].param_groups
+        for group in make_optimizers(task, OptimConfig(layer_decay=0.5))[0].param_groups
         for parameter in group["params"]
     }
     assert len(scale) == len(list(task.parameters()))
@@ -161,11 +161,11 @@ def test_layers_of_the_encoder_learn_more_slowly_the_lower_they_are(name: str) -
     assert scale[first] == of_layers[-1]
 
 
-def config(data: str, vocab: str | Path, out: Path, **changes: object) -> Pretrain:
-    return Pretrain(**{
+def config(data: str, vocab: str | Path, out: Path, **changes: object) -> PretrainConfig:
+    return PretrainConfig(**{
         "data": data, "vocab": str(vocab), "out": str(out), "backbone": "test_resnet", "image_size": 32, "samples": 480,
-        "batch_size": 24, "workers": 1, "crop": Crop(scale=(0.5, 1.0)), "optim": Optim(lr=5e-3),
-        "loop": Loop(ema=0.9, precision="fp32"), "device": "cpu", **changes,
+        "batch_size": 24, "workers": 1, "crop": CropConfig(scale=(0.5, 1.0)), "optim": OptimConfig(lr=5e-3),
+        "loop": LoopConfig(ema=0.9, precision="fp32"), "device": "cpu", **changes,
     })  # fmt: skip
 
 
@@ -180,7 +180,7 @@ def test_the_whole_way_learns(flow, coloured_shards, tmp_path: Path) -> None:
     vocabulary = Vocabulary.load(vocab)
     assert encoder.labels == vocabulary.synsets
     test = coloured_shards(40, 1, "test", cls=True)
-    result = probe(Probe(run=str(out), train=coloured_shards(80, 1, "probe", cls=True), test=test, device="cpu"))
+    result = probe(ProbeConfig(run=str(out), train=coloured_shards(80, 1, "probe", cls=True), test=test, device="cpu"))
     assert result["linear_probe"] > 90
     assert json.loads((out / "results.jsonl").read_text())["linear_probe"] == result["linear_probe"]
     # The classifier itself names the nouns of unseen pictures: the four colours are four labels.
@@ -230,7 +230,7 @@ def test_a_killed_run_goes_on_bit_for_bit(flow, tmp_path: Path) -> None:
     def run() -> None:
         torch.set_num_threads(1)
         with mock.patch.object(checkpoint, "save", save_and_die):
-            pretrain(config(*flow, tmp_path / "killed", loop=Loop(ema=0.9, precision="fp32", save_every=120)))
+            pretrain(config(*flow, tmp_path / "killed", loop=LoopConfig(ema=0.9, precision="fp32", save_every=120)))
 
     killed = multiprocessing.get_context("fork").Process(target=run)
     killed.start()
@@ -255,8 +255,8 @@ def test_another_run_is_not_overwritten(flow, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(flow, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not finite"):
         pretrain(config(
-            *flow, tmp_path / "run", optim=Optim(lr=1e30, clip=0, warmup=0),
-            loop=Loop(ema=0.9, precision="fp32", save_every=10_000),
+            *flow, tmp_path / "run", optim=OptimConfig(lr=1e30, clip=0, warmup=0),
+            loop=LoopConfig(ema=0.9, precision="fp32", save_every=10_000),
         ))  # fmt: skip
     entry = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert entry["keys"]
@@ -267,12 +267,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(flow, tmp_path: Path) -> None:
     ("changes", "says"),
     [
         ({"backbone": "resnet10x"}, "did you mean.*resnet10t"),
-        ({"samples": 0}, "--samples, --epochs or --hours"),
-        ({"epochs": 2.0}, "--samples, --epochs or --hours"),
+        ({"samples": 0}, "`samples`, `epochs` or `hours`"),
+        ({"epochs": 2.0}, "`samples`, `epochs` or `hours`"),
         ({"vocab": "nope.tsv"}, "no such vocabulary: nope.tsv"),
         ({"data": "nope-*.tar"}, "no file matches"),
-        ({"out": ""}, "--out is missing"),
-        ({"device": "quantum"}, "--device 'quantum'"),
+        ({"out": ""}, "`out` is missing"),
+        ({"device": "quantum"}, "`device` 'quantum'"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_written(
@@ -326,19 +326,20 @@ def test_knn_by_hand() -> None:
 )
 def test_every_objective_trains_stops_and_goes_on(flow, tmp_path: Path, name: str, monkeypatch) -> None:
     """The whole way with each objective, interrupted and not: the same bits; and the folder loads."""
-    from catlip.captions.tokenizer import Tokens
+    from catlip.labels.tokenizer import TokenizerConfig
     from catlip.models.dual import load_dual
-    from catlip.models.text import Text
+    from catlip.models.text import TextConfig
     from catlip.training import objective as wiring
 
-    small = Text(text_width=64, text_layers=1)
+    small = TextConfig(text_width=64, text_layers=1)
     for part in ("clip", "siglip", "clip_lite"):
         monkeypatch.setitem(wiring.PARTS, part, partial(wiring.PARTS[part], embed=16))
 
     def run(out: Path) -> Path:
         return pretrain(config(
             flow[0], flow[1] if "synsets" in name else "", out, samples=240, objective=wiring.settings_of(name),
-            tokens=Tokens(tokens=600, context=16), text=small, loop=Loop(ema=0.9, precision="fp32", save_every=96),
+            tokens=TokenizerConfig(tokens=600, context=16), text=small,
+            loop=LoopConfig(ema=0.9, precision="fp32", save_every=96),
         ))  # fmt: skip
 
     whole = run(tmp_path / "whole")
@@ -365,8 +366,8 @@ def test_every_objective_trains_stops_and_goes_on(flow, tmp_path: Path, name: st
 
 
 def test_a_run_begun_from_another_keeps_the_rows_of_shared_labels(flow, tmp_path: Path) -> None:
-    """--init RUN with another vocabulary: encoder and shared rows bit for bit, by synset and not by place."""
-    from catlip.training.pretrain import make_task
+    """`init` RUN with another vocabulary: encoder and shared rows bit for bit, by synset and not by place."""
+    from catlip.tasks.pretrain import make_task
 
     first = pretrain(config(*flow, tmp_path / "first", samples=96))
     old = Vocabulary.load(flow[1])

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catlip.captions.labeler import Labeler
-from catlip.captions.vocabulary import Vocabulary
 from catlip.errors import UsageError
+from catlip.labels.labeler import Labeler
+from catlip.labels.vocabulary import Vocabulary
 
 LABELER = Labeler()
 DOG, CAT, HORSE = "n02084071", "n02121620", "n02374451"
@@ -38,7 +38,7 @@ def test_save_and_load_give_the_same(tmp_path: Path) -> None:
 def test_pruning() -> None:
     assert vocabulary(dog=9, cat=4, horse=1).prune(min_count=4).synsets == [DOG, CAT]
     assert vocabulary(dog=9, cat=4, horse=1).prune(max_size=1).synsets == [DOG]
-    with pytest.raises(UsageError, match=r"--min-count 10.*most frequent occurs 9 times"):
+    with pytest.raises(UsageError, match=r"`min_count` 10.*most frequent occurs 9 times"):
         vocabulary(dog=9).prune(min_count=10)
     with pytest.raises(UsageError, match="most frequent occurs 0 times"):
         vocabulary()

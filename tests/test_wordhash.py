@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catlip.captions.wordhash import WordNumbers
+from catlip.labels.wordhash import WordNumbers
 
 WORDS = st.lists(st.text(st.characters(codec="utf-8", exclude_characters=" "), min_size=1, max_size=9), max_size=40)
 

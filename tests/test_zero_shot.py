@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from catlip import cli
-from catlip.captions.labeler import Labeler
-from catlip.captions.tokenizer import Tokenizer
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Matcher, alike, read_names
 from catlip.evaluation.classified import accuracies, combine, ranks
+from catlip.evaluation.zero_shot import ZeroShotConfig, read_templates, zero_shot
+from catlip.labels.labeler import Labeler
+from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual import DualEncoder
 from catlip.models.encoder import Encoder
-from catlip.models.text import Text
-from catlip.transfer.zero_shot import ZeroShot, read_templates, zero_shot
+from catlip.models.text import TextConfig
 from tests.conftest import COLOURS
 
 DOG, CAT, ANIMAL, POODLE, SPARROW, ROBIN = (
@@ -120,7 +120,9 @@ def run(tmp_path: Path) -> Path:
 def give_text(run: Path) -> None:
     tokenizer = Tokenizer.train([f"a photo of one {noun}" for noun in COLOURS] * 3, 600, 16)
     encoder = Encoder.create("test_resnet", image_size=32)
-    DualEncoder(encoder, tokenizer, Text(text_width=64, text_layers=1), embed=8, scale=1.0).save_text(run, tokenizer)
+    DualEncoder(encoder, tokenizer, TextConfig(text_width=64, text_layers=1), embed=8, scale=1.0).save_text(
+        run, tokenizer
+    )
 
 
 def test_both_routes_numbers_or_names(
@@ -129,12 +131,12 @@ def test_both_routes_numbers_or_names(
     data = coloured_shards(24, 1, "test", cls=True)
     (tmp_path / "names.txt").write_text("\n".join(COLOURS) + "\n")
     give_text(run)
-    result = zero_shot(ZeroShot(run=str(run), data=data, classes=str(tmp_path / "names.txt")))
+    result = zero_shot(ZeroShotConfig(run=str(run), data=data, classes=str(tmp_path / "names.txt")))
     assert {"head", "text"} <= set(result)
     assert result["matched"] == {"exact": 4}
     assert "exact: " in capsys.readouterr().out
     assert json.loads((run / "results.jsonl").read_text())["task"] == "zeroshot"
-    only = zero_shot(ZeroShot(run=str(run), data=data, classes=str(tmp_path / "names.txt"), route="head"))
+    only = zero_shot(ZeroShotConfig(run=str(run), data=data, classes=str(tmp_path / "names.txt"), route="head"))
     assert only["head"] == result["head"]
     assert "text" not in only
 
@@ -146,10 +148,10 @@ def test_labels_that_are_names_need_no_file(run: Path, tmp_path: Path) -> None:
         (tmp_path / "set" / noun).mkdir(parents=True)
         for i in range(3):
             (tmp_path / "set" / noun / f"{i}.jpg").write_bytes(jpeg(colour, seed=i))
-    assert zero_shot(ZeroShot(run=str(run), data=str(tmp_path / "set")))["classes"] == 4
+    assert zero_shot(ZeroShotConfig(run=str(run), data=str(tmp_path / "set")))["classes"] == 4
     (tmp_path / "names.txt").write_text("apple\nlake\nlawn\nmelon\n")
     with pytest.raises(UsageError, match=r"1 labels .* 'lemon', did you mean 'melon'"):
-        zero_shot(ZeroShot(run=str(run), data=str(tmp_path / "set"), classes=str(tmp_path / "names.txt")))
+        zero_shot(ZeroShotConfig(run=str(run), data=str(tmp_path / "set"), classes=str(tmp_path / "names.txt")))
 
 
 @pytest.mark.parametrize(("names", "extra", "says"), [
@@ -173,12 +175,12 @@ def test_mistakes_end_with_one_line(
 def test_numbers_without_names_and_a_run_with_neither(
     run: Path, coloured_shards: Callable[..., str], tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="labels are numbers; --classes"):
-        zero_shot(ZeroShot(run=str(run), data=coloured_shards(8, 1, "test", cls=True)))
+    with pytest.raises(UsageError, match="labels are numbers; `classes`"):
+        zero_shot(ZeroShotConfig(run=str(run), data=coloured_shards(8, 1, "test", cls=True)))
     Encoder.create("test_resnet", image_size=32).save(tmp_path / "bare" / "encoder")
     (tmp_path / "names.txt").write_text("apple\nlake\nlawn\nlemon\n")
     with pytest.raises(UsageError, match=r"neither a classifier .*catlip align"):
-        zero_shot(ZeroShot(run=str(tmp_path / "bare"), data=coloured_shards(8, 1, "test", cls=True),
+        zero_shot(ZeroShotConfig(run=str(tmp_path / "bare"), data=coloured_shards(8, 1, "test", cls=True),
                            classes=str(tmp_path / "names.txt")))  # fmt: skip
 
 

@@ -210,11 +210,7 @@ def write_sample(out: Path, drawn: list[tuple[Emoji, dict[str, bytes]]], artists
                 add_member(tar, f"{emoji.key}.txt", emoji.text)
         data = gzip.compress(plain.getvalue(), mtime=0)  # two thirds of the tar are padding
         path.write_bytes(data)
-        index[path.name] = {
-            "samples": len(drawn),
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
+        index[path.name] = {"samples": len(drawn), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         print(f"{path}: {len(drawn)} samples, {len(data):,} bytes")
     (out / "index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
@@ -240,11 +236,7 @@ def main() -> None:
     if shutil.which("rsvg-convert") is None:
         raise SystemExit("rsvg-convert is missing: apt-get install librsvg2-bin")
 
-    artists = {
-        "noto": noto_artist(args.noto),
-        "openmoji": svg_artist(colour),
-        "twemoji": svg_artist(args.twemoji),
-    }
+    artists = {"noto": noto_artist(args.noto), "openmoji": svg_artist(colour), "twemoji": svg_artist(args.twemoji)}
     write_sample(args.out, list(draw_all(read_emoji(args.openmoji), artists)), list(artists))
 
 

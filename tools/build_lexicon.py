@@ -1,4 +1,4 @@
-"""Compile WordNet 3.0 into the one file that catlip ships: catlip/captions/wordnet.txt.xz.
+"""Compile WordNet 3.0 into the one file that catlip ships: catlip/labels/wordnet.txt.xz.
 
 Why 3.0 and not newer: ImageNet's class ids are WordNet 3.0 noun offsets, and so are the labels of the
 official CatLIP vocabulary. Why a file of our own: NLTK downloads its data at run time, which neither an

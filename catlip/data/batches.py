@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from catlip.captions.labeler import Labeler
-from catlip.captions.tokenizer import Tokenizer
-from catlip.captions.vocabulary import Vocabulary
-from catlip.data.crops import DRAWS, Crop, decode_crop
+from catlip.data.crops import DRAWS, CropConfig, decode_crop
 from catlip.data.images import UnreadableImageError
-from catlip.data.labelled import LabelledRecord
+from catlip.data.labelled import LabelledSample
 from catlip.data.order import Order, uniforms
-from catlip.data.sources import Record, Source
+from catlip.data.sources import Dataset, Sample
 from catlip.data.steps import Step, Steps
 from catlip.errors import UsageError
+from catlip.labels.labeler import Labeler
+from catlip.labels.tokenizer import Tokenizer
+from catlip.labels.vocabulary import Vocabulary
 
 
 @dataclass(slots=True)
@@ -72,10 +72,15 @@ class Batch:
     def _slice(self, low: int, high: int) -> "Batch":
         first, last = int(self.offsets[low]), int(self.offsets[high])
         return replace(
-            self, image=self.image[low:high], flip=self.flip[low:high], labels=self.labels[first:last],
-            offsets=self.offsets[low : high + 1] - first, captions=self.captions[low:high], keys=self.keys[low:high],
+            self,
+            image=self.image[low:high],
+            flip=self.flip[low:high],
+            labels=self.labels[first:last],
+            offsets=self.offsets[low : high + 1] - first,
+            captions=self.captions[low:high],
+            keys=self.keys[low:high],
             tokens=None if self.tokens is None else self.tokens[low:high],
-        )  # fmt: skip
+        )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -89,12 +94,12 @@ class Batches(ABC):
     unreadable pictures are the same for all.
     """
 
-    def __init__(self, source: Source, order: Order, steps: Steps, *, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, source: Dataset, order: Order, steps: Steps, *, rank: int = 0, world: int = 1) -> None:
         self.source, self.order, self.steps = source, order, steps
         self.rank, self.world = rank, world
 
     @abstractmethod
-    def picture(self, record: Record, draws: list[float], out: Tensor) -> Any:
+    def picture(self, record: Sample, draws: list[float], out: Tensor) -> Any:
         """Fill `out`, uint8 [3, size, size], from a record; what has to travel beside it.
 
         draws: DRAWS + 1 random numbers in [0, 1) of the sample's place; the first below 0.5 means that the task will
@@ -102,7 +107,7 @@ class Batches(ABC):
         """
 
     @abstractmethod
-    def batch(self, image: Tensor, flip: Tensor, records: list[Record], beside: list[Any], draws: np.ndarray) -> Batch:
+    def batch(self, image: Tensor, flip: Tensor, records: list[Sample], beside: list[Any], draws: np.ndarray) -> Batch:
         """A batch of the records that could be read. beside: what `picture` returned; draws [B, DRAWS + 1]."""
 
     def places(self, step: Step) -> np.ndarray:
@@ -159,33 +164,45 @@ class CaptionBatches(Batches):
     """Random crops of captioned pictures, with the classes that their captions name and one caption's tokens."""
 
     def __init__(
-        self, source: Source, order: Order, steps: Steps, *, vocabulary: Vocabulary, labeler: Labeler, crop: Crop,
-        tokenizer: Tokenizer | None = None, rank: int = 0, world: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        source: Dataset,
+        order: Order,
+        steps: Steps,
+        *,
+        vocabulary: Vocabulary,
+        labeler: Labeler,
+        crop: CropConfig,
+        tokenizer: Tokenizer | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         super().__init__(source, order, steps, rank=rank, world=world)
         self.crop, self.labeler, self.tokenizer = crop, labeler, tokenizer
         self._classes = vocabulary.classes_of(labeler)
 
-    def picture(self, record: Record, draws: list[float], out: Tensor) -> None:
+    def picture(self, record: Sample, draws: list[float], out: Tensor) -> None:
         decode_crop(record.image, self.crop, draws, out)
 
-    def batch(self, image: Tensor, flip: Tensor, records: list[Record], beside: list[Any], draws: np.ndarray) -> Batch:
+    def batch(self, image: Tensor, flip: Tensor, records: list[Sample], beside: list[Any], draws: np.ndarray) -> Batch:
         labels, offsets = self._labels(records)
         return Batch(
-            image, flip, labels, offsets,
+            image,
+            flip,
+            labels,
+            offsets,
             captions=[record.captions for record in records],
             keys=[record.key for record in records],
             tokens=self._tokens(records, draws[:, -1]) if self.tokenizer else None,
-        )  # fmt: skip
+        )
 
-    def _labels(self, records: list[Record]) -> tuple[Tensor, Tensor]:
+    def _labels(self, records: list[Sample]) -> tuple[Tensor, Tensor]:
         """Classes that any of a picture's captions names."""
         rows = np.repeat(np.arange(len(records)), [len(r.captions) for r in records])
         indices, offsets = self.labeler.sparse([c for r in records for c in r.captions], rows)
         labels, bounds = to_classes(indices, offsets, self._classes, len(records))
         return torch.from_numpy(labels), torch.from_numpy(bounds)
 
-    def _tokens(self, records: list[Record], draws: np.ndarray) -> Tensor:
+    def _tokens(self, records: list[Sample], draws: np.ndarray) -> Tensor:
         """One caption of each picture, chosen by its place; an empty one where it has none."""
         assert self.tokenizer is not None
         pairs = zip(records, draws, strict=True)
@@ -199,23 +216,27 @@ class ClassBatches(Batches):
     """Random crops of labelled pictures (a `LabelledSource`), with their classes."""
 
     def __init__(
-        self, source: Source, order: Order, steps: Steps, *, crop: Crop, rank: int = 0, world: int = 1
+        self, source: Dataset, order: Order, steps: Steps, *, crop: CropConfig, rank: int = 0, world: int = 1
     ) -> None:
         super().__init__(source, order, steps, rank=rank, world=world)
         self.crop = crop
 
-    def picture(self, record: Record, draws: list[float], out: Tensor) -> tuple[int, ...]:
-        assert isinstance(record, LabelledRecord)
+    def picture(self, record: Sample, draws: list[float], out: Tensor) -> tuple[int, ...]:
+        assert isinstance(record, LabelledSample)
         decode_crop(record.image, self.crop, draws, out)
         return record.classes
 
-    def batch(self, image: Tensor, flip: Tensor, records: list[Record], beside: list[Any], draws: np.ndarray) -> Batch:
+    def batch(self, image: Tensor, flip: Tensor, records: list[Sample], beside: list[Any], draws: np.ndarray) -> Batch:
         labels = np.array([label for classes in beside for label in classes], np.int64)
         offsets = np.cumsum([0, *map(len, beside)], dtype=np.int64)
         return Batch(
-            image, flip, torch.from_numpy(labels), torch.from_numpy(offsets), captions=[[]] * len(records),
+            image,
+            flip,
+            torch.from_numpy(labels),
+            torch.from_numpy(offsets),
+            captions=[[]] * len(records),
             keys=[record.key for record in records],
-        )  # fmt: skip
+        )
 
 
 def to_classes(

@@ -9,22 +9,23 @@ import numpy as np
 import simplejpeg
 
 from catlip import machine
-from catlip.captions.labeler import Labeler
-from catlip.captions.vocabulary import Vocabulary
 from catlip.data.batches import Batches, CaptionBatches
-from catlip.data.crops import DRAWS, Crop, decode_crop, empty
+from catlip.data.crops import DRAWS, CropConfig, decode_crop, empty
 from catlip.data.images import UnreadableImageError, decode_upright
 from catlip.data.loader import Loader
 from catlip.data.order import Order, uniforms
-from catlip.data.records import Record
-from catlip.data.sources import open_source, parts
-from catlip.data.steps import Curriculum, Steps
+from catlip.data.records import Sample
+from catlip.data.sources import open_dataset, parts
+from catlip.data.steps import CurriculumConfig, Steps
+from catlip.labels.labeler import Labeler
+from catlip.labels.vocabulary import Vocabulary
+from catlip.notices import say
 
 LOOKED_AT = 512  # samples, drawn at random
 
 
 @dataclass(kw_only=True, slots=True)
-class BenchData:
+class BenchConfig:
     """Measure reading, decoding, cropping, labelling and the whole loader on your own data."""
 
     data: str  # as for `catlip pretrain`
@@ -36,13 +37,13 @@ class BenchData:
     image_col: str | None = None
     text_col: str | None = None
     cache_gb: float = 100.0
-    crop: Crop = field(default_factory=Crop)
+    crop: CropConfig = field(default_factory=CropConfig)
 
 
-def bench_data(cfg: BenchData) -> dict[str, float]:
+def bench_data(cfg: BenchConfig) -> dict[str, float]:
     """Pictures a second of each part on one core, and of the whole loader."""
-    source = open_source(cfg.data, cfg.image_col, cfg.text_col, cfg.cache_gb)
-    print(f"{cfg.data}: {source.described}")
+    source = open_dataset(cfg.data, cfg.image_col, cfg.text_col, cfg.cache_gb)
+    say(f"{cfg.data}: {source.described}")
     order = Order(parts(source), 0)
     numbers = order.samples(np.arange(min(LOOKED_AT, len(source)))).tolist()
     records = [source.read(number) for number in numbers]
@@ -61,7 +62,7 @@ def bench_data(cfg: BenchData) -> dict[str, float]:
         "label": _rate(lambda i: labeler.sparse(good[i].captions), len(good), cfg.seconds),
     }
     words = Vocabulary(synsets=[], names=[], counts=[], samples=1)
-    steps = Steps(Curriculum(), budget=1 << 40, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=0)
+    steps = Steps(CurriculumConfig(), budget=1 << 40, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=0)
     batches = CaptionBatches(source, order, steps, vocabulary=words, labeler=labeler, crop=cfg.crop)
     rates["whole batches, one core"] = _whole(Loader(batches, 0), cfg.seconds)
     workers = cfg.workers or machine.cores()
@@ -69,16 +70,16 @@ def bench_data(cfg: BenchData) -> dict[str, float]:
     copied = _transfer(batches, cfg.device, cfg.seconds)
     rates[f"copy to {copied[0]}"] = copied[1]
     kilobytes = np.mean([len(record.image) for record in good]) / 1000
-    print(f"{len(records) - len(good)} of {len(records)} pictures unreadable; {kilobytes:,.0f} kB each")
+    say(f"{len(records) - len(good)} of {len(records)} pictures unreadable; {kilobytes:,.0f} kB each")
     width = max(map(len, rates))
     for name, rate in rates.items():
-        print(f"  {name:<{width}}  {rate:>10,.0f} pictures/s")
+        say(f"  {name:<{width}}  {rate:>10,.0f} pictures/s")
     share = rates["whole batches, one core"] / rates["decode in full"]
-    print(f"  the loader reaches {share:.0%} of the pure decoding limit of a core")
+    say(f"  the loader reaches {share:.0%} of the pure decoding limit of a core")
     return rates
 
 
-def _decodes(record: Record) -> bool:
+def _decodes(record: Sample) -> bool:
     try:
         decode_upright(record.image)
     except UnreadableImageError:

@@ -19,8 +19,8 @@ from catlip.data.coco import Objects, bitmap
 from catlip.data.crops import Box, decode_part
 from catlip.data.images import UnreadableImageError, is_turned
 from catlip.data.order import Order
-from catlip.data.records import Record
-from catlip.data.sources import Source
+from catlip.data.records import Sample
+from catlip.data.sources import Dataset
 from catlip.data.steps import Steps
 
 GREY = 128  # of the canvas beside the picture
@@ -101,15 +101,23 @@ class BoxBatches(Batches):
     """Pictures with the boxes, and the masks, of a COCO file."""
 
     def __init__(
-        self, source: Source, order: Order, steps: Steps, *, pictures: dict[str, Objects], scale: tuple[float, float],
-        masks: bool, rank: int = 0, world: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        source: Dataset,
+        order: Order,
+        steps: Steps,
+        *,
+        pictures: dict[str, Objects],
+        scale: tuple[float, float],
+        masks: bool,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         """pictures: by the keys of their records. scale: range of the picture's longer side, as a share of
         the canvas. masks: whether they travel too."""
         super().__init__(source, order, steps, rank=rank, world=world)
         self.pictures, self.scale, self.masks = pictures, scale, masks
 
-    def picture(self, record: Record, draws: list[float], out: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def picture(self, record: Sample, draws: list[float], out: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(boxes, classes, packed masks) of what is to be seen; boxes and masks mirrored if the task will mirror."""
         objects = self.pictures[record.key]
         low, high = self.scale
@@ -117,7 +125,7 @@ class BoxBatches(Batches):
         return on_canvas(objects, placed, out.shape[-1], mirrored=draws[0] < 0.5, masks=self.masks)
 
     def batch(
-        self, image: Tensor, flip: Tensor, records: list[Record], beside: list[Any], draws: np.ndarray
+        self, image: Tensor, flip: Tensor, records: list[Sample], beside: list[Any], draws: np.ndarray
     ) -> BoxBatch:
         boxes, classes, masks = (torch.from_numpy(np.concatenate(some)) for some in zip(*beside, strict=True))
         offsets = torch.tensor([0, *(len(some) for _, some, _ in beside)]).cumsum(0)

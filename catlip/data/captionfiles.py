@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from catlip.data.embedded import is_bytes
-from catlip.data.folders import FolderSource, coco_captions
+from catlip.data.folders import FolderDataset, coco_captions
 from catlip.data.paths import values_of
 from catlip.data.tables import (
     ROWS,
@@ -23,7 +23,7 @@ from catlip.data.tables import (
     kind_of,
     open_parquet,
 )
-from catlip.data.tars import TarSource
+from catlip.data.tars import TarDataset
 from catlip.errors import UsageError
 
 KEY_COLUMNS = [
@@ -58,9 +58,9 @@ class Columns:
         if kind in ("tar", "coco", "folder"):
             return cls("", ("key",))
         names = column_names(path, kind)
-        text = find_column(path, names, text_col, TEXT_COLUMNS, "caption", "--text-col", lambda: first_rows(path))
+        text = find_column(path, names, text_col, TEXT_COLUMNS, "caption", "`text_col`", lambda: first_rows(path))
         if key_cols is not None:
-            keys = tuple(find_column(path, names, key, (), "key", "--key-cols") for key in key_cols.split(",") if key)
+            keys = tuple(find_column(path, names, key, (), "key", "`key_cols`") for key in key_cols.split(",") if key)
         else:
             pictures = set()
             if kind == "parquet":
@@ -96,7 +96,7 @@ def describe(paths: list[Path], columns: Columns) -> str:
     if not columns.text:
         return f"{what}: captions of the samples in it"
     keys = f", keys from {', '.join(map(repr, columns.keys))}" if columns.keys else ""
-    return f"{what}: captions from column {columns.text!r}{keys} (--text-col, --key-cols to change)"
+    return f"{what}: captions from column {columns.text!r}{keys} (`text_col`, `key_cols` to change)"
 
 
 def row_groups(path: Path, rows: int) -> Iterator[list[int] | None]:
@@ -142,7 +142,7 @@ def _source_rows(path: Path, kind: str, troubles: dict[str, str]) -> Iterator[Ro
     if kind == "coco":  # whose pictures need not be here
         samples = ((name, captions) for name, (captions, _) in coco_captions(path).items())
     else:
-        source = TarSource([path], str(path)) if kind == "tar" else FolderSource(path)
+        source = TarDataset([path], str(path)) if kind == "tar" else FolderDataset(path)
         troubles.update(source.troubles)
         samples = zip(source.keys(), source.captions(), strict=True)
     while some := list(islice(samples, ROWS)):

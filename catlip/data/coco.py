@@ -13,7 +13,7 @@ import numpy as np
 
 from catlip.data.folders import FolderPictures, TarPictures
 from catlip.data.images import MAX_PIXELS
-from catlip.data.paths import PathSource
+from catlip.data.paths import PathDataset
 from catlip.data.pictures import picture_files
 from catlip.data.shards import expand
 from catlip.errors import UsageError
@@ -100,7 +100,7 @@ class Instances:
         return found
 
 
-def read_instances(path: str | Path, option: str = "--boxes") -> Instances:
+def read_instances(path: str | Path, option: str = "`boxes`") -> Instances:
     """Raises UsageError for anything but COCO's {"images", "annotations", "categories"} with boxes.
 
     Boxes are clipped to their picture; what has no area there is left out and counted.
@@ -202,10 +202,16 @@ def _objects(image: Any, entries: list[Any], class_of: dict[Any, int], found: In
         masks.append(mask)
         areas.append(float(entry.get("area") or (_area(mask) if mask is not None else 0) or w * h))
     return Objects(
-        image["id"], name, width, height, np.array(boxes, np.float32).reshape(-1, 4),
+        image["id"],
+        name,
+        width,
+        height,
+        np.array(boxes, np.float32).reshape(-1, 4),
         np.array([class_of[entry["category_id"]] for entry in kept], np.int64),
-        np.array([bool(entry.get("iscrowd")) for entry in kept], bool), np.array(areas, np.float64), masks,
-    )  # fmt: skip
+        np.array([bool(entry.get("iscrowd")) for entry in kept], bool),
+        np.array(areas, np.float64),
+        masks,
+    )
 
 
 def _size(image: Any, name: str) -> tuple[int, int]:
@@ -313,7 +319,7 @@ def _run_lengths(text: str) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def picture_source(instances: Instances, images: str, option: str = "--images") -> PathSource:
+def picture_source(instances: Instances, images: str, option: str = "`images`") -> PathDataset:
     """The pictures of a COCO file, in its order, from a folder or from tars (KEY.jpg). Satisfies `Source`.
 
     Raises UsageError if some of them are not there.

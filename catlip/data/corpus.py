@@ -24,13 +24,14 @@ import pyarrow.parquet as pq
 
 from catlip import machine
 from catlip.atomic import whole, write_text
-from catlip.captions.labeler import Labeler
-from catlip.captions.vocabulary import Vocabulary
 from catlip.data.captionfiles import Columns, Rows, describe, read_rows, row_groups
 from catlip.data.records import bounded
 from catlip.data.remote import is_url
 from catlip.data.sources import located, mixed
 from catlip.errors import UsageError, refusal
+from catlip.labels.labeler import Labeler
+from catlip.labels.vocabulary import Vocabulary
+from catlip.notices import say
 
 FORMAT = 2  # of a task's result: those of another one are not added up
 GROUPS_PER_TASK_ROWS = 2_000_000  # row groups of a Parquet file are bundled up to so many rows
@@ -54,7 +55,7 @@ class Corpus:
 
 
 @dataclass(kw_only=True, slots=True)
-class BuildVocabulary(Corpus):
+class VocabularyConfig(Corpus):
     """Count the labels of a corpus and keep the frequent ones."""
 
     out: str = "vocab.tsv"
@@ -63,7 +64,7 @@ class BuildVocabulary(Corpus):
 
 
 @dataclass(kw_only=True, slots=True)
-class WriteLabels(Corpus):
+class LabelConfig(Corpus):
     """Write the labels of every caption as Parquet."""
 
     out: str  # folder for the Parquet files
@@ -92,32 +93,39 @@ class Counts:
         self.troubles.update(other["troubles"])
 
 
-def build_vocabulary(cfg: BuildVocabulary) -> Vocabulary:
+def build_vocabulary(cfg: VocabularyConfig) -> Vocabulary:
     """`catlip vocab`: count, prune, write vocab.tsv. Raises UsageError before the work starts where it can."""
     if cfg.min_count < 1:
-        raise UsageError(f"--min-count {cfg.min_count}: 1 or more")
+        raise UsageError(f"`min_count` {cfg.min_count}: 1 or more")
     parts = Path(cfg.out + ".parts")
     counts, labeler = run(cfg, parts, labels_folder=None)
     shutil.rmtree(parts)  # the counts are complete: whatever fails from here on leaves nothing behind
     vocabulary = Vocabulary.from_counts(
-        counts.by_synset, labeler, samples=counts.samples, captions=counts.captions, source=cfg.data,
-        min_count=cfg.min_count, max_size=cfg.max_size,
-    )  # fmt: skip
+        counts.by_synset,
+        labeler,
+        samples=counts.samples,
+        captions=counts.captions,
+        source=cfg.data,
+        min_count=cfg.min_count,
+        max_size=cfg.max_size,
+    )
     vocabulary.save(cfg.out)
     kept = sum(vocabulary.counts)
-    print(f"{cfg.out}: {len(vocabulary):,} of {len(counts.by_synset):,} labels kept; they cover "
-          f"{kept / max(counts.labels, 1):.1%} of {counts.labels:,} label uses")  # fmt: skip
-    print("most frequent: " + ", ".join(name.replace("_", " ") for name in vocabulary.names[:12]))
+    say(
+        f"{cfg.out}: {len(vocabulary):,} of {len(counts.by_synset):,} labels kept; they cover "
+        f"{kept / max(counts.labels, 1):.1%} of {counts.labels:,} label uses"
+    )
+    say("most frequent: " + ", ".join(name.replace("_", " ") for name in vocabulary.names[:12]))
     return vocabulary
 
 
-def write_labels(cfg: WriteLabels) -> Counts:
+def write_labels(cfg: LabelConfig) -> Counts:
     """`catlip label`: Parquet with the key columns of the input and a column `synsets`, one file per task."""
     if cfg.vocab:
         Vocabulary.load(cfg.vocab)  # a mistake is better found before the work than after it
     out = Path(cfg.out)
     counts, _ = run(cfg, out / "_parts", labels_folder=out)
-    print(f"{out}: labels of {counts.samples:,} samples as Parquet")
+    say(f"{out}: labels of {counts.samples:,} samples as Parquet")
     return counts
 
 
@@ -126,19 +134,28 @@ def run(cfg: Corpus, parts: Path, labels_folder: Path | None) -> tuple[Counts, L
     labeler = Labeler(cfg.rule, ancestors=cfg.ancestors, lexicon=cfg.lexicon)
     inputs = corpus_files(cfg.data, cfg.text_col, cfg.key_cols)
     for paths, columns in inputs:
-        print(describe(paths, columns))
+        say(describe(paths, columns))
     settings = {
-        "rule": cfg.rule, "ancestors": cfg.ancestors, "terms": cfg.lexicon and os.path.abspath(cfg.lexicon),
-        "terms_hash": labeler.terms_hash, "lexicon": labeler.wordnet.hash, "format": FORMAT,
-        "parts": str(parts.absolute()), "labels": str(labels_folder.absolute()) if labels_folder else None,
+        "rule": cfg.rule,
+        "ancestors": cfg.ancestors,
+        "terms": cfg.lexicon and os.path.abspath(cfg.lexicon),
+        "terms_hash": labeler.terms_hash,
+        "lexicon": labeler.wordnet.hash,
+        "format": FORMAT,
+        "parts": str(parts.absolute()),
+        "labels": str(labels_folder.absolute()) if labels_folder else None,
         "vocab": getattr(cfg, "vocab", None) and os.path.abspath(cfg.vocab),  # pyright: ignore
-    }  # fmt: skip
-    tasks = [_task(path, columns, groups, settings) for paths, columns in inputs for path in paths
-             for groups in row_groups(path, GROUPS_PER_TASK_ROWS)]  # fmt: skip
+    }
+    tasks = [
+        _task(path, columns, groups, settings)
+        for paths, columns in inputs
+        for path in paths
+        for groups in row_groups(path, GROUPS_PER_TASK_ROWS)
+    ]
     parts.mkdir(parents=True, exist_ok=True)
     todo = [task for task in tasks if not Path(task["part"]).is_file()]
     if len(todo) < len(tasks):
-        print(f"{len(tasks) - len(todo)} of {len(tasks)} files were done before; going on with the others")
+        say(f"{len(tasks) - len(todo)} of {len(tasks)} files were done before; going on with the others")
     try:
         _run_tasks(todo, settings, cfg)
     except UsageError:
@@ -263,13 +280,7 @@ def _run_tasks(tasks: list[dict[str, Any]], settings: dict[str, Any], cfg: Corpu
     results: Iterator[dict[str, str]] = frame.select(worker(frame["task"]).alias("error")).iter_rows(
         results_buffer_size=2 * workers
     )
-    look = (
-        TextColumn("labelling"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("files"),
-        TimeRemainingColumn(),
-    )
+    look = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
     with Progress(*look, transient=True) as progress:
         for result in progress.track(results, total=len(tasks)):
             if result["error"]:
@@ -277,14 +288,14 @@ def _run_tasks(tasks: list[dict[str, Any]], settings: dict[str, Any], cfg: Corpu
 
 
 def _summary(counts: Counts) -> None:
-    print(
+    say(
         f"{counts.samples:,} samples, {counts.captions:,} captions ({counts.missing:,} missing); "
         f"{counts.labels / max(counts.samples, 1):.2f} labels a sample, "
         f"{counts.unlabelled / max(counts.samples, 1):.1%} of the samples without a label"
     )
     if counts.troubles:
         first, why = next(iter(counts.troubles.items()))
-        print(f"{len(counts.troubles):,} troubles, e.g. {first}: {why}")
+        say(f"{len(counts.troubles):,} troubles, e.g. {first}: {why}")
     share = counts.foreign / max(counts.looked, 1)
     if share > MAX_FOREIGN:
-        print(f"warning: {share:.1%} of the captions are not English by their words; their labels will be poor")
+        say(f"warning: {share:.1%} of the captions are not English by their words; their labels will be poor")

@@ -22,7 +22,7 @@ DRAWS = 3 + 4 * TRIES  # random numbers that a crop may use: flip, blur, its str
 
 
 @dataclass(kw_only=True, slots=True)
-class Crop:
+class CropConfig:
     """Random resized crop (Szegedy et al. 2014), the augmentation of CLIP and CatLIP alike."""
 
     scale: tuple[float, float] = (0.08, 1.0)  # share of the picture's area
@@ -33,7 +33,7 @@ class Crop:
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-def decode_crop(data: bytes, crop: Crop, draws: Sequence[float], out: Tensor) -> None:
+def decode_crop(data: bytes, crop: CropConfig, draws: Sequence[float], out: Tensor) -> None:
     """Decode and cut a random part out into `out`: uint8 [3, size, size], channels last in memory.
 
     draws: DRAWS numbers in [0, 1). Raises UnreadableImageError.
@@ -51,7 +51,7 @@ def empty(height: int, width: int = 0) -> Tensor:
     return torch.empty((height, width or height, 3), dtype=torch.uint8).permute(2, 0, 1)
 
 
-def random_box(width: int, height: int, crop: Crop, draws: Sequence[float]) -> Box:
+def random_box(width: int, height: int, crop: CropConfig, draws: Sequence[float]) -> Box:
     """A box of random area and shape, by up to ten tries; then the largest central box of an allowed shape."""
     low, high = math.log(crop.ratio[0]), math.log(crop.ratio[1])
     smallest, largest = crop.scale

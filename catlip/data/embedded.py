@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from catlip.data import indexes
 from catlip.data.paths import RELATIVE, Folders, columns_said, guess, plain
-from catlip.data.records import Record
+from catlip.data.records import Sample
 from catlip.data.remote import Files, OpenFile, Reader, filesystem, in_threads, is_url, persistently
 from catlip.data.tables import ROWS, TEXT_COLUMNS, CaptionColumn, column_names, first_rows, open_parquet
 from catlip.data.tars import identity
@@ -32,7 +32,7 @@ MAX_GROUP = 4 << 30  # bytes of one row group
 MAX_LINE = 1 << 28
 
 
-class ParquetSource:
+class ParquetDataset:
     """Rows of Parquet files with the bytes of pictures in a column. A shard is a row group. Satisfies `Source`.
 
     The column holds bytes, or Hugging Face's {"bytes": ..., "path": ...}, whose path counts where bytes are missing.
@@ -140,14 +140,14 @@ class ParquetSource:
                     raise UsageError(f"{self.files.names[number]} cannot be read: {error}") from None
             return slot.rows
 
-    def read(self, number: int) -> Record:
+    def read(self, number: int) -> Sample:
         shard = int(np.searchsorted(self._starts, number, "right")) - 1
         rows = self._rows(shard).slice(number - int(self._starts[shard]), 1).to_pylist()[0]
         file = self.files.names[int(self._file_of[shard])]
         image, path = picture_in(rows.pop(self.image), "" if is_url(file) else os.path.dirname(file) or ".")
         captions = self._captions([rows.pop(self.text, None)])[0]
         key = rows.get(self.key) if self.key else path
-        return Record(str(key or number), image, captions, metadata=plain(rows.items()))
+        return Sample(str(key or number), image, captions, metadata=plain(rows.items()))
 
     def captions(self) -> Iterator[list[str]]:
         if not self.text:
@@ -198,7 +198,7 @@ def parquet_has_bytes(name: str, image_col: str | None, text_col: str | None) ->
     return is_bytes(schema.field(parquet_columns(name, schema, image_col, text_col)[0]).type)
 
 
-class JsonLinesSource:
+class JsonLinesDataset:
     """Lines of JSONL files with pictures in base64. A shard is a file. Satisfies `Source`."""
 
     remote, window = False, 0
@@ -235,12 +235,12 @@ class JsonLinesSource:
             return {}, folder
         return row if isinstance(row, dict) else {}, folder
 
-    def read(self, number: int) -> Record:
+    def read(self, number: int) -> Sample:
         row, folder = self._line(number)
         image, path = picture_in(row.pop(self.image, None), folder)
         captions = self._captions([row.pop(self.text, None)])[0]
         key = next((row[name] for name in KEYS if row.get(name)), path)
-        return Record(str(key or number), image, captions, metadata=plain(row.items()))
+        return Sample(str(key or number), image, captions, metadata=plain(row.items()))
 
     def captions(self) -> Iterator[list[str]]:
         return (self._captions([self._line(number)[0].get(self.text)])[0] for number in range(len(self)))

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from catlip.data import indexes
 from catlip.data.names import Names
-from catlip.data.paths import FACTS, TEXTS, Folders, PathSource, Pictures, plain, without_captions
+from catlip.data.paths import FACTS, TEXTS, Folders, PathDataset, Pictures, plain, without_captions
 from catlip.data.records import bounded, lines
 from catlip.data.remote import Files
 from catlip.data.shards import IMAGE_EXTENSIONS, pictures_in
@@ -26,7 +26,7 @@ SIDECARS = (".txt", ".caption")
 LISTED = pa.schema([("name", pa.large_string()), *((column, pa.int64()) for column in ("tar", "at", "size"))])
 
 
-class FolderSource(PathSource):
+class FolderDataset(PathDataset):
     """Pictures of a folder and its sub-folders; `1.jpg` has its captions, one a line, in `1.txt` or `1.caption`.
 
     Files are listed, not touched, until they are read: a million of them take seconds.
@@ -46,10 +46,14 @@ class FolderSource(PathSource):
                 f"with the columns file_name and text"
             )
         without = sidecars.count("")
-        table = pa.table({
-            "image": pa.array(names, pa.large_string()), "folder": pa.array(np.zeros(len(names), np.uint32)),
-            "sidecar": pa.array(sidecars).dictionary_encode(), "rest": pa.nulls(len(names), pa.large_string()),
-        })  # fmt: skip
+        table = pa.table(
+            {
+                "image": pa.array(names, pa.large_string()),
+                "folder": pa.array(np.zeros(len(names), np.uint32)),
+                "sidecar": pa.array(sidecars).dictionary_encode(),
+                "rest": pa.nulls(len(names), pa.large_string()),
+            }
+        )
         described = " with captions in .txt files beside them" + (
             f", {without:,} of them without a caption" if without else ""
         )
@@ -121,8 +125,10 @@ class TarPictures:
         with indexes.Progress("indexing", sum(size for _, size, _ in identities), bytes_=True) as progress:
             for tar, path in enumerate(self.files.names):
                 found = pictures_in(self.files.open_briefly(tar), path, troubles, progress.advance)
-                rows += [{"name": name.encode("utf-8", "replace").decode(), "tar": tar, "at": at, "size": size}
-                         for name, (at, size) in found.items()]  # fmt: skip
+                rows += [
+                    {"name": name.encode("utf-8", "replace").decode(), "tar": tar, "at": at, "size": size}
+                    for name, (at, size) in found.items()
+                ]
         table = pa.Table.from_pylist(rows, LISTED).replace_schema_metadata({FACTS: json.dumps(bounded(troubles))})
         return indexes.keep(kept, table) if time.monotonic() - began > indexes.WORTH_KEEPING else table
 
@@ -183,22 +189,29 @@ def coco_captions(path: Path) -> dict[str, tuple[list[str], dict[str, Any]]]:
     return found
 
 
-def coco_source(path: Path) -> PathSource:
+def coco_source(path: Path) -> PathDataset:
     """Pictures of a COCO captions file, wherever they usually lie. Raises UsageError, saying where was looked."""
     found = coco_captions(path)
     if not found:
         raise UsageError(f"{path} names no pictures with captions")
     pictures, where, troubles = pictures_of(path, list(found))
-    table = pa.table({
-        "image": pa.array(list(found), pa.large_string()),
-        "folder": pa.array(np.zeros(len(found), np.uint32)),
-        "captions": pa.array([captions for captions, _ in found.values()], TEXTS),
-        "rest": pa.array([json.dumps(plain((k, v) for k, v in image.items() if k != "file_name"))
-                          for _, image in found.values()], pa.large_string()),
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "image": pa.array(list(found), pa.large_string()),
+            "folder": pa.array(np.zeros(len(found), np.uint32)),
+            "captions": pa.array([captions for captions, _ in found.values()], TEXTS),
+            "rest": pa.array(
+                [
+                    json.dumps(plain((k, v) for k, v in image.items() if k != "file_name"))
+                    for _, image in found.values()
+                ],
+                pa.large_string(),
+            ),
+        }
+    )
     facts = [path.name, path.stat().st_size]
     described = f" of {where} with COCO captions{without_captions(table)}"
-    return PathSource(str(path), described, table, pictures, [len(found)], troubles, facts)
+    return PathDataset(str(path), described, table, pictures, [len(found)], troubles, facts)
 
 
 def pictures_of(path: Path, names: Sequence[str]) -> tuple[Pictures, str, dict[str, str]]:
@@ -207,8 +220,16 @@ def pictures_of(path: Path, names: Sequence[str]) -> tuple[Pictures, str, dict[s
     first = names[0]
     split = path.stem.rpartition("_")[2]  # captions_train2017.json -> train2017
     near, above = path.absolute().parent, path.absolute().parent.parent
-    places = [near, near / split, near / "images", near / "images" / split, above / split, above / "images" / split,
-              above / "images", above]  # fmt: skip
+    places = [
+        near,
+        near / split,
+        near / "images",
+        near / "images" / split,
+        above / split,
+        above / "images" / split,
+        above / "images",
+        above,
+    ]
     for place in places:
         if (place / first).is_file():
             return Folders([str(place)]), str(place), {}

@@ -1,7 +1,6 @@
 """Pictures of any kind, opened with care: size limits, odd modes, rotation, and what becomes of unreadable ones."""
 
 import io
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from catlip.data.records import NoImage
 from catlip.errors import UsageError
+from catlip.notices import warn
 
 # 100 megapixels: above any camera's picture, below what a decompression bomb needs to fill the memory.
 MAX_PIXELS = 100_000_000
@@ -55,7 +55,7 @@ def left_out(**sets: Unreadable) -> dict[str, Any]:
     for name, found in sets.items():
         if found.reasons:
             count = f"{len(found.reasons):,} of {found.met:,}"
-            sys.stderr.write(f"--{name}: {count} pictures cannot be read and are left out: {found.some()}\n")
+            warn(f"`{name}`: {count} pictures cannot be read and are left out: {found.some()}")
     counts = {name: len(found.reasons) for name, found in sets.items() if found.reasons}
     return {"unreadable": counts} if counts else {}
 

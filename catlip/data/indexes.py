@@ -91,8 +91,9 @@ class Progress:
         if not console.is_terminal:  # a log: one line, not a line a moment
             console.print(f"{self.what}: this takes a while")
             return
-        self._bar = Bar(TextColumn(self.what), BarColumn(), count, TimeRemainingColumn(), console=console,
-                        transient=True)  # fmt: skip
+        self._bar = Bar(
+            TextColumn(self.what), BarColumn(), count, TimeRemainingColumn(), console=console, transient=True
+        )
         self._bar.start()
         self._task = self._bar.add_task(self.what, total=self.total)
 

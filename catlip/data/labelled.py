@@ -6,7 +6,6 @@ ten bytes a picture; the pictures stay where they are until they are read. Nothi
 """
 
 import hashlib
-import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,33 +19,40 @@ from catlip.data.coco import coco_tables, told_as_no_coco
 from catlip.data.folders import listed, pictures_of
 from catlip.data.paths import Folders, table_source
 from catlip.data.pictures import decodable, picture_files
-from catlip.data.records import Record, Source
+from catlip.data.records import Dataset, Sample
 from catlip.data.shards import expand
 from catlip.data.subsets import share_of_each, shuffled
 from catlip.data.tables import IMAGE_COLUMNS, column_names, find_column, first_rows, kind_of
-from catlip.data.tars import TarSource
+from catlip.data.tars import TarDataset
 from catlip.errors import UsageError
+from catlip.notices import warn
 
 LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "categories", "cls", "target", "tags", "wnid")
 Kind = Literal["auto", "single", "multi"]
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledRecord(Record):
+class LabelledSample(Sample):
     """A sample with its classes."""
 
     classes: tuple[int, ...] = ()  # ascending
 
 
-class LabelledSource:
+class LabelledDataset:
     """Samples of a source with the classes of each. Satisfies `Source`."""
 
     remote, window = False, 0
 
     def __init__(
-        self, source: Source, classes: list[str], labels: np.ndarray, offsets: np.ndarray, *, multi: bool,
+        self,
+        source: Dataset,
+        classes: list[str],
+        labels: np.ndarray,
+        offsets: np.ndarray,
+        *,
+        multi: bool,
         numbers: np.ndarray | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """labels [sum L], offsets [N + 1], int64: sample n has the classes labels[offsets[n]:offsets[n + 1]].
 
         Classes of a sample ascend. numbers: where the samples stand in the source, ascending; None: all of them.
@@ -64,10 +70,10 @@ class LabelledSource:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def read(self, number: int) -> LabelledRecord:
+    def read(self, number: int) -> LabelledSample:
         found = self.source.read(int(self.numbers[number]))
         classes = tuple(self.labels[self.offsets[number] : self.offsets[number + 1]].tolist())
-        return LabelledRecord(found.key, found.image, found.captions, found.label, found.metadata, classes)
+        return LabelledSample(found.key, found.image, found.captions, found.label, found.metadata, classes)
 
     def captions(self) -> Iterator[list[str]]:
         kept = np.zeros(len(self.source), bool)
@@ -87,35 +93,36 @@ class LabelledSource:
         """Samples of each class: int64 [classes]."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
-    def renumbered(self, rows: Sequence[int], classes: list[str]) -> "LabelledSource":
+    def renumbered(self, rows: Sequence[int], classes: list[str]) -> "LabelledDataset":
         """The same samples in another list of classes: class c becomes rows[c]; no two become one."""
         assert len(set(rows)) == len(rows) == len(self.classes)
         of = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         labels = np.asarray(rows, np.int64)[self.labels]
         labels = labels[np.lexsort((labels, of))]
-        return LabelledSource(self.source, classes, labels, self.offsets, multi=self.multi, numbers=self.numbers)
+        return LabelledDataset(self.source, classes, labels, self.offsets, multi=self.multi, numbers=self.numbers)
 
-    def within(self, classes: list[str], option: str) -> "LabelledSource":
+    def within(self, classes: list[str], option: str) -> "LabelledDataset":
         """The same samples in the classes of another set. Raises UsageError for a class that is not among them."""
         row = {name: number for number, name in enumerate(classes)}
         unseen = [self.classes[number] for number in np.unique(self.labels).tolist() if self.classes[number] not in row]
         if unseen:
-            raise UsageError(f"{option} {self.name}: {len(unseen)} of its classes are not in --train, e.g. "
-                             f"{unseen[0]!r}")  # fmt: skip
+            raise UsageError(
+                f"{option} {self.name}: {len(unseen)} of its classes are not in `train`, e.g. {unseen[0]!r}"
+            )
         known = [row.get(name, -1 - number) for number, name in enumerate(self.classes)]  # unused ones: anywhere
         return self.renumbered(known, classes)
 
-    def taken(self, chosen: np.ndarray) -> "LabelledSource":
+    def taken(self, chosen: np.ndarray) -> "LabelledDataset":
         """Some of the samples, named by their numbers: int64, ascending."""
         inside = np.zeros(len(self), bool)
         inside[chosen] = True
         counts = np.diff(self.offsets)
         labels, offsets = self.labels[np.repeat(inside, counts)], np.concatenate([[0], np.cumsum(counts[inside])])
-        return LabelledSource(
+        return LabelledDataset(
             self.source, self.classes, labels, offsets, multi=self.multi, numbers=self.numbers[inside]
-        )  # fmt: skip
+        )
 
-    def share(self, fraction: float, seed: int) -> "LabelledSource":
+    def share(self, fraction: float, seed: int) -> "LabelledDataset":
         """A random share of every class, one sample at least; a larger share holds the smaller one of the same seed.
 
         Multi-label: a share of the samples, and the first of each class that would have none.
@@ -131,9 +138,9 @@ class LabelledSource:
         return self.taken(np.array(sorted(chosen), np.int64))
 
 
-def open_labelled_source(
+def open_labelled_dataset(
     data: str, image_col: str | None = None, label_col: str | None = None, kind: Kind = "auto"
-) -> LabelledSource:
+) -> LabelledDataset:
     """Labelled pictures: tars with KEY.cls, a folder with a sub-folder a class, a CSV or TSV with a column of labels,
     or a COCO file of boxes or polygons (each picture has the categories that occur in it).
 
@@ -164,19 +171,19 @@ def open_labelled_source(
         key = found.read(int(counts.argmin())).key
         raise UsageError(
             f"{data!r}: {(counts == 0).sum():,} of {len(found):,} samples have no label, e.g. {key}; if pictures may "
-            "have none or several, say so with --labels multi"
+            "have none or several, say so with `labels` multi"
         )
     return found
 
 
-def say_troubles(*sets: LabelledSource) -> None:
+def say_troubles(*sets: LabelledDataset) -> None:
     """On standard error, what was left out when these were opened."""
     for data in sets:
         if data.troubles:
-            sys.stderr.write(f"{data.name}: {data.described}\n")
+            warn(f"{data.name}: {data.described}")
 
 
-def _made(source: Source, labels: Iterable[list[str]], classes: list[str] | None = None) -> LabelledSource:
+def _made(source: Dataset, labels: Iterable[list[str]], classes: list[str] | None = None) -> LabelledDataset:
     """labels: of every sample, in order. classes: all there are; None: those that occur, sorted, numbers by value."""
     number = {name: i for i, name in enumerate(classes or [])}
     flat, ends = array("q"), array("q", [0])
@@ -184,7 +191,7 @@ def _made(source: Source, labels: Iterable[list[str]], classes: list[str] | None
         flat.extend(number.setdefault(name, len(number)) for name in dict.fromkeys(names))
         ends.append(len(flat))
     names, offsets = list(number), np.array(ends, np.int64)
-    found = LabelledSource(source, names, np.array(flat, np.int64), offsets, multi=bool((np.diff(offsets) > 1).any()))
+    found = LabelledDataset(source, names, np.array(flat, np.int64), offsets, multi=bool((np.diff(offsets) > 1).any()))
     if not len(found):
         raise UsageError(f"{source.name} holds no labelled pictures")
     by_value = sorted(names, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
@@ -198,8 +205,8 @@ def names_in(text: str) -> list[str]:
     return [name for part in text.split(";") if (name := part.strip())]
 
 
-def _of_tars(paths: list[Path], data: str) -> LabelledSource:
-    source = TarSource(paths, data)
+def _of_tars(paths: list[Path], data: str) -> LabelledDataset:
+    source = TarDataset(paths, data)
     without: list[int] = []
 
     def labels() -> Iterator[list[str]]:
@@ -215,7 +222,7 @@ def _of_tars(paths: list[Path], data: str) -> LabelledSource:
     return found
 
 
-def _of_folders(folder: Path) -> LabelledSource:
+def _of_folders(folder: Path) -> LabelledDataset:
     """Each folder in it is a class, whatever lies how deep in it; a class may be a link to a folder."""
     names, labels, troubles = [], [], {}
     folders = (sub.name for sub in folder.iterdir() if sub.is_dir())
@@ -231,21 +238,21 @@ def _of_folders(folder: Path) -> LabelledSource:
     return _made(picture_files(str(folder), names, Folders([str(folder)]), troubles, [folder.name]), labels)
 
 
-def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: str | None) -> LabelledSource:
+def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: str | None) -> LabelledDataset:
     columns = column_names(paths[0], "table")
 
     def first() -> Any:
         return first_rows(paths[0])
 
-    image = find_column(paths[0], columns, image_col, IMAGE_COLUMNS, "picture", "--image-col", first)
+    image = find_column(paths[0], columns, image_col, IMAGE_COLUMNS, "picture", "`image_col`", first)
     others = [column for column in columns if column != image]
-    label = find_column(paths[0], others, label_col, LABEL_COLUMNS, "label", "--label-col", first)
+    label = find_column(paths[0], others, label_col, LABEL_COLUMNS, "label", "`label_col`", first)
     source = table_source(paths, data, image, label)
     # A picture that stands in several rows has the labels of all of them.
     return _made(source, ([name for cell in cells for name in names_in(cell)] for cells in source.captions()))
 
 
-def _of_coco(path: Path) -> LabelledSource:
+def _of_coco(path: Path) -> LabelledDataset:
     """Crowds count, as a crowd of persons shows persons; pictures without annotations are there, without labels."""
     names, images, annotations, notes = coco_tables(path, str(path))
     with told_as_no_coco(str(path), "annotations"):

@@ -29,6 +29,7 @@ from catlip import machine
 from catlip.data.batches import Batch, Batches
 from catlip.data.images import Unreadable
 from catlip.errors import UsageError
+from catlip.notices import warn
 
 AHEAD = 3  # batches that each worker prepares, if memory allows
 AHEAD_BYTES = 4 << 30  # memory that batches in waiting may take, or a quarter of what is free
@@ -87,11 +88,13 @@ class Loader:
         while (found := worker.answer()) is None:
             deaths, self.deaths, why = deaths + 1, self.deaths + 1, worker.last_words()
             if deaths == GIVE_UP_AFTER:
-                memory = "" if worker.said else (
-                    "; this is mostly too little memory: try fewer --workers or a smaller --batch-size"
-                )  # fmt: skip
+                memory = (
+                    ""
+                    if worker.said
+                    else ("; this is mostly too little memory: try fewer `workers` or a smaller `batch_size`")
+                )
                 raise UsageError(f"a loader worker died {deaths} times over step {number:,} ({why}){memory}")
-            sys.stderr.write(f"a loader worker died at step {number:,} ({why}); it is started anew\n")
+            warn(f"a loader worker died at step {number:,} ({why}); it is started anew")
             worker.start()
         if isinstance(found, Exception):
             raise found
@@ -141,7 +144,7 @@ class _Worker:
         """The next batch owed, its pictures left in the ring; an error that starting anew would not mend; None if the
         process is dead."""
         while not wait([self._pipe, self._process.sentinel], PATIENCE):
-            sys.stderr.write(f"no batch for {PATIENCE:.0f} s: the disk or the network does not answer\n")
+            warn(f"no batch for {PATIENCE:.0f} s: the disk or the network does not answer")
         try:
             if not self._pipe.poll():
                 return None

@@ -15,9 +15,9 @@ from catlip.data.batches import Batch, Batches
 from catlip.data.crops import Box, decode_part, empty
 from catlip.data.images import UnreadableImageError
 from catlip.data.masklabels import VOID, Classes, read_mask
-from catlip.data.masks import MaskRecord, MaskSource
+from catlip.data.masks import MaskDataset, MaskRecord
 from catlip.data.order import Order
-from catlip.data.records import Record
+from catlip.data.records import Sample
 from catlip.data.steps import Steps
 from catlip.errors import UsageError
 
@@ -48,13 +48,20 @@ class MaskBatches(Batches):
     """Random windows of pictures with masks."""
 
     def __init__(
-        self, source: MaskSource, order: Order, steps: Steps, *, classes: Classes, window: Window, rank: int = 0,
+        self,
+        source: MaskDataset,
+        order: Order,
+        steps: Steps,
+        *,
+        classes: Classes,
+        window: Window,
+        rank: int = 0,
         world: int = 1,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(source, order, steps, rank=rank, world=world)
         self.classes, self.window = classes, window
 
-    def picture(self, record: Record, draws: list[float], out: Tensor) -> Tensor:
+    def picture(self, record: Sample, draws: list[float], out: Tensor) -> Tensor:
         """The mask's part, uint8 [size, size]. Raises UsageError for a mask that a survey would have refused."""
         assert isinstance(record, MaskRecord)
         mask = self.classes.of(read_mask(record), record.key)
@@ -63,11 +70,16 @@ class MaskBatches(Batches):
         part = cut_mask(mask, place, out.shape[-1])
         return torch.from_numpy(part[:, ::-1].copy() if draws[0] < 0.5 else part)
 
-    def batch(self, image: Tensor, flip: Tensor, records: list[Record], beside: list[Any], draws: np.ndarray) -> Batch:
+    def batch(self, image: Tensor, flip: Tensor, records: list[Sample], beside: list[Any], draws: np.ndarray) -> Batch:
         return MaskBatch(
-            image, flip, torch.empty(0, dtype=torch.int64), torch.zeros(len(records) + 1, dtype=torch.int64),
-            captions=[[] for _ in records], keys=[record.key for record in records], mask=torch.stack(beside),
-        )  # fmt: skip
+            image,
+            flip,
+            torch.empty(0, dtype=torch.int64),
+            torch.zeros(len(records) + 1, dtype=torch.int64),
+            captions=[[] for _ in records],
+            keys=[record.key for record in records],
+            mask=torch.stack(beside),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,5 +153,5 @@ def check_window(window: Window) -> None:
     low, high = window.scale
     if not 0 < low <= high or window.short_side < 0:
         raise UsageError(
-            f"--scale {low:g} {high:g} is from the smaller size to the larger, and --short-side is not negative"
+            f"`scale` {low:g} {high:g} is from the smaller size to the larger, and `short_side` is not negative"
         )

@@ -15,7 +15,7 @@ from PIL import Image, ImageChops
 
 from catlip import machine
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, upright_size
-from catlip.data.masks import MaskRecord, MaskSource
+from catlip.data.masks import MaskDataset, MaskRecord
 from catlip.errors import UsageError
 
 VOID = 255  # in the masks that training sees: this pixel counts for nothing
@@ -88,7 +88,7 @@ class Classes:
         last = self.first + len(self) - 1
         return (
             f"the mask of {key} has the value {number}, but the {len(self)} classes are {self.first}..{last} and void "
-            f"is {', '.join(map(str, self.void))}; --classes names more of them, --void N says that N is no class"
+            f"is {', '.join(map(str, self.void))}; `classes` names more of them, `void` N says that N is no class"
         )
 
 
@@ -119,7 +119,7 @@ class Survey:
         self.problem = self.problem or other.problem
 
 
-def survey(source: MaskSource, numbers: Iterable[int]) -> Survey:
+def survey(source: MaskDataset, numbers: Iterable[int]) -> Survey:
     """Look at every mask once: is it a mask, of its picture's size, and which numbers does it hold?
 
     A mistake is noted, not raised, so that several processes can share the work and all hear of it.
@@ -167,11 +167,11 @@ def find_classes(train: Survey, names: list[str], void: tuple[int, ...], told: s
     told: the set, for messages. Raises UsageError for masks that are wrong and for numbers outside the names.
     """
     if wrong := [number for number in void if not 0 <= number < VALUES]:
-        raise UsageError(f"--void {wrong[0]}: a mask's numbers are 0..65535")
+        raise UsageError(f"`void` {wrong[0]}: a mask's numbers are 0..65535")
     check_readable(train, told)
     there = [number for number in np.flatnonzero(train.pixels).tolist() if number not in void]
     if not there:
-        raise UsageError(f"{told}: not one pixel is of a class; void is {', '.join(map(str, void))} (--void)")
+        raise UsageError(f"{told}: not one pixel is of a class; void is {', '.join(map(str, void))} (`void`)")
     first = 1 if 0 in void else 0
     seen = set(np.flatnonzero(train.pixels).tolist())
     two = "; if 0 and 255 are two classes, write 0 and 1" if seen == {0, 255} else ""
@@ -179,7 +179,7 @@ def find_classes(train: Survey, names: list[str], void: tuple[int, ...], told: s
     if count > MAX_CLASSES:
         raise UsageError(
             f"{told}: {count:,} classes (the greatest number is {there[-1]:,}, e.g. in {train.where[there[-1]]}), but "
-            f"{MAX_CLASSES} are the most{two or '; --void N says that N is no class'}"
+            f"{MAX_CLASSES} are the most{two or '; `void` N says that N is no class'}"
         )
     if count < 2:
         raise UsageError(f"{told}: every labelled pixel has the number {there[0]}, and one class teaches nothing{two}")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from catlip.data.pictures import is_picture
-from catlip.data.records import Record, bounded
+from catlip.data.records import Sample, bounded
 from catlip.data.remote import Files, is_url
 from catlip.data.shards import IMAGE_EXTENSIONS, MAX_MEMBER, DamagedError, expand, members
 from catlip.errors import UsageError
@@ -22,21 +22,18 @@ from catlip.errors import UsageError
 Role = Literal["train", "test"]
 MASK = ".seg.png"  # KEY.jpg has its mask in KEY.seg.png
 # Names that the published sets have for their parts, the first that is there counts.
-SPLITS: dict[Role, tuple[str, ...]] = {
-    "train": ("training", "train"),
-    "test": ("validation", "val", "test"),
-}
+SPLITS: dict[Role, tuple[str, ...]] = {"train": ("training", "train"), "test": ("validation", "val", "test")}
 CITYSCAPES = ("_leftImg8bit.png", "_gtFine_labelTrainIds.png")
 
 
 @dataclass(frozen=True, slots=True)
-class MaskRecord(Record):
+class MaskRecord(Sample):
     """A picture and its mask, both encoded."""
 
     mask: bytes = b""
 
 
-class MaskSource:
+class MaskDataset:
     """Pictures with masks by number. Satisfies `Source`; they have no captions."""
 
     def __init__(self, name: str, kind: str, keys: list[str], troubles: dict[str, str], void: tuple[int, ...]) -> None:
@@ -71,7 +68,7 @@ class MaskSource:
         pass
 
 
-class MaskTars(MaskSource):
+class MaskTars(MaskDataset):
     """KEY.jpg and KEY.seg.png in tars on this machine."""
 
     def __init__(self, data: str) -> None:
@@ -140,7 +137,7 @@ def _pairs(
             troubles[f"{name}: {key}"] = f"no {MASK.lstrip('.')} beside it"
 
 
-class MaskFolder(MaskSource):
+class MaskFolder(MaskDataset):
     """Pictures and masks as files."""
 
     def __init__(self, name: str, kind: str, pairs: dict[str, tuple[Path, Path]], void: tuple[int, ...]) -> None:
@@ -164,7 +161,7 @@ class MaskFolder(MaskSource):
         return [(os.stat(image).st_size, os.stat(mask).st_size) for image, mask in self._pairs]
 
 
-def open_masks(data: str, role: Role) -> MaskSource:
+def open_masks(data: str, role: Role) -> MaskDataset:
     """Find out what `data` is, and open it: tars, or a folder laid out as ADE20k, VOC or Cityscapes.
 
     A folder's part is the one that is usual for the role; FOLDER:SPLIT names another, such as VOC2012:trainval.
@@ -198,20 +195,20 @@ def _split(folder: Path, inside: Path, split: str, role: Role) -> str:
         return ""
     if not wanted or wanted[0] not in there:
         raise UsageError(
-            f"--{role} {folder}: {inside} has no part {split or ' or '.join(SPLITS[role])}; there are "
-            f"{', '.join(there[:8]) or 'none'}. --{role} {folder}:NAME names one"
+            f"`{role}` {folder}: {inside} has no part {split or ' or '.join(SPLITS[role])}; there are "
+            f"{', '.join(there[:8]) or 'none'}. `{role}` {folder}:NAME names one"
         )
     return wanted[0]
 
 
-def _ade(folder: Path, split: str, name: str) -> MaskSource:
+def _ade(folder: Path, split: str, name: str) -> MaskDataset:
     """ADEChallengeData2016: 0 is what nobody labelled, classes begin at 1."""
     images, masks = folder / "images" / split, folder / "annotations" / split
     pairs = {path.stem: (path, masks / f"{path.stem}.png") for path in _pictures(images)}
     return MaskFolder(name, "ADE20k", pairs, (0,))
 
 
-def _voc(folder: Path, split: str, name: str) -> MaskSource:
+def _voc(folder: Path, split: str, name: str) -> MaskDataset:
     """VOC2012: a list of names; the palette's 255 is the seam around objects."""
     file = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not file.is_file():
@@ -223,7 +220,7 @@ def _voc(folder: Path, split: str, name: str) -> MaskSource:
     return MaskFolder(name, "VOC", pairs, (255,))
 
 
-def _cityscapes(folder: Path, split: str, name: str) -> MaskSource:
+def _cityscapes(folder: Path, split: str, name: str) -> MaskDataset:
     """leftImg8bit and gtFine; the 19 classes that are scored are in *_labelTrainIds.png."""
     pairs = {}
     for path in sorted((folder / "leftImg8bit" / split).rglob(f"[!.]*{CITYSCAPES[0]}")):  # no ._ twins of macOS

@@ -21,15 +21,16 @@ from PIL import Image
 from catlip import machine
 from catlip.atomic import whole, write_text
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, upright
-from catlip.data.records import Record, Source
+from catlip.data.records import Dataset, Sample
 from catlip.data.remote import OpenFile, sha256_of
 from catlip.data.shards import INDEX_FILE, members, split_name
-from catlip.data.sources import missing_files, open_source
+from catlip.data.sources import missing_files, open_dataset
 from catlip.errors import UsageError
+from catlip.notices import say
 
 
 @dataclass(kw_only=True, slots=True)
-class Pack:
+class PackConfig:
     """Write WebDataset-format shards with KEY.jpg, KEY.txt and KEY.json, and index.json beside them."""
 
     data: str  # captioned pictures: tars, a table, a folder, COCO captions, also several: a + b
@@ -41,16 +42,16 @@ class Pack:
     text_col: str | None = None
 
 
-def pack(cfg: Pack) -> Path:
+def pack(cfg: PackConfig) -> Path:
     """The folder written. Raises UsageError before anything is written where it can, and for over 1 % bad pictures."""
     out = Path(cfg.out)
     if cfg.size < 8 or cfg.per_shard < 1 or not 1 <= cfg.quality <= 100:
-        raise UsageError("--size is 8 or more, --per-shard 1 or more, --quality from 1 to 100")
+        raise UsageError("`size` is 8 or more, `per_shard` 1 or more, `quality` from 1 to 100")
     if out.exists() and any(out.iterdir()):
-        raise UsageError(f"--out {out} is not empty; choose another folder")
+        raise UsageError(f"`out` {out} is not empty; choose another folder")
     with _all_or_nothing(out):
-        source = open_source(cfg.data, cfg.image_col, cfg.text_col)
-        print(f"{cfg.data}: {source.described}")
+        source = open_dataset(cfg.data, cfg.image_col, cfg.text_col)
+        say(f"{cfg.data}: {source.described}")
         index: dict[str, Any] = {"shards": {}, "samples": 0, "size": cfg.size}
         bad, without = Unreadable(), Counter[str]()
         samples = _samples(source, cfg, bad, without)
@@ -63,12 +64,12 @@ def pack(cfg: Pack) -> Path:
             index["shards"][path.name] = entry
             index["samples"] += entry["samples"]
             number += 1
-            print(f"{path}: {entry['samples']:,} samples, {entry['bytes'] / 1e6:,.1f} MB")
+            say(f"{path}: {entry['samples']:,} samples, {entry['bytes'] / 1e6:,.1f} MB")
         write_text(out / INDEX_FILE, json.dumps(index))
     if without:
-        print(f"{without.total():,} of {index['samples']:,} samples have no caption, e.g. {next(iter(without))}")
+        say(f"{without.total():,} of {index['samples']:,} samples have no caption, e.g. {next(iter(without))}")
     if bad.reasons:
-        print(f"{len(bad.reasons)} pictures left out because they cannot be read: {bad.some()}")
+        say(f"{len(bad.reasons)} pictures left out because they cannot be read: {bad.some()}")
     return out
 
 
@@ -87,10 +88,12 @@ def _all_or_nothing(out: Path) -> Iterator[None]:
         raise
 
 
-def _samples(source: Source, cfg: Pack, bad: Unreadable, without: Counter[str]) -> Iterator[tuple[Record, bytes]]:
+def _samples(
+    source: Dataset, cfg: PackConfig, bad: Unreadable, without: Counter[str]
+) -> Iterator[tuple[Sample, bytes]]:
     """Records with their shrunken pictures, in order; bad ones are noted and left out, those without captions noted."""
 
-    def shrink(number: int) -> tuple[Record, bytes | str]:
+    def shrink(number: int) -> tuple[Sample, bytes | str]:
         record = source.read(number)
         try:
             return record, _jpeg(record.image, cfg.size, cfg.quality)
@@ -136,7 +139,7 @@ def _jpeg(data: bytes, size: int, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _members(key: str, record: Record, image: bytes) -> Iterator[tuple[str, bytes]]:
+def _members(key: str, record: Sample, image: bytes) -> Iterator[tuple[str, bytes]]:
     """(name, content); key: a safe name, whatever the original was, which is kept in the .json."""
     yield f"{key}.jpg", image
     yield f"{key}.txt", "\n".join(" ".join(caption.split()) for caption in record.captions).encode()
@@ -145,7 +148,7 @@ def _members(key: str, record: Record, image: bytes) -> Iterator[tuple[str, byte
         yield f"{key}.cls", record.label.encode()
 
 
-def _write_shard(path: Path, samples: Iterator[tuple[Record, bytes]], first: int) -> dict[str, Any] | None:
+def _write_shard(path: Path, samples: Iterator[tuple[Sample, bytes]], first: int) -> dict[str, Any] | None:
     """Write one shard in one step; its entry of the index, or None if there were no samples left."""
     written = 0
     with whole(path) as part:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data import indexes
-from catlip.data.records import NoImage, Record, bounded, troubles_said
+from catlip.data.records import NoImage, Sample, bounded, troubles_said
 from catlip.data.remote import OpenFile, is_url
 from catlip.data.shards import MAX_MEMBER
 from catlip.data.tables import (
@@ -96,7 +96,7 @@ class Folders:
         return f"{why} ({self.relative})" if self.relative else why
 
 
-class PathSource:
+class PathDataset:
     """One row a picture: its path, captions, and what else the table says. Satisfies `Source`.
 
     table: image [large_string], folder [uint32: which of the pictures' folders], captions [TEXTS], rest [JSON text].
@@ -105,9 +105,15 @@ class PathSource:
     remote, window = False, 0
 
     def __init__(
-        self, name: str, described: str, table: pa.Table, pictures: Pictures, shards: list[int],
-        troubles: dict[str, str], facts: list[Any],
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        described: str,
+        table: pa.Table,
+        pictures: Pictures,
+        shards: list[int],
+        troubles: dict[str, str],
+        facts: list[Any],
+    ) -> None:
         self.name, self.pictures, self._facts = name, pictures, facts
         self.shards = np.array(shards, np.int64)
         self.troubles = bounded(troubles)
@@ -118,11 +124,11 @@ class PathSource:
     def __len__(self) -> int:
         return len(self._columns["image"])
 
-    def read(self, number: int) -> Record:
+    def read(self, number: int) -> Sample:
         name = self._columns["image"][number].as_py()
         rest = self._columns["rest"][number].as_py()
         image = self.pictures.read(self._columns["folder"][number].as_py(), name)
-        return Record(name, image, self._captions_of(number), metadata=json.loads(rest) if rest else {})
+        return Sample(name, image, self._captions_of(number), metadata=json.loads(rest) if rest else {})
 
     def note(self, where: str, why: str) -> None:
         """One more trouble, found by whoever opened this."""
@@ -151,7 +157,7 @@ class PathSource:
         pass
 
 
-def table_source(paths: list[Path], name: str, image_col: str | None, text_col: str | None) -> PathSource:
+def table_source(paths: list[Path], name: str, image_col: str | None, text_col: str | None) -> PathDataset:
     """Pictures named in the rows of CSV, TSV, JSONL or Parquet files of the same columns.
 
     Rows with the same path are one picture with several captions. Raises UsageError.
@@ -169,10 +175,10 @@ def table_source(paths: list[Path], name: str, image_col: str | None, text_col: 
             table = indexes.keep(kept, table)
     facts = json.loads(table.schema.metadata[FACTS])
     if not len(table):
-        raise UsageError(f"{name}: not one row has a picture in column {image!r}; name another with --image-col")
+        raise UsageError(f"{name}: not one row has a picture in column {image!r}; name another with `image_col`")
     described = columns_said("", image, text) + (without_captions(table) if text else "")
     fingerprint = [fact for path in paths for fact in (path.name, path.stat().st_size)]
-    return PathSource(
+    return PathDataset(
         name, described, table, Folders(facts["folders"], RELATIVE), facts["shards"], facts["troubles"], fingerprint
     )
 
@@ -186,18 +192,18 @@ def guess(path: str, columns: list[str], image_col: str | None, text_col: str | 
     def first() -> Chunk:
         return {} if is_url(path) else first_rows(Path(path))
 
-    image = find_column(path, columns, image_col, IMAGE_COLUMNS, "picture", "--image-col", first)
+    image = find_column(path, columns, image_col, IMAGE_COLUMNS, "picture", "`image_col`", first)
     if text_col == NO_CAPTIONS:
         return image, NO_CAPTIONS
     others = [column for column in columns if column != image]
     usual = TEXT_COLUMNS if len(others) != 1 else (*TEXT_COLUMNS, others[0].lower().strip())
-    return image, find_column(path, others, text_col, usual, "caption", "--text-col", first)
+    return image, find_column(path, others, text_col, usual, "caption", "`text_col`", first)
 
 
 def columns_said(what: str, image: str, text: str) -> str:
     """A piece of `described`."""
     captions = f", captions from column {text!r}" if text else ""
-    return f"{what} from column {image!r}{captions} (--image-col, --text-col to change)"
+    return f"{what} from column {image!r}{captions} (`image_col`, `text_col` to change)"
 
 
 def without_captions(table: pa.Table) -> str:
@@ -211,7 +217,7 @@ def _refuse_urls(path: Path, image: str) -> None:
     if values and all(isinstance(value, str) and value.startswith(("http://", "https://")) for value in values):
         raise UsageError(
             f"{path}: column {image!r} holds URLs, and catlip does not download: fetch the pictures with img2dataset, "
-            f"whose tars --data takes, or name a column of paths with --image-col"
+            f"whose tars `data` takes, or name a column of paths with `image_col`"
         )
 
 
@@ -253,12 +259,14 @@ def _rows(chunk: Chunk, image: str, text: str, folder: int, captions: CaptionCol
     images = [_path_of(cell) for cell in values_of(chunk.get(image, []))]
     others = {name: values_of(column) for name, column in chunk.items() if name not in (image, text)}
     found = captions(chunk[text]) if captions and text in chunk else [[] for _ in images]
-    return pa.table({
-        "image": pa.array(images, pa.large_string()),
-        "folder": pa.array(np.full(len(images), folder, np.uint32)),
-        "captions": pa.array(found, TEXTS),
-        "rest": pa.array(_rest(others, len(images)), pa.large_string()),
-    })  # fmt: skip
+    return pa.table(
+        {
+            "image": pa.array(images, pa.large_string()),
+            "folder": pa.array(np.full(len(images), folder, np.uint32)),
+            "captions": pa.array(found, TEXTS),
+            "rest": pa.array(_rest(others, len(images)), pa.large_string()),
+        }
+    )
 
 
 def _path_of(cell: Any) -> str:

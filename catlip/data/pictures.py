@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data.folders import listed
-from catlip.data.paths import NO_CAPTIONS, TEXTS, Folders, PathSource, Pictures
-from catlip.data.records import Source
+from catlip.data.paths import NO_CAPTIONS, TEXTS, Folders, PathDataset, Pictures
+from catlip.data.records import Dataset
 from catlip.data.shards import IMAGE_EXTENSIONS
-from catlip.data.sources import open_source
+from catlip.data.sources import open_dataset
 from catlip.errors import UsageError
 
 
-def open_pictures(where: str) -> Source:
+def open_pictures(where: str) -> Dataset:
     """The pictures of a folder (recursively), one picture, or tars and tables as `--data` takes them.
 
     Raises UsageError for a path that holds none.
@@ -32,19 +32,27 @@ def open_pictures(where: str) -> Source:
         if not path.is_file():
             raise UsageError(f"no such picture: {where}")
         return picture_files(where, [path.name], Folders([str(path.parent)]))
-    return open_source(where, text_col=NO_CAPTIONS)
+    return open_dataset(where, text_col=NO_CAPTIONS)
 
 
 def picture_files(
-    name: str, files: Sequence[str], pictures: Pictures, troubles: dict[str, str] | None = None,
-    facts: Sequence[Any] = (), described: str = "",
-) -> PathSource:  # fmt: skip
+    name: str,
+    files: Sequence[str],
+    pictures: Pictures,
+    troubles: dict[str, str] | None = None,
+    facts: Sequence[Any] = (),
+    described: str = "",
+) -> PathDataset:
     """Pictures by their names in `pictures`, without captions. facts: of the fingerprint."""
-    table = pa.table({
-        "image": pa.array(files, pa.large_string()), "folder": pa.array(np.zeros(len(files), np.uint32)),
-        "captions": pa.array([[]] * len(files), TEXTS), "rest": pa.nulls(len(files), pa.large_string()),
-    })  # fmt: skip
-    return PathSource(name, described, table, pictures, [len(files)], troubles or {}, list(facts))
+    table = pa.table(
+        {
+            "image": pa.array(files, pa.large_string()),
+            "folder": pa.array(np.zeros(len(files), np.uint32)),
+            "captions": pa.array([[]] * len(files), TEXTS),
+            "rest": pa.nulls(len(files), pa.large_string()),
+        }
+    )
+    return PathDataset(name, described, table, pictures, [len(files)], troubles or {}, list(facts))
 
 
 def decodable(name: str) -> str:

@@ -24,7 +24,7 @@ class NoImage(bytes):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Sample:
     """One sample as it lies on disk."""
 
     key: str
@@ -34,7 +34,7 @@ class Record:
     metadata: dict[str, Any] = field(default_factory=dict)  # what else is known: url, licence ...; fit for JSON
 
 
-class Source(Protocol):
+class Dataset(Protocol):
     """Samples by number. `read` is safe from several threads and, after pickling or a fork, several processes."""
 
     name: str
@@ -47,7 +47,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, number: int) -> Record:
+    def read(self, number: int) -> Sample:
         """Never raises for a bad sample; UsageError if its file is gone."""
         ...
 

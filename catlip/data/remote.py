@@ -10,7 +10,6 @@ import glob
 import hashlib
 import io
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -22,14 +21,24 @@ from typing import Any, TypeVar
 
 from catlip.data.indexes import cache_folder
 from catlip.errors import UsageError
+from catlip.notices import warn
 
 TRIES = 3
 BACKOFF = 1.0  # seconds before the second try; doubles
 FETCHERS = 4  # threads a process
 OPEN_FILES = 128  # kept open by a process
 OPEN_FETCHED = 8  # of those that the cache cannot remove meanwhile
-PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp",
-            "hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs"}  # fmt: skip
+PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "hf": "huggingface_hub",
+    "az": "adlfs",
+    "abfs": "adlfs",
+}
 
 T = TypeVar("T")
 
@@ -216,8 +225,11 @@ class Cache:
             os.close(descriptor)  # the empty file stays, or two could hold "the" lock
 
     def _make_room(self, size: int) -> None:
-        files = [(e.stat().st_mtime, e.stat().st_size, e.path) for e in os.scandir(self.folder)
-                 if not e.name.endswith((".lock", ".part"))]  # fmt: skip
+        files = [
+            (e.stat().st_mtime, e.stat().st_size, e.path)
+            for e in os.scandir(self.folder)
+            if not e.name.endswith((".lock", ".part"))
+        ]
         total = size + sum(bytes_ for _, bytes_, _ in files)
         for _, bytes_, path in sorted(files):
             if total <= self.limit:
@@ -316,7 +328,7 @@ class Ahead:
             except UsageError:
                 pass  # whoever reads the file tries again and says so
             except Exception as error:  # a thread that dies would stay counted as running
-                print(f"{url} was not fetched ahead: {error}", file=sys.stderr)
+                warn(f"{url} was not fetched ahead: {error}")
 
 
 def in_threads(do: Callable[[int], T], count: int, threads: int = 8) -> Iterator[T]:

@@ -258,8 +258,12 @@ def _complete(
 
     What is left out, a README.txt among pictures or the second picture of a key, is counted and named.
     """
-    pictures = {f"{key}.{extension}": at for key, found in groups.items() for extension, (at, _) in found.items()
-                if role_of(extension) == "image" and not extension.lower().endswith("seg.png")}  # fmt: skip
+    pictures = {
+        f"{key}.{extension}": at
+        for key, found in groups.items()
+        for extension, (at, _) in found.items()
+        if role_of(extension) == "image" and not extension.lower().endswith("seg.png")
+    }
     second, used, with_picture = [], set[int](), []
     for key, found in samples:
         used.update(at for at, _ in found.values())

@@ -15,7 +15,7 @@ from catlip.errors import UsageError
 
 
 @dataclass(kw_only=True, slots=True)
-class Curriculum:
+class CurriculumConfig:
     """What the encoder sees over a run. The defaults: full pictures all the way."""
 
     low_res: int = 0  # pixels during the first part (CLIPA, arXiv 2305.07017); 0: full size from the start
@@ -58,21 +58,24 @@ class Phase(NamedTuple):
     def steps(self, count: int) -> "Steps":
         """So many steps of this kind alone."""
         return Steps(
-            Curriculum(patch_keep=self.keep), budget=count * self.batch, batch_size=self.batch, image_size=self.size,
+            CurriculumConfig(patch_keep=self.keep),
+            budget=count * self.batch,
+            batch_size=self.batch,
+            image_size=self.size,
             seed=0,
-        )  # fmt: skip
+        )
 
 
 class Steps:
     """The steps of a run of `budget` samples; the last one may go a little beyond it."""
 
-    def __init__(self, cfg: Curriculum, *, budget: int, batch_size: int, image_size: int, seed: int) -> None:
+    def __init__(self, cfg: CurriculumConfig, *, budget: int, batch_size: int, image_size: int, seed: int) -> None:
         """Raises UsageError for settings that contradict each other."""
         if cfg.scales and cfg.low_res:
-            raise UsageError("--scales and --low-res are two ways to vary the size; give one of them")
+            raise UsageError("`scales` and `low_res` are two ways to vary the size; give one of them")
         for name in ("low_res_share", "patch_keep", "patch_keep_share"):
             if not 0 <= getattr(cfg, name) <= 1 or (name == "patch_keep" and cfg.patch_keep == 0):
-                raise UsageError(f"--{name.replace('_', '-')} is a share between 0 and 1, not {getattr(cfg, name)}")
+                raise UsageError(f"`{name}` is a share between 0 and 1, not {getattr(cfg, name)}")
         self.cfg, self.budget, self.image_size = cfg, budget, image_size
         self._shift = 0
         if not cfg.scales:

@@ -27,7 +27,7 @@ def shots_of_each(labels: np.ndarray, shots: int, seed: int, classes: Sequence[s
     least = int(counts.argmin())
     if counts[least] < shots:
         raise UsageError(
-            f"--shots {shots}: class {classes[least]!r} has {counts[least]} training pictures; "
+            f"`shots` {shots}: class {classes[least]!r} has {counts[least]} training pictures; "
             f"{counts[least]} is the most that all {len(classes)} classes have"
         )
     return _some(labels, seed, lambda there: shots)

@@ -88,9 +88,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def find_column(
-    path: Path | str, columns: list[str], wanted: str | None, usual: tuple[str, ...], role: str, flag: str,
+    path: Path | str,
+    columns: list[str],
+    wanted: str | None,
+    usual: tuple[str, ...],
+    role: str,
+    flag: str,
     first: Callable[[], Chunk] = dict,
-) -> str:  # fmt: skip
+) -> str:
     """The column of a role: the one asked for, or the first with a usual name.
 
     first: gives a few rows, to be shown in the UsageError of a column that is not there.
@@ -123,9 +128,12 @@ def first_rows(path: Path, columns: list[str] | None = None) -> Chunk:
 
 
 def chunks(
-    path: Path, columns: list[str] | None = None, groups: list[int] | None = None, rows: int = ROWS,
+    path: Path,
+    columns: list[str] | None = None,
+    groups: list[int] | None = None,
+    rows: int = ROWS,
     troubles: dict[str, str] | None = None,
-) -> Iterator[Chunk]:  # fmt: skip
+) -> Iterator[Chunk]:
     """A table, a few thousand rows at a time. Raises UsageError, naming the file, where it is damaged.
 
     columns: None for all. groups: row groups of a Parquet file. troubles: gets the rows of too many or too few cells,
@@ -193,13 +201,17 @@ class CaptionColumn:
         """Raises UsageError for a type that holds no captions."""
         inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
         inner = inner.value_type if pa.types.is_dictionary(inner) else inner
-        if not (pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner)
-                or pa.types.is_null(inner)):  # fmt: skip
+        if not (
+            pa.types.is_string(inner)
+            or pa.types.is_large_string(inner)
+            or pa.types.is_string_view(inner)
+            or pa.types.is_null(inner)
+        ):
             self._refuse(str(kind))
 
     def _refuse(self, kind: str) -> None:
         raise UsageError(
-            f"{self.where}: column {self.name!r} holds {kind}, not text; name the captions' column with --text-col"
+            f"{self.where}: column {self.name!r} holds {kind}, not text; name the captions' column with `text_col`"
         )
 
 

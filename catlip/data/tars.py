@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,18 +11,19 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data import indexes
-from catlip.data.records import Record, bounded, captions_in, lines, troubles_said
+from catlip.data.records import Sample, bounded, captions_in, lines, troubles_said
 from catlip.data.remote import Files, OpenFile, filesystem, in_threads, is_url, persistently
 from catlip.data.shards import BLOCK, INDEX_FILE, SCHEMA, index_from_json, index_json, is_indexed_by, scan
 from catlip.data.textfiles import decoded
 from catlip.errors import UsageError
+from catlip.notices import warn
 
 FACTS = b"catlip"  # metadata of a kept index: samples of each shard, troubles
 MAX_LABEL = 1 << 16  # bytes of a KEY.cls
 CAPTION_FIELDS = ("captions", "caption", "texts", "text")  # of KEY.json
 
 
-class TarSource:
+class TarDataset:
     """Samples of WebDataset-format tars, in the order of the shards. Satisfies `Source`."""
 
     def __init__(self, paths: Sequence[Path | str], name: str, cache_gb: float = 100.0) -> None:
@@ -49,8 +49,11 @@ class TarSource:
         self._starts = np.concatenate([[0], np.cumsum(self.shards)])
         columns = table.combine_chunks().to_batches()
         self._keys = columns[0]["key"] if columns else pa.array([], pa.large_string())
-        self._at = {name: columns[0][name].to_numpy() if columns else np.empty(0, np.uint32)
-                    for name in SCHEMA.names if name != "key"}  # fmt: skip
+        self._at = {
+            name: columns[0][name].to_numpy() if columns else np.empty(0, np.uint32)
+            for name in SCHEMA.names
+            if name != "key"
+        }
 
     def _indexed(self) -> pa.Table:
         """The columns of all shards, from what was kept of an earlier run where the files are still the same."""
@@ -134,11 +137,11 @@ class TarSource:
         at = int(self._at[f"{role}_at"][number])
         return file.read(at * BLOCK, int(self._at[f"{role}_size"][number])) if at else None
 
-    def read(self, number: int) -> Record:
+    def read(self, number: int) -> Sample:
         file = self.files.open(self._shard_of(number))
         fields = _fields(self._bytes(file, "json", number))
         label = self._bytes(file, "cls", number)
-        return Record(
+        return Sample(
             key=self._keys[number].as_py(),
             image=self._bytes(file, "image", number) or b"",
             captions=self._captions(file, number, fields),
@@ -226,9 +229,7 @@ def _index_entries(folder: str) -> dict[str, dict[str, Any]]:
             status = getattr(error, "status", 0)
             if isinstance(error, PermissionError) or (400 <= status < 500 and status not in (408, 429)):
                 # Some stores say so of what is not there.
-                print(
-                    f"{folder}{INDEX_FILE} is refused ({error}): the shards are fetched to index them", file=sys.stderr
-                )
+                warn(f"{folder}{INDEX_FILE} is refused ({error}): the shards are fetched to index them")
                 return b""
             raise
 

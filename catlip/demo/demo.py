@@ -15,18 +15,19 @@ import torch
 from torch import Tensor
 
 from catlip import machine
-from catlip.captions.vocabulary import Vocabulary
-from catlip.data.corpus import BuildVocabulary, build_vocabulary
-from catlip.data.crops import Crop
-from catlip.data.sources import Source, open_source
+from catlip.data.corpus import VocabularyConfig, build_vocabulary
+from catlip.data.crops import CropConfig
+from catlip.data.sources import Dataset, open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.held_out import HeldOut, open_held_out, score
+from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder, load
+from catlip.notices import say
 from catlip.report import page
+from catlip.tasks.pretrain import PretrainConfig, pretrain, speed_of
 from catlip.training.log import append_json, duration, table
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
-from catlip.training.pretrain import Pretrain, pretrain, speed_of
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 
 TRAIN, TEST = ("noto", "openmoji"), "twemoji"
 SHEET = 48  # pictures on the contact sheet
@@ -37,7 +38,7 @@ MEASURE = 3.0  # seconds of measuring the speed
 
 
 @dataclass(kw_only=True, slots=True)
-class Demo:
+class DemoConfig:
     """Pre-train on two artists' emoji, test on the third's."""
 
     out: str = "runs/demo"  # folder for the data, the run and the contact sheet
@@ -46,23 +47,23 @@ class Demo:
     seed: int = 0
 
 
-def demo(cfg: Demo) -> dict[str, float]:
+def demo(cfg: DemoConfig) -> dict[str, float]:
     """Scores of the trained encoder and of the baselines, in percent."""
     began = time.perf_counter()
     out = Path(cfg.out)
     if (out / "index.html").exists():
-        raise UsageError(f"--out {out} already holds a demo; open {out / 'index.html'}, or choose another folder")
+        raise UsageError(f"`out` {out} already holds a demo; open {out / 'index.html'}, or choose another folder")
     _unpack(out / "data")
     train = str(out / "data" / ("{" + ",".join(TRAIN) + "}.tar"))
-    build_vocabulary(BuildVocabulary(data=train, out=str(out / "vocab.tsv"), min_count=6))
+    build_vocabulary(VocabularyConfig(data=train, out=str(out / "vocab.tsv"), min_count=6))
     vocabulary = Vocabulary.load(out / "vocab.tsv")
     recipe = _recipe(cfg, train, out)
-    print(f"{recipe.samples:,} samples at {recipe.image_size} px")
+    say(f"{recipe.samples:,} samples at {recipe.image_size} px")
     pretrain(recipe)
     trained = load(out / "run")
-    source = open_source(str(out / "data" / f"{TEST}.tar"))
+    source = open_dataset(str(out / "data" / f"{TEST}.tar"))
     test = open_held_out(source, vocabulary, trained.pixels)
-    seen = open_held_out(open_source(train), vocabulary, trained.pixels)
+    seen = open_held_out(open_dataset(train), vocabulary, trained.pixels)
     logits = {
         "this encoder": _scores(trained, test.pixels),
         "untrained encoder": _untrained(recipe, seen, test, len(vocabulary)),
@@ -71,14 +72,14 @@ def demo(cfg: Demo) -> dict[str, float]:
     results = {name: (100 * (s := score(of, test)).top1, 100 * s.mean_ap) for name, of in logits.items()}
     _write_sheet(out, source, vocabulary, logits["this encoder"], test, results)
     rows = {name: f"top-1 {a:5.1f} %   mean AP {b:5.1f} %" for name, (a, b) in results.items()}
-    print(table(rows, f"{TEST}'s {len(test):,} drawings, never seen in training, {len(vocabulary)} labels:"))
+    say(table(rows, f"{TEST}'s {len(test):,} drawings, never seen in training, {len(vocabulary)} labels:"))
     flat = {
         f"{name} {what}": value
         for name, pair in results.items()
         for what, value in zip(("top-1", "mAP"), pair, strict=True)
     }
     append_json(out / "run" / "results.jsonl", {"task": "demo", **{k: round(v, 2) for k, v in flat.items()}})
-    print(
+    say(
         f"\n{out / 'index.html'}: pictures with captions, labels and predictions"
         f" ({duration(time.perf_counter() - began)} in all)\n{NEXT}"
     )
@@ -92,17 +93,25 @@ Next, on your own pictures (a CSV with a column of paths and a column of caption
   catlip pretrain flickr8k_cpu --data 'shards/*.tar' --vocab vocab.tsv --out runs/mine"""
 
 
-def _recipe(cfg: Demo, train: str, out: Path) -> Pretrain:
+def _recipe(cfg: DemoConfig, train: str, out: Path) -> PretrainConfig:
     """What this machine can train in the time that there is."""
-    recipe = Pretrain(
-        data=train, vocab=str(out / "vocab.tsv"), out=str(out / "run"), backbone="resnet10t", image_size=SIZE,
-        samples=cfg.samples, batch_size=64, seed=cfg.seed, crop=Crop(scale=(0.5, 1.0)),
-        optim=Optim(lr=2e-3, weight_decay=0.1), loop=Loop(ema=0.995),
-    )  # fmt: skip
+    recipe = PretrainConfig(
+        data=train,
+        vocab=str(out / "vocab.tsv"),
+        out=str(out / "run"),
+        backbone="resnet10t",
+        image_size=SIZE,
+        samples=cfg.samples,
+        batch_size=64,
+        seed=cfg.seed,
+        crop=CropConfig(scale=(0.5, 1.0)),
+        optim=OptimConfig(lr=2e-3, weight_decay=0.1),
+        loop=LoopConfig(ema=0.995),
+    )
     if not cfg.samples:
         rate = speed_of(replace(recipe, samples=recipe.batch_size), MEASURE)
         recipe.samples = min(MOST, round(60 * cfg.minutes * rate))
-        print(f"{rate:,.0f} images/s on {machine.describe()}")
+        say(f"{rate:,.0f} images/s on {machine.describe()}")
     return recipe
 
 
@@ -119,7 +128,7 @@ def _scores(encoder: Encoder, pixels: Tensor) -> Tensor:
     return torch.cat([encoder.logits(encoder.normalize(part)) for part in pixels.split(256)])
 
 
-def _untrained(recipe: Pretrain, train: HeldOut, test: HeldOut, classes: int) -> Tensor:
+def _untrained(recipe: PretrainConfig, train: HeldOut, test: HeldOut, classes: int) -> Tensor:
     """Scores of a linear classifier (ridge regression) on the features of the same backbone with random weights."""
     torch.manual_seed(recipe.seed)
     encoder = Encoder.create(recipe.backbone, image_size=recipe.image_size).eval()
@@ -133,9 +142,13 @@ def _untrained(recipe: Pretrain, train: HeldOut, test: HeldOut, classes: int) ->
 
 
 def _write_sheet(
-    out: Path, source: Source, vocabulary: Vocabulary, scores: Tensor, test: HeldOut,
+    out: Path,
+    source: Dataset,
+    vocabulary: Vocabulary,
+    scores: Tensor,
+    test: HeldOut,
     results: dict[str, tuple[float, float]],
-) -> None:  # fmt: skip
+) -> None:
     names = [name.replace("_", " ") for name in vocabulary.names]
     numbers = np.random.default_rng(0).permutation(test.rows.unique().numpy())[:SHEET]
     cards = []
@@ -143,19 +156,26 @@ def _write_sheet(
         record = source.read(number)
         true = {names[v] for v in test.labels[test.rows == number].tolist()}
         best = [names[v] for v in scores[number].topk(4).indices.tolist()]
-        cards.append(page.card(
-            page.image(record.image, record.captions[0]), "; ".join(record.captions),
-            [("labels", page.tags(sorted(true))), ("predicted", page.tags(best, good=true))],
-        ))  # fmt: skip
+        cards.append(
+            page.card(
+                page.image(record.image, record.captions[0]),
+                "; ".join(record.captions),
+                [("labels", page.tags(sorted(true))), ("predicted", page.tags(best, good=true))],
+            )
+        )
     rows = [[name, f"{a:.1f} %", f"{b:.1f} %"] for name, (a, b) in results.items()]
-    page.write(out / "index.html", page.page(
-        "catlip demo: nouns in a stranger's drawings",
-        page.paragraph(
-            f"Trained on the emoji of {' and '.join(TRAIN)} with their captions, tested on {len(scores):,} drawings by "
-            f"{TEST}, an artist it never saw. {len(vocabulary)} labels, all found in the captions by catlip."
+    page.write(
+        out / "index.html",
+        page.page(
+            "catlip demo: nouns in a stranger's drawings",
+            page.paragraph(
+                f"Trained on the emoji of {' and '.join(TRAIN)} with their captions, "
+                f"tested on {len(scores):,} drawings by "
+                f"{TEST}, an artist it never saw. {len(vocabulary)} labels, all found in the captions by catlip."
+            ),
+            page.table(["", "top-1", "mean AP"], rows),
+            page.heading("Drawings of the unseen artist: caption, its labels, the four best predictions"),
+            page.grid(cards),
+            page.paragraph("Emoji: Noto (Google), OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0)", soft=True),
         ),
-        page.table(["", "top-1", "mean AP"], rows),
-        page.heading("Drawings of the unseen artist: caption, its labels, the four best predictions"),
-        page.grid(cards),
-        page.paragraph("Emoji: Noto (Google), OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0)", soft=True),
-    ))  # fmt: skip
+    )

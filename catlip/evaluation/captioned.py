@@ -10,7 +10,7 @@ from torch import Tensor
 
 from catlip.data.images import Unreadable
 from catlip.data.names import Names
-from catlip.data.records import Source
+from catlip.data.records import Dataset
 from catlip.errors import UsageError
 from catlip.evaluation.decoded import decoded
 from catlip.models.encoder import Encoder
@@ -36,9 +36,13 @@ class Captioned:
 
 @torch.no_grad()
 def embed_source(
-    encoder: Encoder, source: Source, device: torch.device, captions: list[list[str]] | None = None,
-    batch_size: int = 128, said: Callable[[int], None] | None = None,
-) -> Captioned:  # fmt: skip
+    encoder: Encoder,
+    source: Dataset,
+    device: torch.device,
+    captions: list[list[str]] | None = None,
+    batch_size: int = 128,
+    said: Callable[[int], None] | None = None,
+) -> Captioned:
     """captions: instead of the source's own, a list a sample. said: told how many pictures are done, now and then.
 
     Unreadable pictures are left out with their captions. Raises UsageError if they are more than 1 %.
@@ -65,14 +69,14 @@ def read_captions(path: str | Path, keys: list[str]) -> list[list[str]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"--captions: no such file: {path}")
+        raise UsageError(f"`captions`: no such file: {path}")
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".json":
         return _from_json(path, text, keys)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines or len(lines) % len(keys):
         raise UsageError(
-            f"--captions {path} has {len(lines):,} captions for {len(keys):,} pictures; it needs as many lines as "
+            f"`captions` {path} has {len(lines):,} captions for {len(keys):,} pictures; it needs as many lines as "
             "pictures, or 2, 3 ... times as many, those of one picture one below the other"
         )
     each = len(lines) // len(keys)
@@ -83,17 +87,17 @@ def _from_json(path: Path, text: str, keys: list[str]) -> list[list[str]]:
     try:
         table = json.loads(text)
     except ValueError as error:
-        raise UsageError(f"--captions {path} is no JSON: {error}") from None
+        raise UsageError(f"`captions` {path} is no JSON: {error}") from None
     good = isinstance(table, dict) and all(
         isinstance(some, list) and all(isinstance(caption, str) for caption in some) for some in table.values()
     )
     if not good:
-        raise UsageError(f"--captions {path}: expected {{key: [captions]}}")
-    numbers = Names(table, f"--captions {path}").find_all(keys)
+        raise UsageError(f"`captions` {path}: expected {{key: [captions]}}")
+    numbers = Names(table, f"`captions` {path}").find_all(keys)
     missing = [key for key, number in zip(keys, numbers, strict=True) if number is None]
     if missing:
         raise UsageError(
-            f"--captions {path} has captions of {len(table):,} pictures; {len(missing):,} of the {len(keys):,} "
+            f"`captions` {path} has captions of {len(table):,} pictures; {len(missing):,} of the {len(keys):,} "
             f"pictures are not among them, e.g. {missing[0]}"
         )
     captions = list(table.values())

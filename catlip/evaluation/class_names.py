@@ -6,16 +6,16 @@ A name is read as a caption is, by the labeler that made the classifier's labels
 """
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from catlip.captions.labeler import Labeler
-from catlip.captions.vocabulary import Vocabulary
-from catlip.captions.wordnet import Lexicon
 from catlip.errors import UsageError, near
+from catlip.labels.labeler import Labeler
+from catlip.labels.vocabulary import Vocabulary
+from catlip.labels.wordnet import Lexicon
+from catlip.notices import warn
 
 WNID = re.compile(r"n\d{8}")
 # entity, physical entity, object, whole: a picture of anything is a picture of these, so nothing backs off to them.
@@ -67,22 +67,22 @@ def read_names(path: str | Path) -> list[ClassName]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"--classes: no such file: {path}")
+        raise UsageError(f"`classes`: no such file: {path}")
     lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     if not lines:
-        raise UsageError(f"--classes {path} is empty: one class name a line")
+        raise UsageError(f"`classes` {path} is empty: one class name a line")
     found: list[ClassName] = []
     for number, line in enumerate(lines, 1):
         name, *rest = (part.strip() for part in line.split("\t"))
         synsets = tuple(" ".join(rest).replace(",", " ").split())
         if not name:
-            raise UsageError(f"--classes {path}, line {number} is empty; the classes after it would be misnumbered")
+            raise UsageError(f"`classes` {path}, line {number} is empty; the classes after it would be misnumbered")
         if wrong := [synset for synset in synsets if not WNID.fullmatch(synset)]:
-            raise UsageError(f"--classes {path}, line {number}: {wrong[0]!r} is no wnid such as n02084071")
+            raise UsageError(f"`classes` {path}, line {number}: {wrong[0]!r} is no wnid such as n02084071")
         found.append(ClassName(name, synsets))
     names = [plain(entry.name) for entry in found]
     if twice := {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set():
-        raise UsageError(f"--classes {path} names {sorted(twice)[0]!r} twice")
+        raise UsageError(f"`classes` {path} names {sorted(twice)[0]!r} twice")
     return found
 
 
@@ -97,11 +97,11 @@ def rows_of(labels: Sequence[str], names: Sequence[ClassName], file: str | None,
     if unknown and all(label.isdecimal() for label in labels):
         highest = max(map(int, labels))
         if highest >= len(names):
-            raise UsageError(f"--classes {file} names {len(names)} classes; {data} has the label {highest}")
+            raise UsageError(f"`classes` {file} names {len(names)} classes; {data} has the label {highest}")
         return [int(label) for label in labels]
     if unknown:
         more = near(plain(unknown[0]), index)
-        raise UsageError(f"--classes {file}: {len(unknown)} labels of {data} are not in it, e.g. {unknown[0]!r}{more}")
+        raise UsageError(f"`classes` {file}: {len(unknown)} labels of {data} are not in it, e.g. {unknown[0]!r}{more}")
     return [index[plain(label)] for label in labels]
 
 
@@ -120,7 +120,7 @@ def run_labeler(run: str | Path) -> Labeler:
     labeler = Labeler(vocabulary.rule, lexicon=vocabulary.terms if there else None)
     if vocabulary.terms and vocabulary.terms_hash not in ("", labeler.terms_hash):
         how = "have changed since" if there else "are not there; class names are read without them"
-        sys.stderr.write(f"{vocabulary.terms}: the terms that the labels of {run} were made with {how}\n")
+        warn(f"{vocabulary.terms}: the terms that the labels of {run} were made with {how}")
     return labeler
 
 
@@ -164,10 +164,14 @@ class Matcher:
         if not good:
             return Match(entry.name, meant, (), "missing")
         return Match(
-            entry.name, meant, tuple(row for part in good for row in part.rows), "parts",
+            entry.name,
+            meant,
+            tuple(row for part in good for row in part.rows),
+            "parts",
             through=tuple(s for part in good for s in part.through),
-            similarity=min(part.similarity for part in good), parts=good,
-        )  # fmt: skip
+            similarity=min(part.similarity for part in good),
+            parts=good,
+        )
 
     def _closest(self, name: str, synsets: tuple[str, ...], alpha: float) -> Match:
         if found := [synset for synset in synsets if synset in self.row]:

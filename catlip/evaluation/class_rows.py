@@ -43,9 +43,15 @@ def told(matches: Sequence[Match], encoder: Encoder) -> dict[str, str]:
 
 
 def transfer_rows(
-    encoder: Encoder, run: str | Path, classes: Sequence[ClassName], pooled: Tensor, *, alpha: float = ALPHA,
-    deviation: float = 1.0, seed: int = 0,
-) -> TransferRows:  # fmt: skip
+    encoder: Encoder,
+    run: str | Path,
+    classes: Sequence[ClassName],
+    pooled: Tensor,
+    *,
+    alpha: float = ALPHA,
+    deviation: float = 1.0,
+    seed: int = 0,
+) -> TransferRows:
     """Rows and biases that put the classes on one level over some pictures of the new task.
 
     run: the folder whose vocabulary says how names are read. pooled [N, D]: Encoder.pooled of pictures of the new
@@ -62,22 +68,22 @@ def transfer_rows(
 def match_rows(encoder: Encoder, run: str | Path, classes: Sequence[ClassName], alpha: float = ALPHA) -> list[Match]:
     """Where each class is found; needs no pictures. Raises UsageError as `transfer_rows` does."""
     if not 0 < alpha <= 1:
-        raise UsageError(f"--alpha {alpha:g}: path similarities are above 0 and at most 1")
+        raise UsageError(f"`alpha` {alpha:g}: path similarities are above 0 and at most 1")
     labeler = run_labeler(run)
     if not any(map(labeler.wordnet.has_synset, encoder.labels)):
         what = f"its labels are no synsets, e.g. {encoder.labels[0]!r}" if encoder.labels else "it has none"
         raise UsageError(
-            f"--init transfer takes rows from a classifier of synsets, and {run}: {what}. Take --init random, or an "
-            "encoder that `catlip pretrain` made with --objective synsets"
+            f"`init` transfer takes rows from a classifier of synsets, and {run}: {what}. Take `init` random, or an "
+            "encoder that `catlip pretrain` made with `objective` synsets"
         )
     head_of(encoder)
     matches = Matcher(encoder.labels, labeler).similar(classes, alpha)
     if not any(match.rows for match in matches):
         some = ", ".join(repr(match.name) for match in matches[:3])
         raise UsageError(
-            f"--init transfer: no class name has path similarity {alpha:g} or more with one of the "
-            f"{len(encoder.labels):,} synsets of {run}: {some}. Write other names in --classes, or the wnid behind "
-            "the name and a tab; or take a smaller --alpha, or --init random"
+            f"`init` transfer: no class name has path similarity {alpha:g} or more with one of the "
+            f"{len(encoder.labels):,} synsets of {run}: {some}. Write other names in `classes`, or the wnid behind "
+            "the name and a tab; or take a smaller `alpha`, or `init` random"
         )
     return matches
 
@@ -87,10 +93,12 @@ def scale_rows(
 ) -> TransferRows:
     """The new classifier from matched rows of a weight [V, D]; see `transfer_rows`."""
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.stack([
-        _mean_row(match, weight) if match.rows else torch.randn(weight.shape[1], generator=generator)
-        for match in matches
-    ])  # fmt: skip
+    rows = torch.stack(
+        [
+            _mean_row(match, weight) if match.rows else torch.randn(weight.shape[1], generator=generator)
+            for match in matches
+        ]
+    )
     known = torch.tensor([bool(match.rows) for match in matches])
     # The mean row moves all logits of a picture alike, which no softmax sees, but a penalty or weight decay would.
     rows = torch.where(known[:, None], rows - rows[known].mean(0) * (known.sum() > 1), rows)
@@ -102,7 +110,7 @@ def scale_rows(
     same = rows.abs().amax(1) < 1e-6 * weight.abs().max()
     if bool(((spread < 1e-9) & ~same).any()):
         raise UsageError(
-            f"--init transfer sets the scale by how pictures differ, and {len(pooled)} training pictures do not differ"
+            f"`init` transfer sets the scale by how pictures differ, and {len(pooled)} training pictures do not differ"
         )
     result = rows.double() * torch.where(same, 0.0, wanted / spread.clamp_min(1e-9))[:, None]
     return TransferRows(result.float(), (-result @ mean).float(), list(matches))

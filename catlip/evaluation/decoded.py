@@ -9,13 +9,17 @@ from torch import Tensor
 
 from catlip import machine
 from catlip.data.images import Unreadable, UnreadableImageError, read_image
-from catlip.data.records import Source
+from catlip.data.records import Dataset
 
 
 def decoded(
-    source: Source, numbers: Sequence[int], pixels: Callable[[Any], Tensor], unreadable: Unreadable, *,
+    source: Dataset,
+    numbers: Sequence[int],
+    pixels: Callable[[Any], Tensor],
+    unreadable: Unreadable,
+    *,
     batch_size: int = 256,
-) -> Iterator[tuple[list[int], list[Any], Tensor]]:  # fmt: skip
+) -> Iterator[tuple[list[int], list[Any], Tensor]]:
     """(numbers, records, uint8 [b, 3, H, W]) of those samples that can be read, in order.
 
     pixels: picture -> uint8 [3, H, W], mostly `Encoder.pixels`. The others are added to `unreadable`. Raises UsageError

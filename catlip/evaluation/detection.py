@@ -36,10 +36,13 @@ def _table(truth: Instances, masks: bool) -> dict[str, Any]:
         images.append({"id": number, "width": objects.width, "height": objects.height})
         for row, (x0, y0, x1, y1) in enumerate(objects.boxes.astype(float).tolist()):
             entry = {
-                "id": len(annotations) + 1, "image_id": number, "category_id": int(objects.classes[row]) + 1,
-                "bbox": [x0, y0, x1 - x0, y1 - y0], "area": float(objects.areas[row]),
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": int(objects.classes[row]) + 1,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": float(objects.areas[row]),
                 "iscrowd": int(objects.crowd[row]),
-            }  # fmt: skip
+            }
             if masks:
                 mask = objects.masks[row]
                 assert mask is not None

@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from catlip.atomic import write_text
-from catlip.captions.vocabulary import Vocabulary
 from catlip.data.batches import to_classes
 from catlip.data.images import Unreadable
 from catlip.data.order import samples_at
-from catlip.data.records import Record, Source
+from catlip.data.records import Dataset, Sample
 from catlip.errors import UsageError
 from catlip.evaluation.decoded import decoded
 from catlip.evaluation.multilabel import average_precision, top1
+from catlip.labels.vocabulary import Vocabulary
 
 FILE = "held_out.json"
 SHEET = 48  # pictures whose predictions are kept for the report
@@ -31,7 +31,7 @@ SHEET = 48  # pictures whose predictions are kept for the report
 class HeldOut:
     """N pictures with the classes that their captions name."""
 
-    records: list[Record]  # without the encoded pictures
+    records: list[Sample]  # without the encoded pictures
     pixels: Tensor  # uint8 [N, 3, size, size]
     rows: Tensor  # int64 [L]: picture of each label
     labels: Tensor  # int64 [L]: its class
@@ -49,16 +49,16 @@ class HeldOut:
         return found
 
 
-def open_held_out(source: Source, vocabulary: Vocabulary, view: Callable[[Any], Tensor], limit: int = 0) -> HeldOut:
+def open_held_out(source: Dataset, vocabulary: Vocabulary, view: Callable[[Any], Tensor], limit: int = 0) -> HeldOut:
     """Decode a captioned source, or a random `limit` of it. view: `Encoder.pixels` of the encoder that is to be scored.
 
     Raises UsageError if no caption names a known class.
     """
     count = min(limit, len(source)) if limit else len(source)
     numbers = samples_at(np.arange(count), len(source), seed=0) if count < len(source) else np.arange(count)
-    unreadable, records, pixels = Unreadable(), list[Record](), list[Tensor]()
+    unreadable, records, pixels = Unreadable(), list[Sample](), list[Tensor]()
     for _, some, squares in decoded(source, numbers.tolist(), view, unreadable):
-        records += [Record(record.key, b"", record.captions) for record in some]
+        records += [Sample(record.key, b"", record.captions) for record in some]
         pixels.append(squares)
     rows = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
     labeler = vocabulary.labeler()

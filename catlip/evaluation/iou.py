@@ -40,6 +40,10 @@ def fit_of(matrix: Tensor) -> Fit:
     iou = 100 * both / (truth + predicted - both)  # 0 / 0 is NaN
     accuracy = 100 * both / truth
     return Fit(
-        iou=iou.tolist(), accuracy=accuracy.tolist(), pixels=matrix.sum(1).tolist(), miou=iou.nanmean().item(),
-        mean_accuracy=accuracy.nanmean().item(), pixel_accuracy=(100 * both.sum() / truth.sum()).item(),
-    )  # fmt: skip
+        iou=iou.tolist(),
+        accuracy=accuracy.tolist(),
+        pixels=matrix.sum(1).tolist(),
+        miou=iou.nanmean().item(),
+        mean_accuracy=accuracy.nanmean().item(),
+        pixel_accuracy=(100 * both.sum() / truth.sum()).item(),
+    )

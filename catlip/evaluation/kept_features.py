@@ -7,7 +7,6 @@ any time. The name is a hash of all that decides them: weights, input space, pic
 import contextlib
 import hashlib
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -17,15 +16,16 @@ from torch import Tensor
 
 from catlip.data.images import Unreadable
 from catlip.data.indexes import cache_folder
-from catlip.data.labelled import LabelledSource
+from catlip.data.labelled import LabelledDataset
 from catlip.evaluation.labelled import features
 from catlip.models.encoder import Encoder
+from catlip.notices import warn
 
 FORMAT = 2  # part of every name: raise it when pictures are decoded or cropped in another way
 
 
 def kept_features(
-    encoder: Encoder, data: LabelledSource, device: torch.device, unreadable: Unreadable, *, keep: bool = True
+    encoder: Encoder, data: LabelledDataset, device: torch.device, unreadable: Unreadable, *, keep: bool = True
 ) -> tuple[Tensor, Tensor]:
     """What `labelled.features` returns, from its file if there is a sound one. keep: False neither reads nor writes."""
     if not keep:
@@ -41,7 +41,7 @@ def kept_features(
     return pooled, kept
 
 
-def _name(encoder: Encoder, data: LabelledSource, device: torch.device) -> str:
+def _name(encoder: Encoder, data: LabelledDataset, device: torch.device) -> str:
     """Of the weights without the classifier, which pooled features do not pass."""
     # Devices round differently: what one of them measured is not mixed with what another did.
     found = hashlib.sha256(repr([FORMAT, encoder.architecture, sorted(encoder.view.items()), device.type]).encode())
@@ -86,4 +86,4 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        sys.stderr.write(f"the features are not kept: {str(error).splitlines()[0]}\n")
+        warn(f"the features are not kept: {str(error).splitlines()[0]}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from catlip.data.images import Unreadable
-from catlip.data.labelled import LabelledSource, open_labelled_source
+from catlip.data.labelled import LabelledDataset, open_labelled_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.classified import accuracies, ranks
 from catlip.evaluation.decoded import decoded
@@ -17,25 +17,25 @@ from catlip.models.encoder import Encoder
 EXACT = 2**27  # scores of a multi-label set that are kept to be sorted
 
 
-def open_labelled(data: str) -> LabelledSource:
+def open_labelled(data: str) -> LabelledDataset:
     """A set with one class a picture, in any form that `open_labelled_source` reads. Raises UsageError."""
-    found = open_labelled_source(data)
+    found = open_labelled_dataset(data)
     if found.multi:
         raise UsageError(f"{data!r}: its pictures have several labels, and one each is needed here")
     return found
 
 
-def class_indices(train: LabelledSource, test: LabelledSource) -> tuple[list[str], Tensor, Tensor]:
+def class_indices(train: LabelledDataset, test: LabelledDataset) -> tuple[list[str], Tensor, Tensor]:
     """(class names, int64 [train], int64 [test]). Raises UsageError for a test label that training never saw."""
-    y_test = test.within(train.classes, "--test").labels
+    y_test = test.within(train.classes, "`test`").labels
     if len(train.classes) < 2:
-        raise UsageError(f"--train {train.name} has a single class, {train.classes[0]!r}; two or more are needed")
+        raise UsageError(f"`train` {train.name} has a single class, {train.classes[0]!r}; two or more are needed")
     return train.classes, torch.from_numpy(train.labels), torch.from_numpy(y_test)
 
 
 @torch.no_grad()
 def features(
-    encoder: Encoder, data: LabelledSource, device: torch.device, unreadable: Unreadable | None = None
+    encoder: Encoder, data: LabelledDataset, device: torch.device, unreadable: Unreadable | None = None
 ) -> tuple[Tensor, Tensor]:
     """(float [N, D] pooled features, int64 [N] which pictures they belong to).
 
@@ -51,7 +51,7 @@ def features(
 
 @torch.no_grad()
 def evaluate(
-    objective: Any, data: LabelledSource, device: torch.device, unreadable: Unreadable | None = None
+    objective: Any, data: LabelledDataset, device: torch.device, unreadable: Unreadable | None = None
 ) -> dict[str, float]:
     """In percent: top-1, top-5 and mean per class; of multi-label sets mAP and F1. objective: a `ClassObjective`.
 
@@ -77,7 +77,7 @@ def evaluate(
     return found if len(data.classes) > 5 else {name: value for name, value in found.items() if name != "top5"}
 
 
-def positives(data: LabelledSource, numbers: Sequence[int]) -> Tensor:
+def positives(data: LabelledDataset, numbers: Sequence[int]) -> Tensor:
     """bool [len(numbers), classes]: which classes these pictures have."""
     found = torch.zeros(len(numbers), len(data.classes), dtype=torch.bool)
     for row, number in enumerate(numbers):

@@ -25,9 +25,15 @@ BLOCK = 2**24  # logits at a time, 64 MiB
 
 
 def fit_logistic(
-    x: Tensor, y: Tensor, penalty: float, start: Tensor | None = None, *, prior: Tensor | None = None,
-    classes: int = 0, block: int = BLOCK,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    y: Tensor,
+    penalty: float,
+    start: Tensor | None = None,
+    *,
+    prior: Tensor | None = None,
+    classes: int = 0,
+    block: int = BLOCK,
+) -> Tensor:
     """Minimise mean cross-entropy + penalty / 2 * |W - W0|^2 by L-BFGS. x [N, D] -> [D + 1, C], the last row the bias.
 
     prior [D + 1, C]: W0, zero without; also the start unless there is one. Its last row is only a start: biases are
@@ -55,9 +61,15 @@ def fit_logistic(
 
 
 def linear_probe(
-    x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor, *, seed: int = 0,
-    prior: tuple[Tensor, Tensor] | None = None, folds: int = 1,
-) -> tuple[float, float]:  # fmt: skip
+    x_train: Tensor,
+    y_train: Tensor,
+    x_test: Tensor,
+    y_test: Tensor,
+    *,
+    seed: int = 0,
+    prior: tuple[Tensor, Tensor] | None = None,
+    folds: int = 1,
+) -> tuple[float, float]:
     """(accuracy in percent, penalty): logistic regression on standardised features.
 
     The penalty is chosen on a fifth of the training set by accuracy, or by cross-validation in so many folds. Folds are
@@ -83,7 +95,7 @@ def linear_probe(
             for penalty in sorted(grid, reverse=True):
                 weights = fit_logistic(
                     x_train[used], y_train[used], penalty, weights, prior=belief * towards, classes=classes
-                )  # fmt: skip
+                )
                 measure = likelihood if folds > 1 else accuracy
                 found[belief, penalty] += measure(x_train[some], y_train[some], weights) * len(some)
     belief, penalty = max(found, key=found.__getitem__)  # of equals the most trusted prior, the strongest penalty

@@ -6,13 +6,7 @@ from torch import Tensor
 
 
 def knn(
-    x_train: Tensor,
-    y_train: Tensor,
-    x_test: Tensor,
-    y_test: Tensor,
-    *,
-    k: int = 20,
-    temperature: float = 0.07,
+    x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor, *, k: int = 20, temperature: float = 0.07
 ) -> float:
     """Accuracy in percent of the vote of the k most similar training pictures, weighted as Wu et al. (2018) do."""
     x_train, x_test = F.normalize(x_train, dim=1), F.normalize(x_test, dim=1)

@@ -24,7 +24,7 @@ LOSS_WEIGHT = 100 / 255**2
 
 
 @dataclass(kw_only=True, slots=True)
-class Ranges:
+class AugmentConfig:
     """Settings of RangeAugment."""
 
     range_augment: bool = False  # learn the strength of brightness, contrast and noise

@@ -63,9 +63,15 @@ class CorenetVit(VisionTransformer):
     """x: [B, 3, H, W], RGB in [0, 1] for the official weights; any size from 32 px on."""
 
     def __init__(
-        self, *, embed_dim: int, depth: int, positions: str = "2d", stride: int = 16, class_token: bool = True,
+        self,
+        *,
+        embed_dim: int,
+        depth: int,
+        positions: str = "2d",
+        stride: int = 16,
+        class_token: bool = True,
         **kwargs: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """class_token=False: as the official detectors use it; pooled is then the mean over all patches.
 
         Raises ValueError for settings that no official model has.
@@ -81,10 +87,18 @@ class CorenetVit(VisionTransformer):
             return ConvStem(embed_dim, stride, in_chans, device=device, dtype=dtype)
 
         super().__init__(
-            embed_dim=embed_dim, depth=depth, num_heads=embed_dim // 64, no_embed_class=True, dynamic_img_size=True,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6), embed_layer=stem, class_token=class_token, fc_norm=False,
-            global_pool="token" if class_token else "avg", **kwargs,
-        )  # fmt: skip
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=embed_dim // 64,
+            no_embed_class=True,
+            dynamic_img_size=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            embed_layer=stem,
+            class_token=class_token,
+            fc_norm=False,
+            global_pool="token" if class_token else "avg",
+            **kwargs,
+        )
         self.positions = positions
         self.build_args = self_args
 
@@ -109,14 +123,22 @@ def architecture_of(width: int, depth: int) -> str | None:
     return next((f"corenet_vit_{name}" for name, size in SIZES.items() if size == (width, depth)), None)
 
 
-default_cfgs = generate_default_cfgs({
-    f"corenet_vit_{name}": {
-        "num_classes": 0, "input_size": (3, 224, 224), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0),
-        "interpolation": "bilinear", "crop_pct": 224 / 232, "fixed_input_size": False,
-        "first_conv": "patch_embed.conv1", "classifier": "head",
+default_cfgs = generate_default_cfgs(
+    {
+        f"corenet_vit_{name}": {
+            "num_classes": 0,
+            "input_size": (3, 224, 224),
+            "mean": (0.0, 0.0, 0.0),
+            "std": (1.0, 1.0, 1.0),
+            "interpolation": "bilinear",
+            "crop_pct": 224 / 232,
+            "fixed_input_size": False,
+            "first_conv": "patch_embed.conv1",
+            "classifier": "head",
+        }
+        for name in SIZES
     }
-    for name in SIZES
-})  # fmt: skip
+)
 
 
 def _make(name: str, pretrained: bool, **kwargs: Any) -> Any:

@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from catlip.captions.tokenizer import FILE, Tokenizer
 from catlip.errors import UsageError
+from catlip.labels.tokenizer import FILE, Tokenizer
 from catlip.models import encoder as encoders
 from catlip.models.encoder import Encoder
 from catlip.models.folders import HUB, download
-from catlip.models.text import Text, TextTower
+from catlip.models.text import TextConfig, TextTower
 
 TEXT_FOLDER = "text"
 MAX_SCALE = 100.0  # CLIP, section 2.5: beyond this training became unstable
@@ -48,9 +48,16 @@ class DualEncoder(nn.Module):
     """Encoder, text tower and what makes them comparable. embed_images, embed_captions: unit vectors float32 [B, D]."""
 
     def __init__(
-        self, encoder: Encoder, tokenizer: Tokenizer, cfg: Text, *, embed: int, scale: float,
-        bias: float | None = None, mlp: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        encoder: Encoder,
+        tokenizer: Tokenizer,
+        cfg: TextConfig,
+        *,
+        embed: int,
+        scale: float,
+        bias: float | None = None,
+        mlp: int = 0,
+    ) -> None:
         """embed: length of the vectors; 0: the encoder's own, its pooled vector as it is. scale, bias: at the start.
 
         mlp: both vectors go through a `Projection` to this length instead (CLIP-Lite); 0: a linear one of the picture.
@@ -132,7 +139,7 @@ def load_dual(run: str | Path) -> tuple[DualEncoder, Tokenizer]:
     if not folder.is_dir():
         raise UsageError(
             f"{run} has no text tower ({folder} does not exist): `catlip align RUN --data CAPTIONED "
-            "--out NEW` trains one"
+            "`out` NEW` trains one"
         )
     encoder = encoders.load(run)
     try:
@@ -140,7 +147,7 @@ def load_dual(run: str | Path) -> tuple[DualEncoder, Tokenizer]:
         state = load_file(folder / "model.safetensors")
         bias = 0.0 if "logit_bias" in state else None
         tokenizer = Tokenizer.load(folder / FILE, card["context"])
-        text, embed, mlp = Text(**card["text"]), card["embed"], card.get("mlp", 0)
+        text, embed, mlp = TextConfig(**card["text"]), card["embed"], card.get("mlp", 0)
         dual = DualEncoder(encoder, tokenizer, text, embed=embed, scale=1.0, bias=bias, mlp=mlp)
         dual.load_state_dict(state | {f"encoder.{k}": v for k, v in encoder.state_dict().items()})
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:

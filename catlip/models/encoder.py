@@ -79,13 +79,16 @@ class Encoder(nn.Module):
             backbone: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **{**own, **options})
         except TypeError:
             wish = (
-                "dropped patches (--patch-keep)" if drop_patches
-                else "pictures of several sizes (--scales, --low-res)" if any_size
-                else "stochastic depth (--drop-path)" if drop_path
+                "dropped patches (`patch_keep`)"
+                if drop_patches
+                else "pictures of several sizes (`scales`, `low_res`)"
+                if any_size
+                else "stochastic depth (`drop_path`)"
+                if drop_path
                 else f"the arguments {', '.join(own)}"
-            )  # fmt: skip
+            )
             raise UsageError(
-                f"--backbone {name}: timm's {name.split('_')[0]} cannot work with {wish}; a ViT can"
+                f"`backbone` {name}: timm's {name.split('_')[0]} cannot work with {wish}; a ViT can"
             ) from None
         except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
             raise _refusal(image_size, name, error) from None
@@ -252,7 +255,7 @@ def check_name(name: str) -> None:
     if not timm.is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` lists all"
-        raise UsageError(f"--backbone {name!r}: timm {timm.__version__} has no such model{hint}")
+        raise UsageError(f"`backbone` {name!r}: timm {timm.__version__} has no such model{hint}")
 
 
 def classifiers(cfg: Mapping[str, Any]) -> tuple[str, ...]:
@@ -267,7 +270,7 @@ def _own(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _refusal(image_size: int, name: str, error: Exception | str) -> UsageError:
     what = (str(error).splitlines() or [repr(error)])[0]
-    return UsageError(f"--image-size {image_size}: {name} refuses it: {what}")
+    return UsageError(f"`image_size` {image_size}: {name} refuses it: {what}")
 
 
 def translated(backbone: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

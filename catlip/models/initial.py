@@ -127,9 +127,9 @@ def load_backbone(encoder: Encoder, weights: Weights) -> None:
     if wrong := misfit(wanted, state):
         known = f" (it is a {weights.architecture})" if weights.architecture not in ("", encoder.architecture) else ""
         size = weights.image_size
-        hint = f"; they are for --image-size {size}" if not known and size != encoder.image_size else ""
+        hint = f"; they are for `image_size` {size}" if not known and size != encoder.image_size else ""
         raise UsageError(
-            f"--init {weights.source} does not fit --backbone {encoder.architecture}{known}: {wrong}{hint}"
+            f"`init` {weights.source} does not fit `backbone` {encoder.architecture}{known}: {wrong}{hint}"
         )
     backbone.load_state_dict(state)
     space = {"mean": tuple(weights.mean), "std": tuple(weights.std), "interpolation": weights.interpolation}
@@ -145,7 +145,7 @@ def keep_rows(head: nn.Linear, synsets: list[str], weights: Weights) -> int:
     if weights.weight.shape[1] != head.in_features:
         theirs = weights.weight.shape[1]
         raise UsageError(
-            f"--init {weights.source}: its classifier reads {theirs} features, this one {head.in_features}"
+            f"`init` {weights.source}: its classifier reads {theirs} features, this one {head.in_features}"
         )
     row_of = {label: row for row, label in enumerate(weights.labels)}
     here = [i for i, synset in enumerate(synsets) if synset in row_of]
@@ -172,10 +172,11 @@ def _from_open_clip(source: str) -> Weights:
 def _space(cfg: dict[str, Any]) -> dict[str, Any]:
     return {
         "architecture": cfg.get("architecture") or "",
-        "mean": tuple(cfg.get("mean") or (0.5,) * 3), "std": tuple(cfg.get("std") or (0.5,) * 3),
+        "mean": tuple(cfg.get("mean") or (0.5,) * 3),
+        "std": tuple(cfg.get("std") or (0.5,) * 3),
         "interpolation": cfg.get("interpolation") or "bilinear",
         "image_size": (cfg.get("input_size") or (3, 224, 224))[-1],
-    }  # fmt: skip
+    }
 
 
 def _short(numbers: tuple[float, ...]) -> str:

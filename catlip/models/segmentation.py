@@ -102,11 +102,11 @@ def _try_out(encoder: Encoder) -> tuple[int, int]:
         found = feature_map(encoder, x)
     except (AssertionError, RuntimeError, ValueError) as error:
         what = (str(error).splitlines() or [repr(error)])[0]
-        raise UsageError(f"--image-size {encoder.image_size}: {encoder.architecture} refuses it: {what}") from None
+        raise UsageError(f"`image_size` {encoder.image_size}: {encoder.architecture} refuses it: {what}") from None
     if hasattr(encoder.backbone, "patch_embed") and encoder.image_size % found.shape[2]:
         patch = encoder.image_size // found.shape[2]
         raise UsageError(
-            f"--image-size {encoder.image_size} is no multiple of the patches of {encoder.architecture} ({patch} px)"
+            f"`image_size` {encoder.image_size} is no multiple of the patches of {encoder.architecture} ({patch} px)"
         )
     learned = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     if learned:
@@ -130,9 +130,12 @@ def _deeplab(width: int, classes: int, cfg: Head) -> nn.Sequential:
     last: Any = aspp.project[-1]
     last.p = cfg.head_dropout
     return nn.Sequential(
-        aspp, nn.Conv2d(cfg.head_width, cfg.head_width, 3, padding=1, bias=False), nn.BatchNorm2d(cfg.head_width),
-        nn.ReLU(), nn.Conv2d(cfg.head_width, classes, 1),
-    )  # fmt: skip
+        aspp,
+        nn.Conv2d(cfg.head_width, cfg.head_width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(cfg.head_width),
+        nn.ReLU(),
+        nn.Conv2d(cfg.head_width, classes, 1),
+    )
 
 
 def open_encoder(

@@ -16,7 +16,7 @@ HEAD_WIDTH = 64  # of an attention head, in every CLIP
 
 
 @dataclass(kw_only=True, slots=True)
-class Text:
+class TextConfig:
     """Settings of a text tower; the defaults are those of CLIP ViT-B."""
 
     text_width: int = 512  # a multiple of 64, the width of an attention head
@@ -27,12 +27,12 @@ class Text:
 class TextTower(nn.Module):
     """tokens int64 [B, T], T <= context, padded with 0 -> [B, embed]. The end mark is the highest id of a row."""
 
-    def __init__(self, vocab_size: int, context: int, cfg: Text, embed: int) -> None:
+    def __init__(self, vocab_size: int, context: int, cfg: TextConfig, embed: int) -> None:
         """vocab_size, context: of the tokenizer. Raises UsageError for a width that heads of 64 do not fill."""
         super().__init__()
         width = cfg.text_width
         if width < HEAD_WIDTH or width % HEAD_WIDTH:
-            raise UsageError(f"--text-width {width} is no multiple of {HEAD_WIDTH}, the width of an attention head")
+            raise UsageError(f"`text_width` {width} is no multiple of {HEAD_WIDTH}, the width of an attention head")
         self.context, self.cfg = context, cfg
         self.causal = cfg.causal is not False
         self.token_embedding = nn.Embedding(vocab_size, width)
@@ -47,7 +47,7 @@ class TextTower(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         length = tokens.shape[1]
         if length > self.context:
-            raise UsageError(f"captions of {length} tokens for a text tower with --context {self.context}")
+            raise UsageError(f"captions of {length} tokens for a text tower with `context` {self.context}")
         x = self.token_embedding(tokens) + self.positional_embedding[:length]
         # If causal, nothing after the end mark reaches it, so that padding needs no mask.
         later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
+from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual import DualEncoder
 from catlip.models.encoder import Encoder
-from catlip.models.text import Text
+from catlip.models.text import TextConfig
 from catlip.objectives.contrastive import info_nce, pairwise_sigmoid
 
 
@@ -34,7 +34,7 @@ class AlignObjective(DualEncoder):
 
     needs_global_batch = True  # every other caption of the batch is a negative
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Align, text: Text) -> None:
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Align, text: TextConfig) -> None:
         """tokenizer: the one that makes batch.tokens."""
         scale, bias = (10.0, -10.0) if cfg.contrast == "sigmoid" else (1 / 0.07, None)
         super().__init__(encoder, tokenizer, text, embed=cfg.embed, scale=scale, bias=bias)

@@ -65,25 +65,32 @@ class BoxObjective(nn.Module):
         freeze_unused(pyramid)
         if len(cfg.anchors) != pyramid.n_levels + 1:
             raise UsageError(
-                f"--anchors names {len(cfg.anchors)} sizes, and the pyramid of {encoder.architecture} has "
+                f"`anchors` names {len(cfg.anchors)} sizes, and the pyramid of {encoder.architecture} has "
                 f"{pyramid.n_levels + 1} levels"
             )
         pool = MultiScaleRoIAlign(pyramid.names, output_size=7, sampling_ratio=2)
         sides = tuple((side,) for side in cfg.anchors)
         common: dict[str, Any] = {
             "rpn_anchor_generator": AnchorGenerator(sides, (RATIOS,) * len(sides)),
-            "rpn_pre_nms_top_n_train": 2 * cfg.proposals, "rpn_post_nms_top_n_train": 2 * cfg.proposals,
-            "rpn_pre_nms_top_n_test": cfg.proposals, "rpn_post_nms_top_n_test": cfg.proposals,
-            "box_roi_pool": pool, "box_head": TwoMLPHead(cfg.channels * 49, cfg.hidden),
-            "box_predictor": FastRCNNPredictor(cfg.hidden, classes + 1), "box_batch_size_per_image": cfg.regions,
-            "box_score_thresh": cfg.min_score, "box_detections_per_img": cfg.detections,
-        }  # fmt: skip
+            "rpn_pre_nms_top_n_train": 2 * cfg.proposals,
+            "rpn_post_nms_top_n_train": 2 * cfg.proposals,
+            "rpn_pre_nms_top_n_test": cfg.proposals,
+            "rpn_post_nms_top_n_test": cfg.proposals,
+            "box_roi_pool": pool,
+            "box_head": TwoMLPHead(cfg.channels * 49, cfg.hidden),
+            "box_predictor": FastRCNNPredictor(cfg.hidden, classes + 1),
+            "box_batch_size_per_image": cfg.regions,
+            "box_score_thresh": cfg.min_score,
+            "box_detections_per_img": cfg.detections,
+        }
         if cfg.masks:
             self.detector: Any = MaskRCNN(
-                pyramid, **common, mask_roi_pool=MultiScaleRoIAlign(pyramid.names, output_size=14, sampling_ratio=2),
+                pyramid,
+                **common,
+                mask_roi_pool=MultiScaleRoIAlign(pyramid.names, output_size=14, sampling_ratio=2),
                 mask_head=MaskRCNNHeads(cfg.channels, (cfg.channels,) * cfg.mask_layers, 1),
                 mask_predictor=MaskRCNNPredictor(cfg.channels, cfg.channels, classes + 1),
-            )  # fmt: skip
+            )
         else:
             self.detector = FasterRCNN(pyramid, **common)
         self.detector.transform = _AsItIs()
@@ -103,8 +110,13 @@ class BoxObjective(nn.Module):
     def forward(self, batch: BoxBatch) -> tuple[Tensor, dict[str, Tensor]]:
         losses = self.detector(batch.image, targets(batch, self.cfg.masks))
         loss = torch.stack(list(losses.values())).sum()
-        names = {"loss_classifier": "class", "loss_box_reg": "box", "loss_mask": "mask", "loss_objectness": "object",
-                 "loss_rpn_box_reg": "anchor"}  # fmt: skip
+        names = {
+            "loss_classifier": "class",
+            "loss_box_reg": "box",
+            "loss_mask": "mask",
+            "loss_objectness": "object",
+            "loss_rpn_box_reg": "anchor",
+        }
         return loss, {"loss": loss.detach(), **{names[name]: value.detach() for name, value in losses.items()}}
 
     @torch.no_grad()

@@ -40,7 +40,7 @@ class ClassObjective(nn.Module):
         """multi: pictures may have any number of classes. Raises UsageError for settings out of range."""
         super().__init__()
         if not 0 <= cfg.smoothing < 1 or min(cfg.mixup, cfg.cutmix) < 0:
-            raise UsageError("--smoothing is at least 0 and below 1, --mixup and --cutmix are 0 or more")
+            raise UsageError("`smoothing` is at least 0 and below 1, `mixup` and `cutmix` are 0 or more")
         self.encoder, self.head, self.cfg, self.multi = encoder, head, cfg, multi
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
+from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual import DualEncoder
 from catlip.models.encoder import Encoder
-from catlip.models.text import Text
+from catlip.models.text import TextConfig
 from catlip.objectives.contrastive import info_nce
 
 
@@ -27,7 +27,7 @@ class ClipObjective(DualEncoder):
 
     needs_global_batch = True  # every other caption of the batch is a negative
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Clip, text: Text) -> None:
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Clip, text: TextConfig) -> None:
         """tokenizer: the one that makes batch.tokens; text: the tower's size."""
         super().__init__(encoder, tokenizer, text, embed=cfg.embed, scale=1 / 0.07)
 

@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
 from catlip.errors import UsageError
+from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual import DualEncoder, Projection
 from catlip.models.encoder import Encoder
-from catlip.models.text import Text, TextTower
+from catlip.models.text import TextConfig, TextTower
 from catlip.objectives.contrastive import derangement, jensen_shannon
 
 
@@ -50,14 +50,14 @@ class ClipLiteObjective(nn.Module):
 
     needs_global_batch = True  # no captions are exchanged, but which one is the wrong one depends on the share
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: ClipLite, text: Text) -> None:
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: ClipLite, text: TextConfig) -> None:
         """tokenizer: the one that makes batch.tokens; text: the tower's size.
 
         Raises UsageError for a weight outside 0..1.
         """
         super().__init__()
         if not 0 <= cfg.prior_weight <= 1:
-            raise UsageError(f"--prior-weight {cfg.prior_weight} is not between 0 and 1")
+            raise UsageError(f"`prior_weight` {cfg.prior_weight} is not between 0 and 1")
         self.encoder, self.cfg = encoder, cfg
         self.text = TextTower(tokenizer.size, tokenizer.context, text, cfg.embed)
         sizes = encoder.width, cfg.embed

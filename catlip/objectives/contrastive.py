@@ -63,4 +63,4 @@ def derangement(n: int) -> Tensor:
 
 def _refuse_one(n: int, what: str) -> None:
     if n < 2:
-        raise UsageError(f"{what} is a single picture, so no caption is a wrong one: raise --batch-size")
+        raise UsageError(f"{what} is a single picture, so no caption is a wrong one: raise `batch_size`")

@@ -32,7 +32,7 @@ class HybridObjective(nn.Module):
         """
         super().__init__()
         if len(parts) != len(cfg.weights) or not parts:
-            raise UsageError(f"--weights {cfg.weights}: there are {len(parts)} parts ({', '.join(parts)})")
+            raise UsageError(f"`weights` {cfg.weights}: there are {len(parts)} parts ({', '.join(parts)})")
         self.encoder = next(iter(parts.values())).encoder
         self.parts = nn.ModuleDict(parts)
         self.weights = cfg.weights

@@ -74,9 +74,17 @@ def linear_softmax(
 
 
 def linear_asymmetric(
-    x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, offsets: Tensor, weights: Tensor | None = None, *,
-    gamma_neg: float = 4.0, gamma_pos: float = 0.0, clip: float = 0.05,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    labels: Tensor,
+    offsets: Tensor,
+    weights: Tensor | None = None,
+    *,
+    gamma_neg: float = 4.0,
+    gamma_pos: float = 0.0,
+    clip: float = 0.05,
+) -> Tensor:
     """Asymmetric loss (Ben-Baruch et al., ICCV 2021, equations 4 to 7).
 
     Easy classes count less, and negatives less than positives: -(1 - p)^gamma_pos log p for a label, and

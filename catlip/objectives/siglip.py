@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
+from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual import DualEncoder
 from catlip.models.encoder import Encoder
-from catlip.models.text import Text
+from catlip.models.text import TextConfig
 from catlip.objectives.contrastive import pairwise_sigmoid
 
 
@@ -29,7 +29,7 @@ class SigLipObjective(DualEncoder):
 
     needs_global_batch = True  # every other caption of the batch is a negative
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: SigLip, text: Text) -> None:
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: SigLip, text: TextConfig) -> None:
         """tokenizer: the one that makes batch.tokens; text: the tower's size."""
         text = replace(text, causal=bool(text.causal))  # bidirectional, unless asked otherwise
         super().__init__(encoder, tokenizer, text, embed=cfg.embed, scale=10.0, bias=cfg.bias)

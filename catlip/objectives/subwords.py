@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from catlip.captions.tokenizer import Tokenizer
 from catlip.data.batches import Batch
+from catlip.labels.tokenizer import Tokenizer
 from catlip.models.encoder import Encoder
 from catlip.objectives.frequency import DocumentFrequency
 from catlip.objectives.linear import linear_softmax

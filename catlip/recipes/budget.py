@@ -8,22 +8,24 @@ it costs in accuracy at this size nobody has measured here yet.
 catlip pretrain budget_b16 --data 'shards/*.tar' --vocab vocab.tsv --out runs/b16 --hours 24
 """
 
-from catlip.data.crops import Crop
-from catlip.data.steps import Curriculum
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
-from catlip.training.pretrain import Pretrain
+from catlip.data.crops import CropConfig
+from catlip.data.steps import CurriculumConfig
+from catlip.tasks.pretrain import PretrainConfig
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 
 
-def budget_b16() -> Pretrain:
+def budget_b16() -> PretrainConfig:
     """128 million samples by default: some 10 epochs of CC12M."""
-    return Pretrain(
-        data="", vocab="", out="",
+    return PretrainConfig(
+        data="",
+        vocab="",
+        out="",
         backbone="vit_base_patch16_224",
         samples=128_000_000,
         batch_size=4_096,
-        crop=Crop(scale=(0.3, 1.0)),
-        curriculum=Curriculum(low_res=160, low_res_share=0.9, patch_keep=0.5, patch_keep_share=0.9),
-        optim=Optim(lr=1e-3, weight_decay=0.1, betas=(0.9, 0.95), warmup=0.03),
-        loop=Loop(ema=0.9995, compile=True),
-    )  # fmt: skip
+        crop=CropConfig(scale=(0.3, 1.0)),
+        curriculum=CurriculumConfig(low_res=160, low_res_share=0.9, patch_keep=0.5, patch_keep_share=0.9),
+        optim=OptimConfig(lr=1e-3, weight_decay=0.1, betas=(0.9, 0.95), warmup=0.03),
+        loop=LoopConfig(ema=0.9995, compile=True),
+    )

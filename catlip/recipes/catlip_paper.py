@@ -19,53 +19,62 @@ torchrun --nproc-per-node 8 -m catlip.cli pretrain datacomp_b16 --data 'shards/*
 
 from dataclasses import replace
 
-from catlip.data.crops import Crop
-from catlip.data.steps import Curriculum, paper_scales
-from catlip.models.augment import Ranges
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
-from catlip.training.pretrain import Pretrain
+from catlip.data.crops import CropConfig
+from catlip.data.steps import CurriculumConfig, paper_scales
+from catlip.models.augment import AugmentConfig
+from catlip.tasks.pretrain import PretrainConfig
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 
 ITERATIONS = 200_000
 # A step at a small size takes more pictures than the 65,536 at 224 px; over the 13 sizes the mean is 83,300.
 MEAN_BATCH = 83_300
 
 
-def datacomp_b16() -> Pretrain:
+def datacomp_b16() -> PretrainConfig:
     """ViT-B/16 on DataComp-1.3B: 64 A100, 1,024 pictures each; 0.37 of CLIP's GPU hours, says the paper."""
-    return Pretrain(
-        data="", vocab="", out="",
+    return PretrainConfig(
+        data="",
+        vocab="",
+        out="",
         backbone="vit_base_patch16_224",
         samples=ITERATIONS * MEAN_BATCH,
         batch_size=65_536,
-        crop=Crop(scale=(0.08, 1.0)),
-        curriculum=Curriculum(scales=paper_scales()),
-        ranges=Ranges(range_augment=True),
-        optim=Optim(lr=1e-3, lr_end=0.01, weight_decay=0.2, betas=(0.9, 0.999), warmup=0.05, clip=1.0),
-        loop=Loop(ema=0.9995, checkpointing=True, compile=True),
-    )  # fmt: skip
+        crop=CropConfig(scale=(0.08, 1.0)),
+        curriculum=CurriculumConfig(scales=paper_scales()),
+        ranges=AugmentConfig(range_augment=True),
+        optim=OptimConfig(lr=1e-3, lr_end=0.01, weight_decay=0.2, betas=(0.9, 0.999), warmup=0.05, clip=1.0),
+        loop=LoopConfig(ema=0.9995, checkpointing=True, compile=True),
+    )
 
 
-def datacomp_l16() -> Pretrain:
+def datacomp_l16() -> PretrainConfig:
     """ViT-L/16: 128 GPUs, 512 pictures each."""
     base = datacomp_b16()
     return replace(base, backbone="vit_large_patch16_224", optim=replace(base.optim, lr=6e-4))
 
 
-def datacomp_h16() -> Pretrain:
+def datacomp_h16() -> PretrainConfig:
     """ViT-H/16: 256 GPUs, 256 pictures each; 0.36 of CLIP's GPU hours, says the paper."""
     base = datacomp_b16()
     # Patches of 16 as the official model has them; timm's own ViT-H has 14.
     return replace(
-        base, backbone="vit_huge_patch16_gap_448", image_size=224, optim=replace(base.optim, lr=4e-4),
+        base,
+        backbone="vit_huge_patch16_gap_448",
+        image_size=224,
+        optim=replace(base.optim, lr=4e-4),
         loop=replace(base.loop, shard=True),
-    )  # fmt: skip
+    )
 
 
-def cc3m_b16() -> Pretrain:
+def cc3m_b16() -> PretrainConfig:
     """ViT-B/16 on CC3M (2.9 M pictures): 4 A100, 512 pictures each, 25 to 100 epochs in the paper; 25 here."""
     base = datacomp_b16()
     return replace(
-        base, samples=0, epochs=25.0, batch_size=2_048, optim=replace(base.optim, lr=2e-3), loop=replace(base.loop,
-        checkpointing=False)
-    )  # fmt: skip
+        base,
+        samples=0,
+        epochs=25.0,
+        batch_size=2_048,
+        optim=replace(base.optim, lr=2e-3),
+        loop=replace(base.loop, checkpointing=False),
+    )

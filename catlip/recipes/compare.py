@@ -19,29 +19,30 @@ from typing import Any
 import torch
 
 from catlip.atomic import write_text
-from catlip.captions.vocabulary import Vocabulary
-from catlip.data.sources import open_source
+from catlip.data.sources import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.labelled import class_indices, features, open_labelled
+from catlip.evaluation.probe import ProbeConfig, linear_probe, probe
+from catlip.evaluation.retrieve import RetrieveConfig, retrieve
+from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import load
 from catlip.models.initial import fingerprint
+from catlip.notices import say
 from catlip.recipes import load_recipe
 from catlip.report import comparison
 from catlip.report.comparison import Run
+from catlip.tasks.pretrain import PretrainConfig, pretrain, speed_of
 from catlip.training.distributed import pick_device
 from catlip.training.log import table
 from catlip.training.objective import PARTS, settings_of
-from catlip.training.pretrain import Pretrain, pretrain, speed_of
 from catlip.training.runfolder import key_of
-from catlip.transfer.probe import Probe, linear_probe, probe
-from catlip.transfer.retrieve import Retrieve, retrieve
 
 SECONDS = 8.0  # of measuring the speed of an objective, a turn
 RESULT = "compared.json"  # in a run folder: what the run was, what it cost, what it can do
 
 
 @dataclass(kw_only=True, slots=True)
-class Compare:
+class CompareConfig:
     """Settings of `catlip compare`."""
 
     out: str  # folder of the comparison; the same command again goes on where it stopped
@@ -61,7 +62,7 @@ class Compare:
     device: str = "auto"
 
 
-def compare(cfg: Compare) -> Path:
+def compare(cfg: CompareConfig) -> Path:
     """Train and probe all that is asked for and not there yet; the page's path.
 
     Raises UsageError for a mistake in the settings, before anything is trained.
@@ -86,48 +87,58 @@ def compare(cfg: Compare) -> Path:
     return finish(cfg, speeds, key)
 
 
-def _check(cfg: Compare) -> None:
+def _check(cfg: CompareConfig) -> None:
     if len(set(cfg.objectives)) != len(cfg.objectives) or not cfg.objectives:
-        raise UsageError(f"--objectives {' '.join(cfg.objectives)}: name each objective once")
+        raise UsageError(f"`objectives` {' '.join(cfg.objectives)}: name each objective once")
     if cfg.seeds < 1 or min((*cfg.lr, 1.0)) <= 0 or min((*cfg.batch_sizes, 2)) < 2 or cfg.search < 1:
-        raise UsageError("--seeds and --search are 1 or more, --lr greater than 0, --batch-sizes 2 or more")
+        raise UsageError("`seeds` and `search` are 1 or more, `lr` greater than 0, `batch_sizes` 2 or more")
     recipe = load_recipe(cfg.recipe)
     if not (cfg.samples or recipe.samples):
-        raise UsageError(f"recipe {cfg.recipe} has a budget in epochs or hours; give --samples")
+        raise UsageError(f"recipe {cfg.recipe} has a budget in epochs or hours; give `samples`")
     for name in cfg.objectives:
         settings_of(name)
     for labelled in (cfg.train, cfg.test):
         open_labelled(labelled)
 
 
-def _settings(cfg: Compare, name: str, lr: float | None = None) -> Pretrain:
+def _settings(cfg: CompareConfig, name: str, lr: float | None = None) -> PretrainConfig:
     """What a run of an objective is, up to seed and folder."""
-    recipe: Pretrain = load_recipe(cfg.recipe)
+    recipe: PretrainConfig = load_recipe(cfg.recipe)
     samples = _whole(cfg.samples or recipe.samples, recipe.batch_size)
     optim = recipe.optim if lr is None else replace(recipe.optim, lr=lr)
     return replace(
-        recipe, data=cfg.data, vocab=cfg.vocab, objective=settings_of(name), samples=samples, epochs=0.0, hours=0.0,
-        optim=optim, device=cfg.device,
-    )  # fmt: skip
+        recipe,
+        data=cfg.data,
+        vocab=cfg.vocab,
+        objective=settings_of(name),
+        samples=samples,
+        epochs=0.0,
+        hours=0.0,
+        optim=optim,
+        device=cfg.device,
+    )
 
 
-def _key(cfg: Compare) -> str:
+def _key(cfg: CompareConfig) -> str:
     """Of all that decides a number of the comparison but what the name of the run's folder says."""
     recipe = _settings(cfg, cfg.objectives[0])
     common = replace(
         recipe, objective=settings_of("synsets"), samples=0, batch_size=0, seed=0, optim=replace(recipe.optim, lr=0.0)
     )
-    return key_of(common, {
-        "data": open_source(cfg.data, recipe.image_col, recipe.text_col, recipe.cache_gb).fingerprint(),
-        "vocabulary": Vocabulary.load(cfg.vocab).hash if cfg.vocab else "",
-        "init": fingerprint(recipe.init) if recipe.init else "",
-        "objectives": {name: asdict(settings_of(name)) for name in PARTS},
-        "probe": [open_labelled(labelled).fingerprint() for labelled in (cfg.train, cfg.test)],
-        "retrieve": open_source(cfg.retrieve).fingerprint() if cfg.retrieve else "",
-    })  # fmt: skip
+    return key_of(
+        common,
+        {
+            "data": open_dataset(cfg.data, recipe.image_col, recipe.text_col, recipe.cache_gb).fingerprint(),
+            "vocabulary": Vocabulary.load(cfg.vocab).hash if cfg.vocab else "",
+            "init": fingerprint(recipe.init) if recipe.init else "",
+            "objectives": {name: asdict(settings_of(name)) for name in PARTS},
+            "probe": [open_labelled(labelled).fingerprint() for labelled in (cfg.train, cfg.test)],
+            "retrieve": open_dataset(cfg.retrieve).fingerprint() if cfg.retrieve else "",
+        },
+    )
 
 
-def _folder(parent: Path, name: str, settings: Pretrain, key: str) -> Path:
+def _folder(parent: Path, name: str, settings: PretrainConfig, key: str) -> Path:
     optim, seed = settings.optim, settings.seed
     return parent / f"{name}-lr{optim.lr:g}-batch{settings.batch_size}-{settings.samples}-seed{seed}-{key}"
 
@@ -136,28 +147,33 @@ def _whole(samples: float, batch: int) -> int:
     return max(1, round(samples / batch)) * batch
 
 
-def run(cfg: Compare, name: str, settings: Pretrain, parent: Path, key: str) -> dict[str, Any]:
+def run(cfg: CompareConfig, name: str, settings: PretrainConfig, parent: Path, key: str) -> dict[str, Any]:
     """Train and test, unless that was done; the record that the page is made of."""
     out = _folder(parent, name, settings, key)
     if (out / RESULT).is_file():
         return json.loads((out / RESULT).read_text(encoding="utf-8"))
-    print(f"\n{out}")
+    say(f"\n{out}")
     pretrain(replace(settings, out=str(out)))
     if not (out / "encoder").is_dir():
         raise UsageError(f"{out}: stopped; the same command goes on from there")
-    probed = probe(Probe(run=str(out), train=cfg.train, test=cfg.test, device=cfg.device))
+    probed = probe(ProbeConfig(run=str(out), train=cfg.train, test=cfg.test, device=cfg.device))
     found = {
-        "objective": name, "lr": settings.optim.lr, "batch_size": settings.batch_size, "samples": settings.samples,
-        "seed": settings.seed, "linear_probe": probed["linear_probe"], "knn": probed["knn"],
-    }  # fmt: skip
+        "objective": name,
+        "lr": settings.optim.lr,
+        "batch_size": settings.batch_size,
+        "samples": settings.samples,
+        "seed": settings.seed,
+        "linear_probe": probed["linear_probe"],
+        "knn": probed["knn"],
+    }
     if cfg.retrieve and ((out / "text").is_dir() or load(out).labels):
-        told = retrieve(Retrieve(run=str(out), data=cfg.retrieve, device=cfg.device))
+        told = retrieve(RetrieveConfig(run=str(out), data=cfg.retrieve, device=cfg.device))
         found["retrieve"] = {route: told[route] for route in ("text", "head") if route in told}
     write_text(out / RESULT, json.dumps(found, indent=2) + "\n")
     return found
 
 
-def search_lr(cfg: Compare, name: str, key: str) -> float | None:
+def search_lr(cfg: CompareConfig, name: str, key: str) -> float | None:
     """The learning rate whose short run is best on a fifth of the probe's training pictures; the test set is not
     looked at."""
     if len(cfg.lr) < 2:
@@ -168,17 +184,17 @@ def search_lr(cfg: Compare, name: str, key: str) -> float | None:
         settings.samples = _whole(cfg.search, settings.batch_size)
         out = _folder(Path(cfg.out) / "search", name, settings, key)
         if not (out / RESULT).is_file():
-            print(f"\n{out}")
+            say(f"\n{out}")
             pretrain(replace(settings, out=str(out)))
             found_now = {"objective": name, "lr": lr, "accuracy": held_out_probe(out, cfg)}
             write_text(out / RESULT, json.dumps(found_now) + "\n")
         found[lr] = json.loads((out / RESULT).read_text(encoding="utf-8"))["accuracy"]
     best = max(found, key=lambda lr: found[lr])
-    print(f"{name}: learning rate {best:g} of " + ", ".join(f"{lr:g} ({value:.2f} %)" for lr, value in found.items()))
+    say(f"{name}: learning rate {best:g} of " + ", ".join(f"{lr:g} ({value:.2f} %)" for lr, value in found.items()))
     return best
 
 
-def held_out_probe(out: Path, cfg: Compare) -> float:
+def held_out_probe(out: Path, cfg: CompareConfig) -> float:
     """Accuracy in percent of a linear probe on a fifth of --train that it did not learn from."""
     train = open_labelled(cfg.train)
     _, y, _ = class_indices(train, train)
@@ -189,7 +205,7 @@ def held_out_probe(out: Path, cfg: Compare) -> float:
     return round(linear_probe(x[used], y[used], x[held], y[held])[0], 2)
 
 
-def measure_speeds(cfg: Compare, key: str, rounds: int = 3) -> dict[str, float]:
+def measure_speeds(cfg: CompareConfig, key: str, rounds: int = 3) -> dict[str, float]:
     """Images a second of each objective: the median of several measurements, taken in turns."""
     path = Path(cfg.out) / f"speeds-{key}.json"
     known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -199,7 +215,7 @@ def measure_speeds(cfg: Compare, key: str, rounds: int = 3) -> dict[str, float]:
     for turn in range(rounds):
         for name in cfg.objectives:
             found[name].append(speed_of(_settings(cfg, name), SECONDS))
-        print(f"speed, turn {turn + 1} of {rounds}: " + ", ".join(f"{n} {s[-1]:,.0f}" for n, s in found.items()))
+        say(f"speed, turn {turn + 1} of {rounds}: " + ", ".join(f"{n} {s[-1]:,.0f}" for n, s in found.items()))
     # Objectives that are measured later are put on the scale of the first measurement, by the one they share.
     medians = {name: statistics.median(some) for name, some in found.items()}
     shared = next((name for name in cfg.objectives if name in known), None)
@@ -210,20 +226,20 @@ def measure_speeds(cfg: Compare, key: str, rounds: int = 3) -> dict[str, float]:
     return known
 
 
-def finish(cfg: Compare, speeds: dict[str, float], key: str) -> Path:
+def finish(cfg: CompareConfig, speeds: dict[str, float], key: str) -> Path:
     """The table and the page of all runs of this comparison that are there."""
     out = Path(cfg.out)
     found = [path for path in sorted(out.glob(f"*/*/{RESULT}")) if path.parent.parent.name != "search"]
     ours = [path for path in found if path.parent.name.endswith(f"-{key}")]
     runs = [Run(kind=path.parent.parent.name, **json.loads(path.read_text(encoding="utf-8"))) for path in ours]
     if others := len(found) - len(ours):
-        print(f"{out}: {others} results with other data, vocabulary or recipe are left there and not counted")
+        say(f"{out}: {others} results with other data, vocabulary or recipe are left there and not counted")
     told = comparison.summarise(runs, speeds)
     rows = {f"{s.objective}, rate {s.lr:g}": f"{s.probed}   {s.seconds:,.0f} s" for s in told if s.kind == "runs"}
-    print(table(rows, "linear probe, mean and deviation over seeds; time of a run"))
+    say(table(rows, "linear probe, mean and deviation over seeds; time of a run"))
     summaries = [s.card() for s in told]
     write_text(out / "compare.json", json.dumps({"speeds": speeds, "summaries": summaries}, indent=2) + "\n")
     recipe = load_recipe(cfg.recipe)
     page = comparison.write(out, runs, told, f"{recipe.backbone} at {recipe.image_size} px on {cfg.data}")
-    print(f"{page}: the comparison")
+    say(f"{page}: the comparison")
     return page

@@ -17,37 +17,52 @@ propagation: B 48.9 / 43.9, L 52.9 / 47.2. Not measured here: nobody has run the
 
 from dataclasses import replace
 
-from catlip.models.augment import Ranges
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
-from catlip.transfer.detect import Detect
+from catlip.models.augment import AugmentConfig
+from catlip.tasks.detect import DetectConfig
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 
 PICTURES = 118_287  # of train2017
 BATCH = 128
 
 
-def mask_rcnn_b16() -> Detect:
+def mask_rcnn_b16() -> DetectConfig:
     """ViT-B/16, which the run brings."""
     epochs, steps = 100.0, 250
-    return Detect(
-        run="", images="", boxes="", test_images="", test_boxes="", out="",
-        image_size=1024, scale=(0.5, 1.25), epochs=epochs, batch_size=BATCH, drop_path=0.1,
-        ranges=Ranges(range_augment=True, psnr=(40.0, 10.0)),
-        optim=Optim(
-            lr=3e-4, weight_decay=0.1, betas=(0.9, 0.999), clip=0.0, layer_decay=0.7, schedule="wsd", decay=0.12,
+    return DetectConfig(
+        run="",
+        images="",
+        boxes="",
+        test_images="",
+        test_boxes="",
+        out="",
+        image_size=1024,
+        scale=(0.5, 1.25),
+        epochs=epochs,
+        batch_size=BATCH,
+        drop_path=0.1,
+        ranges=AugmentConfig(range_augment=True, psnr=(40.0, 10.0)),
+        optim=OptimConfig(
+            lr=3e-4,
+            weight_decay=0.1,
+            betas=(0.9, 0.999),
+            clip=0.0,
+            layer_decay=0.7,
+            schedule="wsd",
+            decay=0.12,
             warmup=steps * BATCH / (epochs * PICTURES),
         ),
-        loop=Loop(precision="fp32", ema=0.9999, checkpointing=True),
-    )  # fmt: skip
+        loop=LoopConfig(precision="fp32", ema=0.9999, checkpointing=True),
+    )
 
 
-def mask_rcnn_l16() -> Detect:
+def mask_rcnn_l16() -> DetectConfig:
     """ViT-L/16."""
     base = mask_rcnn_b16()
     return replace(base, drop_path=0.4, optim=replace(base.optim, layer_decay=0.8))
 
 
-def mask_rcnn_h16() -> Detect:
+def mask_rcnn_h16() -> DetectConfig:
     """ViT-H/16."""
     base = mask_rcnn_b16()
     return replace(base, epochs=80.0, drop_path=0.5, optim=replace(base.optim, layer_decay=0.9))

@@ -12,73 +12,75 @@ in short runs (RESULTS.md, "Objectives"); `catlip compare` trains them side by s
 
 from dataclasses import replace
 
-from catlip.captions.tokenizer import Tokens
-from catlip.data.crops import Crop
-from catlip.models.text import Text
-from catlip.training.loop import Loop
+from catlip.data.crops import CropConfig
+from catlip.labels.tokenizer import TokenizerConfig
+from catlip.models.text import TextConfig
+from catlip.tasks.pretrain import PretrainConfig
+from catlip.training.loop import LoopConfig
 from catlip.training.objective import settings_of
-from catlip.training.optim import Optim
-from catlip.training.pretrain import Pretrain
+from catlip.training.optim import OptimConfig
 
 
-def flickr8k_cpu() -> Pretrain:
+def flickr8k_cpu() -> PretrainConfig:
     """CatLIP: ResNet-10-T at 64 px, 90,000 samples (15 epochs of Flickr8k's 6,000 training pictures)."""
-    return Pretrain(
-        data="", vocab="", out="",
+    return PretrainConfig(
+        data="",
+        vocab="",
+        out="",
         backbone="resnet10t",
         image_size=64,
         samples=90_000,
         batch_size=128,
         workers=1,  # the model's own threads need the cores; one decodes 1,400 pictures a second
-        crop=Crop(scale=(0.3, 1.0), blur=0.5),
-        optim=Optim(lr=3e-3, weight_decay=0.05),
+        crop=CropConfig(scale=(0.3, 1.0), blur=0.5),
+        optim=OptimConfig(lr=3e-3, weight_decay=0.05),
         # For objectives that read captions: a text tower that is to this backbone what CLIP's is to a ViT-B/16.
-        tokens=Tokens(tokens=4096, context=32),
-        text=Text(text_width=128, text_layers=3),
-        loop=Loop(ema=0.998),
-    )  # fmt: skip
+        tokens=TokenizerConfig(tokens=4096, context=32),
+        text=TextConfig(text_width=128, text_layers=3),
+        loop=LoopConfig(ema=0.998),
+    )
 
 
-def _with(objective: str, lr: float) -> Pretrain:
+def _with(objective: str, lr: float) -> PretrainConfig:
     recipe = flickr8k_cpu()
     return replace(recipe, objective=settings_of(objective), optim=replace(recipe.optim, lr=lr))
 
 
-def flickr8k_softmax() -> Pretrain:
+def flickr8k_softmax() -> PretrainConfig:
     """CatLIP's labels with SuperClass' loss: softmax, rare labels weigh more."""
     return _with("synsets_softmax", 1e-3)
 
 
-def flickr8k_asymmetric() -> Pretrain:
+def flickr8k_asymmetric() -> PretrainConfig:
     """CatLIP's labels with the asymmetric loss."""
     return _with("synsets_asymmetric", 3e-3)
 
 
-def flickr8k_subwords() -> Pretrain:
+def flickr8k_subwords() -> PretrainConfig:
     """SuperClass."""
     return _with("subwords", 1e-3)
 
 
-def flickr8k_clip() -> Pretrain:
+def flickr8k_clip() -> PretrainConfig:
     """CLIP."""
     return _with("clip", 1e-3)
 
 
-def flickr8k_siglip() -> Pretrain:
+def flickr8k_siglip() -> PretrainConfig:
     """SigLIP."""
     return _with("siglip", 1e-3)
 
 
-def flickr8k_clip_lite() -> Pretrain:
+def flickr8k_clip_lite() -> PretrainConfig:
     """CLIP-Lite."""
     return _with("clip_lite", 3e-3)
 
 
-def flickr8k_superclip() -> Pretrain:
+def flickr8k_superclip() -> PretrainConfig:
     """SuperCLIP: CLIP and sub-words."""
     return _with("clip+subwords", 3e-3)
 
 
-def flickr8k_siglip_synsets() -> Pretrain:
+def flickr8k_siglip_synsets() -> PretrainConfig:
     """SigLIP and CatLIP."""
     return _with("siglip+synsets", 1e-3)

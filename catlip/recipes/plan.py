@@ -15,14 +15,15 @@ import torch
 
 from catlip.data.steps import Phase, Steps
 from catlip.errors import UsageError
+from catlip.notices import say
+from catlip.tasks.pretrain import PretrainConfig
 from catlip.training.hardware import DEVICES, device_facts, train_flops
-from catlip.training.pretrain import Pretrain
 
 ASSUMED_MFU = 0.4  # share of peak that a compiled ViT reaches on one machine, where nothing was measured
 
 
 @dataclass(kw_only=True, slots=True)
-class Plan:
+class PlanConfig:
     """Estimate a run before paying for it."""
 
     recipe: str  # a recipe's name
@@ -33,29 +34,31 @@ class Plan:
     mfu: float = 0.0  # share of peak to assume where nothing was measured; 0: 0.4
 
 
-def plan(cfg: Plan) -> dict[str, float]:
+def plan(cfg: PlanConfig) -> dict[str, float]:
     """Estimates; prints them with their sources. Raises UsageError for an unknown recipe or device."""
     from catlip.recipes import load_recipe
 
     recipe = load_recipe(cfg.recipe)
     if min(cfg.samples, cfg.classes, cfg.price, cfg.mfu) < 0 or cfg.mfu > 1:
-        raise UsageError("--samples, --classes and --price are 0 or more, --mfu is a share between 0 and 1")
+        raise UsageError("`samples`, `classes` and `price` are 0 or more, `mfu` is a share between 0 and 1")
     match = re.fullmatch(r"(\d+)\s*x\s*(.+)", cfg.gpus.strip())
     count, name = (int(match[1]), match[2]) if match else (1, cfg.gpus.strip())
     peak, room = device_facts(name)
     if not peak or not count:
-        raise UsageError(f"--gpus {cfg.gpus!r}: give it as 8xH100; known are {', '.join(DEVICES)}")
+        raise UsageError(f"`gpus` {cfg.gpus!r}: give it as 8xH100; known are {', '.join(DEVICES)}")
     samples = cfg.samples or recipe.samples
     if not samples:
-        raise UsageError(f"recipe {cfg.recipe} has its budget in epochs or hours; give --samples")
+        raise UsageError(f"recipe {cfg.recipe} has its budget in epochs or hours; give `samples`")
     flops = sum(p.share * train_flops(recipe.backbone, p.size, cfg.classes, p.keep) for p in _phases(recipe))
     measured = _measured(recipe.backbone, recipe.image_size, name)
     mfu = cfg.mfu or (measured["mfu"] if measured else ASSUMED_MFU)
     where = (
-        "given with --mfu" if cfg.mfu
-        else f"measured on one {measured['device']}, {measured['images_per_s']:,.0f} images/s" if measured
+        "given with `mfu`"
+        if cfg.mfu
+        else f"measured on one {measured['device']}, {measured['images_per_s']:,.0f} images/s"
+        if measured
         else "an assumption: nothing was measured for this backbone and device"
-    )  # fmt: skip
+    )
     speed = count * peak * mfu / flops
     hours = samples / speed / 3600
     memory = _memory_gb(recipe, cfg.classes, count)
@@ -68,23 +71,23 @@ def plan(cfg: Plan) -> dict[str, float]:
         f"  images/s         {speed:,.0f}",
         f"  time             {hours:,.1f} hours, {hours * count:,.0f} GPU-hours",
         f"  memory a GPU     {memory:,.0f} GB estimated (weights, AdamW, average, activations), of {room:,.0f}"
-        + ("; accumulation or --checkpointing will be needed" if memory > 0.9 * room else ""),
+        + ("; accumulation or `checkpointing` will be needed" if memory > 0.9 * room else ""),
     ]
     if cfg.price:
         result["cost"] = hours * count * cfg.price
         lines.append(f"  cost             {result['cost']:,.0f} at {cfg.price:g} a GPU-hour")
-    print("\n".join(lines))
+    say("\n".join(lines))
     return result
 
 
-def _phases(recipe: Pretrain) -> list[Phase]:
+def _phases(recipe: PretrainConfig) -> list[Phase]:
     """The kinds of steps that the run has: what it costs is averaged over them, as `--hours` averages their times."""
     return Steps(
         recipe.curriculum, budget=1, batch_size=recipe.batch_size, image_size=recipe.image_size, seed=recipe.seed
     ).phases()
 
 
-def _memory_gb(recipe: Pretrain, classes: int, count: int) -> float:
+def _memory_gb(recipe: PretrainConfig, classes: int, count: int) -> float:
     """Weights, gradient, two moments and the average in fp32; activations of a ViT in bf16, of the largest step.
 
     Activations: 34 bytes a token, layer and channel (Korthikanti et al. 2022, eq. 2, without the attention map, which
@@ -109,7 +112,8 @@ def _measured(backbone: str, size: int, device: str) -> dict[str, Any] | None:
     file = resources.files("catlip.recipes").joinpath("measured.json")
     entries = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     fitting = [
-        e for e in entries
+        e
+        for e in entries
         if e["backbone"] == backbone and e["image_size"] == size and device.upper() in e["device"].upper()
-    ]  # fmt: skip
+    ]
     return fitting[-1] if fitting else None

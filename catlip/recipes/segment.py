@@ -16,34 +16,37 @@ Published mIoU on the validation set, released weights: B 50.1, L 54.8, H 55.6 (
 
 from catlip.data.maskbatches import Window
 from catlip.models.segmentation import Head
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
-from catlip.transfer.segment import Segment
+from catlip.tasks.segment import SegmentConfig
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 
 PICTURES = 20_210  # in the training set
 EXPECTED = {"ade20k_b16": 50.1, "ade20k_l16": 54.8, "ade20k_h16": 55.6}  # mIoU of the released weights
 
 
-def ade20k_b16() -> Segment:
+def ade20k_b16() -> SegmentConfig:
     """ViT-B/16: 8 GPUs, 4 pictures each. L and H differ in the encoder alone, which --run brings."""
-    return Segment(
-        run="", train="", test="", out="",
+    return SegmentConfig(
+        run="",
+        train="",
+        test="",
+        out="",
         image_size=512,
         epochs=50.0,
         batch_size=32,
         head=Head(head="deeplab", stride=8, head_width=512, head_dropout=0.1, rates=(12, 24, 36)),
         window=Window(short_side=512, scale=(0.5, 1.5)),
-        optim=Optim(lr=3e-5, lr_end=0.1, weight_decay=0.1, betas=(0.9, 0.999), warmup=500 * 32 / (50 * PICTURES)),
-        loop=Loop(precision="fp32", ema=0.9999),
-    )  # fmt: skip
+        optim=OptimConfig(lr=3e-5, lr_end=0.1, weight_decay=0.1, betas=(0.9, 0.999), warmup=500 * 32 / (50 * PICTURES)),
+        loop=LoopConfig(precision="fp32", ema=0.9999),
+    )
 
 
-def ade20k_l16() -> Segment:
+def ade20k_l16() -> SegmentConfig:
     """ViT-L/16, the same settings."""
     return ade20k_b16()
 
 
-def ade20k_h16() -> Segment:
+def ade20k_h16() -> SegmentConfig:
     """ViT-H/16, the same settings; activations are computed twice instead of kept."""
     recipe = ade20k_b16()
     recipe.loop.checkpointing = True

@@ -34,7 +34,7 @@ exit "$code"
 
 
 @dataclass(kw_only=True, slots=True)
-class Slurm:
+class SlurmConfig:
     """Print an sbatch file. What follows -- is the command: catlip slurm --nodes 4 -- pretrain RECIPE ..."""
 
     command: str = ""  # the catlip command to run, without the word catlip
@@ -47,7 +47,7 @@ class Slurm:
     name: str = "catlip"
 
 
-def slurm(cfg: Slurm) -> str:
+def slurm(cfg: SlurmConfig) -> str:
     """The file's text, which is printed too. Raises UsageError without a command."""
     words = shlex.split(cfg.command)
     if not words:
@@ -58,9 +58,14 @@ def slurm(cfg: Slurm) -> str:
         if any(c.isspace() for c in value):
             raise UsageError(f"{value!r} cannot stand in an sbatch file: it holds white space")
     text = FILE.format(
-        name=cfg.name, nodes=cfg.nodes, gpus=cfg.gpus, cpus=cfg.cpus, time=cfg.time, warn=cfg.warn,
+        name=cfg.name,
+        nodes=cfg.nodes,
+        gpus=cfg.gpus,
+        cpus=cfg.cpus,
+        time=cfg.time,
+        warn=cfg.warn,
         partition=f"#SBATCH --partition={cfg.partition}\n" if cfg.partition else "",
         command=shlex.join(["catlip", *words]),
-    )  # fmt: skip
+    )
     print(text, end="")
     return text

@@ -25,57 +25,64 @@ catlip finetune runs/official --recipe imagenet_224 --train imagenet/train --tes
 
 from dataclasses import replace
 
-from catlip.data.crops import Crop
-from catlip.data.steps import Curriculum, paper_scales
-from catlip.models.augment import Ranges
+from catlip.data.crops import CropConfig
+from catlip.data.steps import CurriculumConfig, paper_scales
+from catlip.models.augment import AugmentConfig
 from catlip.objectives.classes import Classes
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
-from catlip.transfer.finetune import Finetune
+from catlip.tasks.finetune import FinetuneConfig
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 
 
-def imagenet_224() -> Finetune:
+def imagenet_224() -> FinetuneConfig:
     """ImageNet-1k at 224 px, tested on the middle 224 of 232. Expected top-1: B 84.2, L 86.8, H 87.1."""
-    return Finetune(
-        run="", train="", test="", out="",
+    return FinetuneConfig(
+        run="",
+        train="",
+        test="",
+        out="",
         image_size=224,
         center=224 / 232,
         epochs=10.0,
         batch_size=512,
-        crop=Crop(scale=(0.08, 1.0)),
-        curriculum=Curriculum(scales=paper_scales(step=32)),
-        ranges=Ranges(range_augment=True),
+        crop=CropConfig(scale=(0.08, 1.0)),
+        curriculum=CurriculumConfig(scales=paper_scales(step=32)),
+        ranges=AugmentConfig(range_augment=True),
         objective=Classes(smoothing=0.1),
-        optim=Optim(lr=3e-5, lr_end=0.1, weight_decay=0.05, betas=(0.9, 0.999), warmup=0.02, clip=1.0),
-        loop=Loop(ema=0.9995, checkpointing=True),
-    )  # fmt: skip
+        optim=OptimConfig(lr=3e-5, lr_end=0.1, weight_decay=0.05, betas=(0.9, 0.999), warmup=0.02, clip=1.0),
+        loop=LoopConfig(ema=0.9995, checkpointing=True),
+    )
 
 
-def imagenet_512() -> Finetune:
+def imagenet_512() -> FinetuneConfig:
     """ImageNet-1k at 512 px, trained at 256 to 512. Expected top-1: B 86.1, L 88.6, H 88.7."""
     scales = paper_scales(256, 512, base=512, step=32)
-    return replace(imagenet_224(), image_size=512, center=1.0, curriculum=Curriculum(scales=scales))
+    return replace(imagenet_224(), image_size=512, center=1.0, curriculum=CurriculumConfig(scales=scales))
 
 
-def places365_224() -> Finetune:
+def places365_224() -> FinetuneConfig:
     """Places365 (1.8 M pictures) at 224 px. Expected top-1: B 59.3, L 60.4, H 60.3."""
     base = imagenet_224()
     return replace(base, optim=replace(base.optim, warmup=0.014))
 
 
-def places365_512() -> Finetune:
+def places365_512() -> FinetuneConfig:
     """Places365 at 512 px. Expected top-1: B 59.4, L 60.7, H 61.1."""
     base = imagenet_512()
     return replace(base, optim=replace(base.optim, warmup=0.014))
 
 
-def coco_multilabel() -> Finetune:
+def coco_multilabel() -> FinetuneConfig:
     """The 80 classes of COCO, all that are in a picture, at 512 px. Expected mean average precision: B 88.1, L 90.8.
 
     --train instances_train2014.json --test instances_val2014.json, with the pictures beside them.
     """
     base = imagenet_512()
     return replace(
-        base, batch_size=128, labels="multi", optim=replace(base.optim, lr=1e-5, warmup=0.06),
-        curriculum=Curriculum(scales=paper_scales(256, 768, base=512)), objective=Classes(multi_loss="bce"),
-    )  # fmt: skip
+        base,
+        batch_size=128,
+        labels="multi",
+        optim=replace(base.optim, lr=1e-5, warmup=0.06),
+        curriculum=CurriculumConfig(scales=paper_scales(256, 768, base=512)),
+        objective=Classes(multi_loss="bce"),
+    )

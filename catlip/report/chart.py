@@ -53,8 +53,10 @@ def chart(series: list[Series], x_label: str, y_label: str, *, log_x: bool = Fal
             x, y = LEFT + 8 + 190 * (i % LEGEND), 16 + 16 * (i // LEGEND)
             parts.append(f'<text x="{x}" y="{y}" style="fill:{colour}">{escape(s.name)}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>')
-    parts.append(f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})">'
-                 f"{escape(y_label)}</text>")  # fmt: skip
+    parts.append(
+        f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})">'
+        f"{escape(y_label)}</text>"
+    )
     label = escape(f"{y_label} against {x_label}")
     return Html(
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="{label}" '

@@ -67,11 +67,19 @@ def _summary(runs: list[Run], speed: float) -> Summary:
     recalls = {r: statistics.mean(run.retrieve[r]["text_to_image"]["r@10"] for run in runs) for r in routes}
     route = max(routes, key=lambda r: recalls[r], default="")
     return Summary(
-        kind=first.kind, objective=first.objective, lr=first.lr, batch_size=first.batch_size, samples=first.samples,
-        seeds=len(runs), linear_probe=statistics.mean(accuracies),
-        spread=statistics.stdev(accuracies) if len(runs) > 1 else 0.0, knn=statistics.mean(run.knn for run in runs),
-        seconds=first.samples / speed, to_image=recalls.get(route), route=route,
-    )  # fmt: skip
+        kind=first.kind,
+        objective=first.objective,
+        lr=first.lr,
+        batch_size=first.batch_size,
+        samples=first.samples,
+        seeds=len(runs),
+        linear_probe=statistics.mean(accuracies),
+        spread=statistics.stdev(accuracies) if len(runs) > 1 else 0.0,
+        knn=statistics.mean(run.knn for run in runs),
+        seconds=first.samples / speed,
+        to_image=recalls.get(route),
+        route=route,
+    )
 
 
 def write(out: Path, runs: list[Run], summaries: list[Summary], about: str) -> Path:
@@ -105,9 +113,15 @@ HEADER = ["objective", "linear probe", "20 nearest", "R@10", "seconds", "samples
 def _row(s: Summary) -> list[str]:
     recall = "-" if s.to_image is None else f"{s.to_image:.1f} % ({s.route})"
     return [
-        s.objective, s.probed, f"{s.knn:.2f} %", recall, f"{s.seconds:,.0f}",
-        f"{s.samples:,}", f"{s.lr:g}", str(s.seeds),
-    ]  # fmt: skip
+        s.objective,
+        s.probed,
+        f"{s.knn:.2f} %",
+        recall,
+        f"{s.seconds:,.0f}",
+        f"{s.samples:,}",
+        f"{s.lr:g}",
+        str(s.seeds),
+    ]
 
 
 def _cost(runs: list[Run], summaries: list[Summary]) -> page.Html:

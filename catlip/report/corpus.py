@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from catlip.captions.labeler import Labeler
-from catlip.captions.vocabulary import Vocabulary
 from catlip.data.captionfiles import read_rows
 from catlip.data.corpus import corpus_files
 from catlip.data.images import UnreadableImageError, open_image, upright
-from catlip.data.sources import Source, open_source
+from catlip.data.sources import Dataset, open_dataset
 from catlip.errors import UsageError
+from catlip.labels.labeler import Labeler
+from catlip.labels.vocabulary import Vocabulary
+from catlip.notices import say
 from catlip.report import page
 from catlip.report.run import is_run, write_report
 
@@ -27,7 +28,7 @@ THUMBNAIL = 160  # pixels
 
 
 @dataclass(kw_only=True, slots=True)
-class Report:
+class ReportConfig:
     """Write a report on a run, or on a corpus and its vocabulary."""
 
     data: str  # a run folder, or the corpus that the vocabulary was counted on
@@ -49,14 +50,14 @@ class Examples:
     dropped: dict[str, Counter[str]]  # reason -> words
 
 
-def report(cfg: Report) -> Path:
+def report(cfg: ReportConfig) -> Path:
     """The file written. Raises UsageError before anything is written."""
     if is_run(Path(cfg.data)):
         path = write_report(Path(cfg.data))
-        print(f"{path}: curves, labels, pictures")
+        say(f"{path}: curves, labels, pictures")
         return path
     if not cfg.vocab:
-        raise UsageError(f"{cfg.data} is no run folder; for a report on a corpus, --vocab is needed")
+        raise UsageError(f"{cfg.data} is no run folder; for a report on a corpus, `vocab` is needed")
     vocabulary = Vocabulary.load(cfg.vocab)
     labeler = vocabulary.labeler()
     files = [(path, columns) for paths, columns in corpus_files(cfg.data, cfg.text_col, None) for path in paths]
@@ -76,7 +77,7 @@ def report(cfg: Report) -> Path:
     out = Path(cfg.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     page.write(out, page.page(f"Labels of {Path(cfg.data).name}", *parts))
-    print(f"{out}: {len(vocabulary):,} labels, {examples.samples:,} samples looked at")
+    say(f"{out}: {len(vocabulary):,} labels, {examples.samples:,} samples looked at")
     return out
 
 
@@ -112,10 +113,11 @@ def _numbers(vocabulary: Vocabulary, min_count: int, examples: Examples) -> list
     return [
         page.paragraph(
             f"Rule {vocabulary.rule!r}, lexicon {vocabulary.lexicon}, source {vocabulary.source}. Examples are from "
-            f"the first {examples.samples:,} samples.", soft=True,
+            f"the first {examples.samples:,} samples.",
+            soft=True,
         ),
         page.table(["", ""], rows),
-    ]  # fmt: skip
+    ]
 
 
 def _tail_svg(counts: np.ndarray, min_count: int) -> str:
@@ -176,10 +178,10 @@ def _dropped(examples: Examples) -> list[page.Html]:
     return [page.heading("Words that give no label, by reason"), page.table(["reason", "uses", "most frequent"], rows)]
 
 
-def _sheets(cfg: Report, vocabulary: Vocabulary, labeler: Labeler) -> list[page.Html]:
+def _sheets(cfg: ReportConfig, vocabulary: Vocabulary, labeler: Labeler) -> list[page.Html]:
     """A contact sheet, and for the most frequent labels a page each; nothing where there are no pictures."""
     try:
-        source = open_source(cfg.data, cfg.image_col, cfg.text_col)
+        source = open_dataset(cfg.data, cfg.image_col, cfg.text_col)
     except UsageError:
         return []
     numbers = np.random.default_rng(0).permutation(len(source))[:2000].tolist()
@@ -209,7 +211,7 @@ def _sheets(cfg: Report, vocabulary: Vocabulary, labeler: Labeler) -> list[page.
     return parts
 
 
-def _card(source: Source, number: int, vocabulary: Vocabulary, labeler: Labeler) -> tuple[page.Html | None, list[str]]:
+def _card(source: Dataset, number: int, vocabulary: Vocabulary, labeler: Labeler) -> tuple[page.Html | None, list[str]]:
     record = source.read(number)
     try:
         picture = upright(open_image(record.image))

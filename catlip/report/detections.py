@@ -9,9 +9,10 @@ from PIL import Image, ImageDraw
 
 from catlip.data.coco import Instances, RunLengths, bitmap
 from catlip.data.images import decode_upright
+from catlip.notices import say
 from catlip.report import page
-from catlip.transfer.detect import Detect as Detect
-from catlip.transfer.detect import Shown, fine_tune
+from catlip.tasks.detect import DetectConfig as DetectConfig
+from catlip.tasks.detect import Shown, fine_tune
 
 SIDE = 480  # pixels of the longer side on the page
 DRAWN = 12  # detections of a picture, the surest
@@ -19,13 +20,13 @@ SURE = 0.3
 COLOURS = ((230, 60, 50), (50, 120, 220), (240, 180, 30), (40, 160, 90), (160, 80, 200), (30, 180, 190))
 
 
-def detect(cfg: Detect) -> Path:
+def detect(cfg: DetectConfig) -> Path:
     """Fine-tune, measure, and write the page; the run folder. Raises UsageError as `fine_tune` does."""
     out = Path(cfg.out)
     found = fine_tune(cfg)
     if found is not None:
         page.write(out / "detections.html", _page(*found))
-        print(f"{out / 'detections.html'}: what is found in some of the pictures")
+        say(f"{out / 'detections.html'}: what is found in some of the pictures")
     return out
 
 
@@ -40,8 +41,10 @@ def _page(result: dict[str, Any], shown: list[Shown], test: Instances) -> str:
         page.paragraph(f"{result['encoder']}, {result['image_size']} px, {result['test']:,} pictures", soft=True),
         page.table(["", *result[kinds[0]]], rows),
         page.paragraph("COCO's average precision; small: below 32 x 32 pixels, large: from 96 x 96 on.", soft=True),
-        page.heading("Pictures"), page.paragraph(note), page.grid(cards),
-    )  # fmt: skip
+        page.heading("Pictures"),
+        page.paragraph(note),
+        page.grid(cards),
+    )
 
 
 def _card(one: Shown, name_of: dict[Any, str]) -> page.Html:

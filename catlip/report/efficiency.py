@@ -8,22 +8,19 @@ from statistics import mean, stdev
 from typing import Any
 
 from catlip.errors import UsageError
+from catlip.evaluation.probe import ProbeConfig as ProbeConfig
+from catlip.evaluation.probe import numbers_in, spread
+from catlip.evaluation.probe import probe as measure
+from catlip.notices import say
 from catlip.report import page
 from catlip.report.chart import Series, chart
+from catlip.tasks.finetune import FinetuneConfig as FinetuneConfig
+from catlip.tasks.finetune import curve_key
+from catlip.tasks.finetune import finetune as fine_tune
 from catlip.training.log import append_json, table
-from catlip.transfer.finetune import Finetune as Finetune
-from catlip.transfer.finetune import curve_key
-from catlip.transfer.finetune import finetune as fine_tune
-from catlip.transfer.probe import Probe as Probe
-from catlip.transfer.probe import numbers_in, spread
-from catlip.transfer.probe import probe as measure
 
 # What a list of accuracies in a point of a curve is called, for each task whose results have curves.
-NAMES = {
-    "random": "random start",
-    "transfer": "Transfer Init",
-    "knn": "nearest neighbours",
-}
+NAMES = {"random": "random start", "transfer": "Transfer Init", "knn": "nearest neighbours"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,31 +36,31 @@ class Point:
         return stdev(self.values) if len(self.values) > 1 else 0.0
 
 
-def probe(cfg: Probe) -> dict[str, Any]:
+def probe(cfg: ProbeConfig) -> dict[str, Any]:
     """Measure; with several amounts of labels, also write the page. Raises UsageError as `measure` does."""
     result = measure(cfg)
     if len(result.get("curve", [])) > 1:
         folder = Path(cfg.run) if cfg.run and Path(cfg.run).is_dir() else Path()
         out = Path(cfg.out) if cfg.out else folder / "efficiency.html"
         write_page(out, [result])
-        print(f"{out}: the curve")
+        say(f"{out}: the curve")
     return result
 
 
-def finetune(cfg: Finetune) -> dict[str, Any] | None:
+def finetune(cfg: FinetuneConfig) -> dict[str, Any] | None:
     """Fine-tune; with --fractions or --seeds many times, below --out, and draw the curve beside the probe's, if the run
     has one on the same data. What is finished with these settings and sets is not done again, results of others are
     left alone. Raises UsageError as `fine_tune` does."""
     if not cfg.fractions and cfg.seeds == 1:
         return fine_tune(cfg)
     if cfg.seeds < 1:
-        raise UsageError(f"--seeds {cfg.seeds}: one or more")
-    shares = numbers_in(cfg.fractions, "--fractions", float) if cfg.fractions else [cfg.fraction]
+        raise UsageError(f"`seeds` {cfg.seeds}: one or more")
+    shares = numbers_in(cfg.fractions, "`fractions`", float) if cfg.fractions else [cfg.fraction]
     if not all(0 < share <= 1 for share in shares):
-        raise UsageError(f"--fractions {cfg.fractions or cfg.fraction}: shares of the training set, above 0, at most 1")
+        raise UsageError(f"`fractions` {cfg.fractions or cfg.fraction}: shares of the training set, above 0, at most 1")
     curve, last, key = [], {}, curve_key(cfg)
     if others := [file for file in Path(cfg.out).glob("*-seed*/results.jsonl") if file.parent.name[-8:] != key]:
-        print(f"{cfg.out}: {len(others)} results of other settings or sets are left there and not counted")
+        say(f"{cfg.out}: {len(others)} results of other settings or sets are left there and not counted")
     for share in shares:
         entry: dict[str, Any] = {"told": f"{100 * share:g} %", "share": share}
         for init in ("random", "transfer") if cfg.init == "transfer" else ("random",):
@@ -85,18 +82,18 @@ def finetune(cfg: Finetune) -> dict[str, Any] | None:
         )
         for e in curve
     }
-    print(table(rows, f"{cfg.out}: fine-tuned"))
-    print(f"{out}: the curve")
+    say(table(rows, f"{cfg.out}: fine-tuned"))
+    say(f"{out}: the curve")
     return result
 
 
-def _once(cfg: Finetune) -> dict[str, Any] | None:
+def _once(cfg: FinetuneConfig) -> dict[str, Any] | None:
     """A run's result; of one that is finished, what it wrote."""
     done = Path(cfg.out) / "results.jsonl"
     return json.loads(done.read_text(encoding="utf-8").splitlines()[-1]) if done.is_file() else fine_tune(cfg)
 
 
-def _probed(cfg: Finetune) -> list[dict[str, Any]]:
+def _probed(cfg: FinetuneConfig) -> list[dict[str, Any]]:
     """The newest curve of `catlip probe` on the same data."""
     file = Path(cfg.run) / "results.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
@@ -142,8 +139,10 @@ def write_page(out: Path, results: Sequence[dict[str, Any]]) -> None:
     times = max(len(point.values) for points in found.values() for point in points)
     note = f"Chance is {100 / first['classes']:.1f} %. " + (
         f"Mean and deviation of {times} random parts of the training set; a larger part contains the smaller ones, and "
-        "all series have the same parts." if times > 1 else ""
-    )  # fmt: skip
+        "all series have the same parts."
+        if times > 1
+        else ""
+    )
     parts = [
         page.paragraph(f"{first['encoder']}, {first['image_size']} px, {first['classes']} classes", soft=True),
         chart(series, "labelled pictures", "accuracy, %", log_x=True),
@@ -151,8 +150,12 @@ def write_page(out: Path, results: Sequence[dict[str, Any]]) -> None:
         page.paragraph(note, soft=True),
     ]
     if "names" in first:
-        parts.append(page.folded("Which rows the classes start from", page.table(["class", "row"],
-                     [[name, told] for name, told in first["names"].items()])))  # fmt: skip
+        parts.append(
+            page.folded(
+                "Which rows the classes start from",
+                page.table(["class", "row"], [[name, told] for name, told in first["names"].items()]),
+            )
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     page.write(out, page.page("Accuracy against labels", *parts))
 

@@ -8,20 +8,21 @@ import numpy as np
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
+from catlip.evaluation.ground import GroundConfig as GroundConfig
+from catlip.evaluation.ground import Seen, look
+from catlip.notices import say
 from catlip.report import page
-from catlip.transfer.ground import Ground as Ground
-from catlip.transfer.ground import Seen, look
 
 HEAT = np.array([[20, 30, 110], [40, 120, 200], [240, 230, 90], [230, 60, 30]], np.float32)  # from little to much
 
 
-def ground(cfg: Ground) -> Path:
+def ground(cfg: GroundConfig) -> Path:
     """Look, and write the page; its path. Raises UsageError as `look` does."""
     result, seen = look(cfg)
     out = Path(cfg.out) if cfg.out else (Path(cfg.run) if Path(cfg.run).is_dir() else Path()) / "grounding.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     page.write(out, _page(result, _some(seen, cfg.show)))
-    print(f"{out}: the maps")
+    say(f"{out}: the maps")
     return out
 
 
@@ -50,10 +51,13 @@ def _page(result: dict[str, Any], seen: list[Seen]) -> str:
             page.paragraph(note, soft=True),
         ]
     cards = [
-        page.card(page.image(_drawn(one), one.phrase), one.phrase, [("", page.tags(["hit" if one.hit else "miss"],
-                  {"hit"}))] if one.boxes else [])
+        page.card(
+            page.image(_drawn(one), one.phrase),
+            one.phrase,
+            [("", page.tags(["hit" if one.hit else "miss"], {"hit"}))] if one.boxes else [],
+        )
         for one in seen
-    ]  # fmt: skip
+    ]
     note = "Blue answers little, red most; the cross is the best place" + (
         "; boxes in white." if "pointing" in result else "."
     )

@@ -16,8 +16,18 @@ FILE, HELD_OUT = "report.html", "held_out.json"
 WORST = 20  # labels in the table of the least learned
 # Settings that say what a run was made of, whichever verb it is of.
 MADE_OF = ("run", "init", "data", "train", "images", "boxes", "test", "test_images", "test_boxes", "batch_size")
-USUAL = {"samples", "loss", "lr", "grad_norm", "images_per_s", "data_wait", "memory_gb", "seconds", "mfu",
-         "not_finite_at_step"}  # fmt: skip
+USUAL = {
+    "samples",
+    "loss",
+    "lr",
+    "grad_norm",
+    "images_per_s",
+    "data_wait",
+    "memory_gb",
+    "seconds",
+    "mfu",
+    "not_finite_at_step",
+}
 
 
 def is_run(path: Path) -> bool:
@@ -92,11 +102,16 @@ def _curves(entries: list[dict[str, Any]]) -> list[page.Html]:
         "What else was measured on the way": [alone(name, name) for name in own],
         "Learning rate and gradient norm": [alone("lr", "learning rate"), alone("grad_norm", "norm", "gradient norm")],
         "Speed, and how much of the time went into waiting for data": [
-            alone("images_per_s", "images/s"), alone("data_wait", "data wait, %", "data wait", 100)
+            alone("images_per_s", "images/s"),
+            alone("data_wait", "data wait, %", "data wait", 100),
         ],
-    }  # fmt: skip
-    return [part for title, charts in sections.items() if any(c.text for c in charts)
-            for part in (page.heading(title), *charts)]  # fmt: skip
+    }
+    return [
+        part
+        for title, charts in sections.items()
+        if any(c.text for c in charts)
+        for part in (page.heading(title), *charts)
+    ]
 
 
 def _names(entries: Iterable[dict[str, Any]]) -> list[str]:
@@ -110,7 +125,7 @@ def _labels(run: Path) -> list[page.Html]:
     path = run / HELD_OUT
     if not path.is_file():
         return [
-            page.paragraph("No held-out captions were given (--held-out DATA), so labels are not scored.", soft=True)
+            page.paragraph("No held-out captions were given (`held_out` DATA), so labels are not scored.", soft=True)
         ]
     found = json.loads(path.read_text(encoding="utf-8"))
     labels = [label for label in found["labels"] if label["positives"] >= 3]
@@ -121,11 +136,12 @@ def _labels(run: Path) -> list[page.Html]:
     worst = sorted(frequent, key=lambda x: x["ap"] * found["pictures"] / x["positives"])[:WORST]
     cards = [
         page.card(
-            page.image(base64.b64decode(card["jpeg"]), card["key"]), " / ".join(card["captions"]),
+            page.image(base64.b64decode(card["jpeg"]), card["key"]),
+            " / ".join(card["captions"]),
             [("labels", page.tags(card["labels"])), ("predicted", page.tags(card["predicted"], set(card["labels"])))],
         )
         for card in found["sheet"]
-    ]  # fmt: skip
+    ]
     return [
         page.heading("What each label has learned"),
         page.paragraph(
@@ -138,10 +154,16 @@ def _labels(run: Path) -> list[page.Html]:
         page.table(
             ["label", "in training", "held out", "AP", "chance"],
             [
-                [x["name"], f"{x['count']:,}", str(x["positives"]), f"{100 * x['ap']:.1f} %",
-                 f"{100 * x['positives'] / found['pictures']:.1f} %"] for x in worst
+                [
+                    x["name"],
+                    f"{x['count']:,}",
+                    str(x["positives"]),
+                    f"{100 * x['ap']:.1f} %",
+                    f"{100 * x['positives'] / found['pictures']:.1f} %",
+                ]
+                for x in worst
             ],
         ),
         page.heading("Held-out pictures: caption, its labels, the best predictions (green: named by the caption)"),
         page.grid(cards),
-    ]  # fmt: skip
+    ]

@@ -8,14 +8,15 @@ import numpy as np
 from PIL import Image
 
 from catlip.data.masklabels import VOID, palette
+from catlip.notices import say
 from catlip.report import page
-from catlip.transfer.segment import Seen, fine_tune
-from catlip.transfer.segment import Segment as Segment
+from catlip.tasks.segment import Seen, fine_tune
+from catlip.tasks.segment import SegmentConfig as SegmentConfig
 
 GAP = 6  # pixels between the parts of a picture
 
 
-def segment(cfg: Segment) -> dict[str, Any] | None:
+def segment(cfg: SegmentConfig) -> dict[str, Any] | None:
     """Train, test, and write the page into --out; the results, on the main process. Raises UsageError as `fine_tune`
     does."""
     found = fine_tune(cfg)
@@ -24,7 +25,7 @@ def segment(cfg: Segment) -> dict[str, Any] | None:
     result, seen = found
     out = Path(cfg.out) / "segmentation.html"
     page.write(out, _page(result, seen))
-    print(f"{out}: the predictions. In Python: catlip.load_segmenter({cfg.out!r})(picture)")
+    say(f"{out}: the predictions. In Python: catlip.load_segmenter({cfg.out!r})(picture)")
     return result
 
 

@@ -1,13 +1,13 @@
 """Everything needed to go on: written in one step, never half, the one before it kept."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from catlip.errors import UsageError
+from catlip.notices import warn
 
 RESUME = Path("resume") / "state.pt"
 PREVIOUS = Path("resume") / "previous.pt"
@@ -60,7 +60,7 @@ def load(folder: Path) -> dict[str, Any] | None:
             problems.append(f"{path} cannot be read ({(str(error).splitlines() or ['it is empty or cut'])[0]})")
             continue
         if problems:
-            sys.stderr.write(f"{problems[0]}; going on from the checkpoint before it, {state['samples']:,} samples\n")
+            warn(f"{problems[0]}; going on from the checkpoint before it, {state['samples']:,} samples")
         return state
     if problems:
         raise UsageError(f"{'; '.join(problems)}; remove it to start anew")

@@ -106,7 +106,7 @@ def plainly(error: BaseException) -> UsageError | None:
     if isinstance(error, UsageError):
         return error
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return UsageError(f"out of memory ({first_line(error)}); a smaller --batch-size or --micro-batch needs less")
+        return UsageError(f"out of memory ({first_line(error)}); a smaller `batch_size` or `micro_batch` needs less")
     if isinstance(error, BrokenPipeError) or not isinstance(error, Exception):
         return None
     why = refusal(error)
@@ -137,7 +137,7 @@ def pick_device(name: str, local_rank: int = 0, *, alone: bool = True) -> torch.
         if device.type == "cuda" and torch.cuda.is_available():
             if not alone and device.index is not None:
                 raise UsageError(
-                    f"--device {name!r}: each of several processes takes its own GPU; leave the number out"
+                    f"`device` {name!r}: each of several processes takes its own GPU; leave the number out"
                 )
             count = torch.cuda.device_count()
             # Under `srun --gpus-per-task=1` each process sees one GPU, its own, whatever its number on the machine.
@@ -148,7 +148,7 @@ def pick_device(name: str, local_rank: int = 0, *, alone: bool = True) -> torch.
             torch.cuda.set_device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name!r} cannot be used: {first_line(error)}") from None
+        raise UsageError(f"`device` {name!r} cannot be used: {first_line(error)}") from None
     return device
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from catlip.data.batches import Cost
 from catlip.errors import UsageError
+from catlip.notices import warn
 
 WAIT_LIMIT = 0.2  # share of the time that may go into waiting for data before one line says so
 
@@ -48,7 +49,7 @@ class Trackers:
             try:
                 module = import_module(name)
             except ImportError:
-                raise UsageError(f"--track {name}: it is not installed; `pip install {name}`") from None
+                raise UsageError(f"`track` {name}: it is not installed; `pip install {name}`") from None
             module.init(project="catlip", name=out.name, config=config)
             self._others.append(module)
 
@@ -68,9 +69,19 @@ class Log:
     """Speed, waiting and metrics since the last report; only the main process has a tongue."""
 
     def __init__(
-        self, out: Path, budget: int, *, main: bool = True, trackers: Trackers | None = None, watch_every: int = 0,
-        flops: float = 0.0, peak: float = 0.0, workers: int = 0, every: float = 10.0, stream: TextIO | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        out: Path,
+        budget: int,
+        *,
+        main: bool = True,
+        trackers: Trackers | None = None,
+        watch_every: int = 0,
+        flops: float = 0.0,
+        peak: float = 0.0,
+        workers: int = 0,
+        every: float = 10.0,
+        stream: TextIO | None = None,
+    ) -> None:
         """flops: of one picture, forward and backward. peak: FLOP/s of all devices together, 0 where it is not known.
 
         every: seconds between lines, where they are not rewritten in place.
@@ -111,10 +122,14 @@ class Log:
         speed = (seen - self._seen) / took
         values = {name: float(value) for name, value in metrics.items()}
         entry = {
-            "samples": seen, **{k: round(v, 6) for k, v in values.items()}, "lr": lr,
-            "images_per_s": round(speed, 1), "data_wait": round(self._waited / took, 4),
-            "memory_gb": round(_memory_gb(), 3), "seconds": round(now - self._begin, 2),
-        }  # fmt: skip
+            "samples": seen,
+            **{k: round(v, 6) for k, v in values.items()},
+            "lr": lr,
+            "images_per_s": round(speed, 1),
+            "data_wait": round(self._waited / took, 4),
+            "memory_gb": round(_memory_gb(), 3),
+            "seconds": round(now - self._begin, 2),
+        }
         if self._peak:
             entry["mfu"] = round(speed * self._flops / self._peak, 4)
         self._say(entry, (self.budget - seen) * (now - self._begin) / max(seen - self._first, 1))
@@ -161,11 +176,11 @@ class Log:
         cost = self._cost
         each, kilobytes = cost.samples / max(cost.seconds, 1e-9), cost.bytes / cost.samples / 1000
         could = speed / max(1 - self._waited / took, 0.05)
-        sys.stderr.write(
+        warn(
             f"the model waits for data {self._waited / took:.0%} of the time: a loader worker makes {each:,.0f} "
             f"pictures/s ({kilobytes:,.0f} kB each, {max(self._workers, 1)} workers), the model could take "
-            f"{could:,.0f}/s. More --workers if cores are free; `catlip pack --size 256` if pictures are large; "
-            "`catlip bench data` measures it\n"
+            f"{could:,.0f}/s. More `workers` if cores are free; `catlip pack --size 256` if pictures are large; "
+            "`catlip bench data` measures it"
         )
 
 

@@ -2,7 +2,6 @@
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,17 +14,18 @@ from torch import Tensor, nn
 
 from catlip.data.loader import Loader
 from catlip.errors import UsageError
+from catlip.notices import warn
 from catlip.training import checkpoint
 from catlip.training.distributed import World, agree, any_rank, gathered
 from catlip.training.log import Log, append_json
-from catlip.training.optim import Optim, learning_rate
+from catlip.training.optim import OptimConfig, learning_rate
 from catlip.training.precision import Precision, Setting
 from catlip.training.runfolder import add_unreadable
 from catlip.training.state import State
 
 
 @dataclass(kw_only=True, slots=True)
-class Loop:
+class LoopConfig:
     """Settings of the loop."""
 
     precision: Setting = "auto"  # of matrix products and convolutions, weights stay fp32; auto: what is fast here
@@ -62,9 +62,19 @@ class _Asked:
 
 
 def fit(
-    task: nn.Module, loader: Loader, world: World, *, budget: int, optim: Optim, loop: Loop, precision: Precision,
-    seed: int, out: Path, log: Log, watch: Callable[[nn.Module, int], dict[str, float]] | None = None,
-) -> dict[str, Tensor]:  # fmt: skip
+    task: nn.Module,
+    loader: Loader,
+    world: World,
+    *,
+    budget: int,
+    optim: OptimConfig,
+    loop: LoopConfig,
+    precision: Precision,
+    seed: int,
+    out: Path,
+    log: Log,
+    watch: Callable[[nn.Module, int], dict[str, float]] | None = None,
+) -> dict[str, Tensor]:
     """Train until `budget` samples are seen; the weights to use afterwards (on the main process, on the CPU).
 
     Goes on from the checkpoint in `out` if there is one. watch(weights' module, samples) is asked for more numbers now
@@ -74,7 +84,7 @@ def fit(
     state.restore(checkpoint.load(out))
     if len(set(places := gathered(state.seen))) > 1:
         raise UsageError(
-            f"--out {out}: the processes found checkpoints at {places} samples; it is one folder for all of them"
+            f"`out` {out}: the processes found checkpoints at {places} samples; it is one folder for all of them"
         )
     log.begin(state.seen)
     saved = tried = state.seen  # samples of the newest checkpoint; when saving was last attempted
@@ -119,9 +129,9 @@ def _save(state: State, loader: Loader, out: Path, saved: int, *, must: bool) ->
     except OSError as error:
         kept = f"the checkpoint at {saved:,} samples is kept" if saved else "there is no earlier checkpoint"
         problem = f"the checkpoint at {state.seen:,} samples could not be written ({error}); {kept}"
-    agree(f"--out {out}: {problem}. Make room and give the same command again" if problem and must else "")
+    agree(f"`out` {out}: {problem}. Make room and give the same command again" if problem and must else "")
     if problem:
-        sys.stderr.write(f"{out}: {problem}\n")
+        warn(f"{out}: {problem}")
     return saved if problem else state.seen
 
 
@@ -137,5 +147,5 @@ def _not_finite(state: State, loader: Loader, out: Path) -> str:
     append_json(out / "log.jsonl", {"samples": state.seen, "not_finite_at_step": step, "keys": keys})
     return (
         f"the loss is not finite at step {step:,} (found at {state.seen:,} samples); the keys of its "
-        f"{len(keys)} pictures are in {out / 'log.jsonl'}. A lower --lr or a longer --warmup usually mends it"
+        f"{len(keys)} pictures are in {out / 'log.jsonl'}. A lower `lr` or a longer `warmup` usually mends it"
     )

@@ -6,13 +6,13 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from catlip.captions.tokenizer import FILE, Tokenizer, Tokens, make_tokenizer
-from catlip.captions.vocabulary import Vocabulary
-from catlip.data.records import Source
+from catlip.data.records import Dataset
 from catlip.errors import UsageError
+from catlip.labels.tokenizer import FILE, Tokenizer, TokenizerConfig, make_tokenizer
+from catlip.labels.vocabulary import Vocabulary
 from catlip.models.dual import DualEncoder
 from catlip.models.encoder import ENCODER_FOLDER, Encoder
-from catlip.models.text import Text
+from catlip.models.text import TextConfig
 from catlip.objectives.clip import Clip, ClipObjective
 from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective
 from catlip.objectives.hybrid import Hybrid, HybridObjective
@@ -38,7 +38,7 @@ def settings_of(name: str) -> Settings:
     unknown = [part for part in names if part not in PARTS]
     if unknown:
         raise UsageError(
-            f"--objective {name}: there is no {unknown[0]!r}; there are {', '.join(PARTS)}, and sums (a+b)"
+            f"`objective` {name}: there is no {unknown[0]!r}; there are {', '.join(PARTS)}, and sums (a+b)"
         )
     return PARTS[name]() if len(names) == 1 else Hybrid(parts=names, weights=(1.0,) * len(names))
 
@@ -57,7 +57,7 @@ def _parts(cfg: Settings) -> list[Settings]:
     return [settings_of(name) for name in cfg.parts] if isinstance(cfg, Hybrid) else [cfg]
 
 
-def open_tokenizer(cfg: Settings, tokens: Tokens, source: Source, out: Path | None) -> Tokenizer | None:
+def open_tokenizer(cfg: Settings, tokens: TokenizerConfig, source: Dataset, out: Path | None) -> Tokenizer | None:
     """The run's tokenizer: the one it began with, or a new one, trained on the captions if so asked. out: None: no run
     of its own, whose folder could have one."""
     if not reads_captions(cfg):
@@ -68,7 +68,7 @@ def open_tokenizer(cfg: Settings, tokens: Tokens, source: Source, out: Path | No
 
 
 def make_objective(
-    cfg: Settings, encoder: Encoder, vocabulary: Vocabulary, tokenizer: Tokenizer | None, text: Text
+    cfg: Settings, encoder: Encoder, vocabulary: Vocabulary, tokenizer: Tokenizer | None, text: TextConfig
 ) -> Any:
     """The objective with its initial weights. text: the size of a text tower, for those that have one."""
     if isinstance(cfg, Synsets):

@@ -14,7 +14,7 @@ from catlip.errors import UsageError
 
 
 @dataclass(kw_only=True, slots=True)
-class Optim:
+class OptimConfig:
     """Settings of the optimiser."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the hidden matrices, AdamW for the rest
@@ -29,7 +29,7 @@ class Optim:
     layer_decay: float = 1.0  # the learning rate of a layer of the encoder, as a share of the layer's above it
 
 
-def make_optimizers(task: nn.Module, cfg: Optim) -> list[torch.optim.Optimizer]:
+def make_optimizers(task: nn.Module, cfg: OptimConfig) -> list[torch.optim.Optimizer]:
     """AdamW in two groups: matrices and kernels decay; what is one-dimensional, and what timm's `no_weight_decay` names
     for the backbone (positions, class token, Swin's tables of relative positions), does not. With Muon, the hidden
     matrices of the backbone are taken out of them; kernels, embeddings and heads stay.
@@ -38,7 +38,7 @@ def make_optimizers(task: nn.Module, cfg: Optim) -> list[torch.optim.Optimizer]:
     multiplied with. Raises UsageError for a combination that cannot be.
     """
     if cfg.optimizer == "muon" and cfg.layer_decay != 1:
-        raise UsageError("--layer-decay goes with --optimizer adamw")
+        raise UsageError("`layer_decay` goes with `optimizer` adamw")
     scales = layer_scales(task, cfg.layer_decay) if cfg.layer_decay != 1 else {}
     exempt, muon = set(_exempt(task)), []
     found_groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # (weight decay, scale) -> parameters
@@ -58,9 +58,9 @@ def make_optimizers(task: nn.Module, cfg: Optim) -> list[torch.optim.Optimizer]:
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)]
     if cfg.optimizer == "muon":
         if not hasattr(torch.optim, "Muon"):
-            raise UsageError(f"--optimizer muon needs torch 2.9 or newer; this is {torch.__version__}")
+            raise UsageError(f"`optimizer` muon needs torch 2.9 or newer; this is {torch.__version__}")
         if not muon:
-            raise UsageError("--optimizer muon is for backbones with transformer blocks; this one has none")
+            raise UsageError("`optimizer` muon is for backbones with transformer blocks; this one has none")
         # Updates scaled to AdamW's usual size (Liu et al. 2025), so that one learning rate serves both.
         found.append(torch.optim.Muon(muon, lr=cfg.lr, weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"))
     return found
@@ -94,7 +94,7 @@ def layer_scales(task: Any, decay: float) -> dict[str, float]:
     return {f"{prefix}.{name}": decay ** (top - layer) for name, layer in layer_of.items()}
 
 
-def learning_rate(seen: int, budget: int, cfg: Optim) -> float:
+def learning_rate(seen: int, budget: int, cfg: OptimConfig) -> float:
     """Linear warm-up, then half a cosine, or a plateau and a line. seen: samples before this step, of `budget`."""
     share = seen / budget
     if share < cfg.warmup:

@@ -23,6 +23,7 @@ from typing import Any
 import torch.distributed as dist
 
 from catlip.errors import UsageError
+from catlip.notices import warn
 
 FIND = timedelta(minutes=10)  # that processes wait for each other at the start
 EXIT_CODE = 2
@@ -138,7 +139,7 @@ class Peers:
             if self._ending:
                 return
             self._ending = True
-        sys.stderr.write(f"catlip: {reason}; so {self.name} ends too\n")
+        warn(f"catlip: {reason}; so {self.name} ends too")
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

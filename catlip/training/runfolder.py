@@ -14,6 +14,7 @@ import torch
 import catlip
 from catlip.atomic import write_text
 from catlip.errors import UsageError
+from catlip.notices import say
 from catlip.training import checkpoint
 
 CONFIG, UNREADABLE = "config.json", "unreadable.json"
@@ -38,19 +39,19 @@ def claim(out: Path, cfg: Any, facts: dict[str, Any], *, accept: bool) -> bool:
     then = {"config": _computed(card.get("config", {})), **card.get("facts", {})}
     different = _differences(json.loads(json.dumps(then)), json.loads(json.dumps(now)))
     if different and not (accept and checkpoint.exists(out)):
-        flag = "--accept-changes goes on with them; " if checkpoint.exists(out) else ""
+        flag = "`accept_changes` goes on with them; " if checkpoint.exists(out) else ""
         some = "; ".join(different[:4]) + ("; ..." if len(different) > 4 else "")
-        raise UsageError(f"--out {out} already holds another run ({some}); {flag}another --out begins anew")
+        raise UsageError(f"`out` {out} already holds another run ({some}); {flag}another `out` begins anew")
     fatal = [
         d for d in different if d.startswith(("backbone:", "image_size:", "objective", "vocabulary:", "class_list:"))
     ]
     if fatal:
         raise UsageError(
-            f"--out {out}: this run cannot go on with {fatal[0]}; begin another one with --init {out}; it keeps what "
+            f"`out` {out}: this run cannot go on with {fatal[0]}; begin another one with `init` {out}; it keeps what "
             "fits (the encoder, and the classifier's rows of labels that both vocabularies have)"
         )
     if different:
-        print(f"{out}: going on with changes: {'; '.join(different)}")
+        say(f"{out}: going on with changes: {'; '.join(different)}")
         history = [*card.get("history", []), {"changed": different}]
         write_card(out, cfg, facts, history=history, machine=card.get("machine"))
     return checkpoint.exists(out)
@@ -61,7 +62,7 @@ def read_card(out: Path) -> dict[str, Any]:
     try:
         return json.loads((out / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UsageError(f"--out {out} is not empty and holds no run; choose another folder") from None
+        raise UsageError(f"`out` {out} is not empty and holds no run; choose another folder") from None
 
 
 def key_of(cfg: Any, facts: dict[str, Any]) -> str:
@@ -98,9 +99,7 @@ def write_card(
     assert is_dataclass(cfg)
     out.mkdir(parents=True, exist_ok=True)
     commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "`short`", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
     versions = {
         "catlip": catlip.__version__,
@@ -121,7 +120,7 @@ def set_machine(out: Path, machine: dict[str, str]) -> None:
     if before:
         then, now = ({name: of[name] for name in ("machine", "precision")} for of in (before, machine))
         changed = _differences(then, now)
-        print(f"{out}: going on on another machine: {'; '.join(changed)}")
+        say(f"{out}: going on on another machine: {'; '.join(changed)}")
         card["history"] = [*card.get("history", []), {"changed": changed}]
     write_text(out / CONFIG, json.dumps({**card, "machine": machine}, indent=2) + "\n")
 

@@ -9,8 +9,8 @@ from torch import nn
 from catlip.data.loader import Loader
 from catlip.data.steps import Phase, Steps
 from catlip.training.distributed import World, smallest
-from catlip.training.loop import Loop
-from catlip.training.optim import Optim
+from catlip.training.loop import LoopConfig
+from catlip.training.optim import OptimConfig
 from catlip.training.precision import choose
 from catlip.training.state import State
 
@@ -19,9 +19,14 @@ MOST = 10_000  # steps of each kind that are measured
 
 
 def measure(
-    task: nn.Module, loader: Callable[[Steps], Loader], phases: Sequence[Phase], world: World, optim: Optim,
-    loop: Loop, seconds: float,
-) -> float:  # fmt: skip
+    task: nn.Module,
+    loader: Callable[[Steps], Loader],
+    phases: Sequence[Phase],
+    world: World,
+    optim: OptimConfig,
+    loop: LoopConfig,
+    seconds: float,
+) -> float:
     """Images a second over a whole run, of all processes together, waiting for data included.
 
     Each kind of step that the run will have is timed for its share of `seconds` (two steps at least): a run that begins

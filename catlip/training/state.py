@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from torch.distributed.checkpoint import state_dict as dcp
 
 from catlip.data.batches import Batch
 from catlip.errors import UsageError
+from catlip.notices import warn
 from catlip.training import checkpoint
 from catlip.training.distributed import World, local_only, share, smallest
-from catlip.training.optim import Optim, make_optimizers
+from catlip.training.optim import OptimConfig, make_optimizers
 from catlip.training.precision import Precision
 
 
@@ -77,8 +77,8 @@ def _batch_norm_needs_two(pictures: int) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise UsageError(
-            f"a process' share of a step is {pictures} picture, and BatchNorm needs two: a larger --batch-size (or "
-            "--micro-batch), or a ViT, which has none"
+            f"a process' share of a step is {pictures} picture, and BatchNorm needs two: a larger `batch_size` (or "
+            "`micro_batch`), or a ViT, which has none"
         ) from None
 
 
@@ -103,9 +103,16 @@ class State:
     """Everything that training changes. One object on every process."""
 
     def __init__(
-        self, task: nn.Module, world: World, optim: Optim, *, ema: float, precision: Precision, shard: bool,
+        self,
+        task: nn.Module,
+        world: World,
+        optim: OptimConfig,
+        *,
+        ema: float,
+        precision: Precision,
+        shard: bool,
         micro_batch: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.world, self.optim, self.dtype = world, optim, precision.dtype
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision.scaled)  # pyright: ignore[reportPrivateImportUsage]
         self.sharded = shard and world.size > 1
@@ -136,9 +143,13 @@ class State:
         while not metrics:
             with contextlib.suppress(torch.OutOfMemoryError):  # its traceback holds on to all that the try has made
                 metrics = accumulate(
-                    self.shared, batch, self.world, dtype=self.dtype, micro_batch=self.micro_batch,
+                    self.shared,
+                    batch,
+                    self.world,
+                    dtype=self.dtype,
+                    micro_batch=self.micro_batch,
                     scale=self.scaler.scale,
-                )  # fmt: skip
+                )
             if not metrics:
                 self._halve(len(batch))
                 assert before is not None
@@ -174,10 +185,10 @@ class State:
         now = min(self.micro_batch or share, share)
         where = f"out of memory with {now} pictures at a time"
         if self.task.objective.needs_global_batch:
-            raise UsageError(f"{where}, and this objective compares all of them; a smaller --batch-size is needed")
+            raise UsageError(f"{where}, and this objective compares all of them; a smaller `batch_size` is needed")
         half = self._half_of(now)
         if self.world.size > 1:
-            raise UsageError(f"{where}; the same command with --micro-batch {half} goes on from the last checkpoint")
+            raise UsageError(f"{where}; the same command with `micro_batch` {half} goes on from the last checkpoint")
         self.micro_batch = half
         if self.world.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -187,12 +198,12 @@ class State:
             "which changes nothing but speed"
             + norms * f" and BatchNorm, whose statistics are of {self.micro_batch} now"
         )
-        sys.stderr.write(f"{where}; going on with {self.micro_batch} x {parts}, {but}\n")
+        warn(f"{where}; going on with {self.micro_batch} x {parts}, {but}")
 
     @staticmethod
     def _half_of(pictures: int) -> int:
         if pictures == 1:
-            raise UsageError("out of memory with 1 pictures at a time; a smaller --backbone or --image-size is needed")
+            raise UsageError("out of memory with 1 pictures at a time; a smaller `backbone` or `image_size` is needed")
         return -(-pictures // 2)
 
     def fit_memory(self, batch: Batch) -> None:

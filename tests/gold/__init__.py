@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
 
-from catlip.captions.cleaning import normal
-from catlip.captions.labeler import Labeler
+from catlip.labels.cleaning import normal
+from catlip.labels.labeler import Labeler
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[2] / "shared" / "data"

@@ -6,7 +6,7 @@ uv run python -m tests.gold [--reach]
 import sys
 from pathlib import Path
 
-from catlip.captions.labeler import Labeler
+from catlip.labels.labeler import Labeler
 from tests.gold import load, score
 
 

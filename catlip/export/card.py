@@ -1,0 +1,220 @@
+"""A model card from what a run has recorded, and the verb `push` that puts model and card on the Hugging Face Hub."""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from catlip.errors import UsageError
+from catlip.labels.vocabulary import Vocabulary
+from catlip.models.dual import TEXT_FOLDER
+from catlip.models.encoder import Encoder, load
+from catlip.models.folders import TIMM, model_folder, read_json
+from catlip.notices import say
+
+# Bookkeeping of results.jsonl, not measurements.
+NOT_MEASURED = {"task", "encoder", "data", "seconds", "penalty", "classes", "train", "test", "image_size", "seed"}
+
+
+@dataclass(kw_only=True, slots=True)
+class PushConfig:
+    """Settings of `catlip push`."""
+
+    run: str  # run folder
+    repo: str  # org/name on the Hugging Face Hub
+    license: str = "other"  # of the weights, which is yours to choose: apache-2.0, cc-by-4.0, ...
+    private: bool = False
+    dry_run: bool = False  # print the card and the list of files; nothing leaves the machine
+
+
+def push(cfg: PushConfig) -> str:
+    """Write README.md into the run's encoder folder and upload that folder; the card.
+
+    Raises UsageError for a run that cannot be read and whatever the Hub refuses.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", cfg.repo):
+        raise UsageError(f"{cfg.repo!r} is no name of a repository: expected org/name")
+    if not re.fullmatch(r"[\w.-]+", cfg.license):
+        raise UsageError(f"`license` {cfg.license!r}: expected an identifier such as apache-2.0 or other")
+    folder = model_folder(cfg.run)
+    card = model_card(Path(cfg.run), cfg.repo, cfg.license)
+    files = {name: folder / name for name in (*TIMM, "README.md")}
+    files |= {f"{TEXT_FOLDER}/{file.name}": file for file in sorted((Path(cfg.run) / TEXT_FOLDER).glob("*.*"))}
+    with TemporaryDirectory() as extra:
+        if (Path(cfg.run) / "vocab.tsv").is_file():
+            vocabulary = Vocabulary.load(Path(cfg.run) / "vocab.tsv")
+            files["vocab.tsv"] = Path(extra) / "vocab.tsv"
+            replace(vocabulary, source=_file_name(vocabulary.source)).save(files["vocab.tsv"])
+        if cfg.dry_run:
+            size = sum(file.stat().st_size for name, file in files.items() if name != "README.md")
+            say(f"{card}\nNothing was uploaded. Without `dry_run` this card, as README.md, and {size:,} bytes go to")
+            say(f"https://huggingface.co/{cfg.repo}: {', '.join(files)}")
+            return card
+        files["README.md"].write_text(card, encoding="utf-8")
+        _upload(cfg, files)
+    left = "".join(f"; {file.name} stays here" for file in sorted(Path(cfg.run).glob("*.safetensors")))
+    say(f"https://huggingface.co/{cfg.repo}: {', '.join(files)}{left}")
+    return card
+
+
+def _upload(cfg: PushConfig, files: dict[str, Path]) -> None:
+    """files: name in the repository -> file."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(cfg.repo, private=cfg.private, exist_ok=True)
+        for name, file in files.items():
+            api.upload_file(path_or_fileobj=file, path_in_repo=name, repo_id=cfg.repo)
+    except Exception as error:  # the hub's, the net's and the token's errors have no common base
+        raise UsageError(f"{cfg.repo}: {(str(error).splitlines() or [repr(error)])[0]}") from None
+
+
+def model_card(run: Path, repo: str, license: str) -> str:
+    """Markdown with the Hub's header. What the run has not recorded is called so."""
+    encoder = load(run)
+    record = read_json(run / "config.json") if (run / "config.json").is_file() else {}
+    config = record.get("config") or {}
+    in_timm = not hasattr(encoder.backbone, "build_args")
+    parts = [
+        _header(license, in_timm),
+        f"# {repo.split('/')[1]}\n\n{_what(encoder, config)}",
+        f"## Use\n\n{_use(repo, encoder, in_timm, (run / TEXT_FOLDER).is_dir())}",
+        f"## Data\n\n{_data(config, record.get('facts') or {})}",
+        f"## Vocabulary\n\n{_vocabulary(run, encoder)}",
+        f"## Recipe\n\n{_recipe(config, record.get('versions') or {})}",
+        f"## Measured\n\n{_measured(run)}",
+        f"## Licence\n\n{_licence(license)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(license: str, in_timm: bool) -> str:
+    tags = ["image-classification", "image-feature-extraction", "catlip", *(["timm"] if in_timm else [])]
+    lines = [
+        f"library_name: {'timm' if in_timm else 'catlip'}",
+        f"license: {license}",
+        "pipeline_tag: image-classification",
+    ]
+    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
+def _what(encoder: Encoder, config: dict[str, Any]) -> str:
+    numbers = sum(p.numel() for p in encoder.parameters())
+    if "checkpoint" in config:
+        how = f"converted from the official CatLIP checkpoint `{_inline(Path(config['checkpoint']).name)}`"
+    elif "run" in config:
+        what = "as it was, with a text tower beside it" if "steps" in config else "fine-tuned"
+        how = f"that of `{_inline(_file_name(config['run']))}`, {what} by catlip"
+    elif encoder.labels:
+        how = "pre-trained by naming the nouns of captions ([CatLIP](https://arxiv.org/abs/2404.15653)) with catlip"
+    else:
+        how = "pre-trained on captioned pictures with catlip"
+    return (
+        f"A `{encoder.architecture}` image encoder, {numbers:,} parameters, {how}. "
+        f"Input: RGB, {encoder.image_size} px, on a scale of 0 to 1 mean {_numbers(encoder.mean)}, "
+        f"std {_numbers(encoder.std)}."
+    )
+
+
+def _use(repo: str, encoder: Encoder, in_timm: bool, has_text: bool) -> str:
+    plain = [
+        "import timm",
+        f'model = timm.create_model("hf-hub:{repo}", pretrained=True)',
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+    ]
+    ours = [
+        "import catlip",
+        f'encoder = catlip.load("hf-hub:{repo}")',
+        "encoder.pooled(encoder.transform(picture)[None])" + ("  # also .tokens, .logits" if encoder.labels else ""),
+    ]
+    text = [
+        "import torch",
+        "from catlip.models.dual import load_dual  # the text tower, in text/",
+        f'dual, tokenizer = load_dual("hf-hub:{repo}")',
+        'dual.embed_captions(torch.from_numpy(tokenizer(["a dog"])))  # beside dual.embed_images',
+    ]
+    parts = [*[plain] * in_timm, ours, *[text] * has_text]
+    note = "" if in_timm else "\n\nPlain timm has no such architecture; catlip brings it."
+    return "```python\n" + "\n\n".join("\n".join(lines) for lines in parts) + "\n```" + note
+
+
+def _data(config: dict[str, Any], facts: dict[str, Any]) -> str:
+    if "checkpoint" in config:
+        return "That of the official checkpoint: DataComp-1.3B, and the set its name tells if it is fine-tuned."
+    data = next((config[name] for name in ("data", "train", "boxes") if config.get(name)), "")
+    if not data:
+        return "Not recorded."
+    seen = facts.get("budget")
+    return f"`{_inline(_file_name(data))}`" + (f", {seen:,} pictures seen with repetitions." if seen else ".")
+
+
+def _vocabulary(run: Path, encoder: Encoder) -> str:
+    if not encoder.labels:
+        return "None: an encoder without classifier."
+    path = run / "vocab.tsv"
+    if not path.is_file():
+        return f"{len(encoder.labels):,} classes: {_some(encoder.names)}. `config.json` lists them."
+    vocabulary = Vocabulary.load(path)
+    return (
+        f"{len(vocabulary):,} WordNet 3.0 synsets, rule `{_inline(vocabulary.rule)}`, hash `{vocabulary.hash}`, "
+        f"counted on {vocabulary.captions:,} captions of {vocabulary.samples:,} pictures. The most frequent: "
+        f"{_some(vocabulary.names)}. `config.json` lists all (`label_names` are wnids, `label_descriptions` lemmas)."
+    )
+
+
+def _recipe(config: dict[str, Any], versions: dict[str, Any]) -> str:
+    if not config:
+        return "Not recorded."
+    flat: dict[str, Any] = {}
+    for name, value in {**config, **versions}.items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    # of the machine, or told above
+    hidden = {"out", "data", "vocab", "labels", "init", "workers", "device", "threads", "checkpoint"}
+    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in flat.items() if name not in hidden]
+    return "\n".join(["| setting | value |", "|---|---|", *rows])
+
+
+def _measured(run: Path) -> str:
+    path, rows = run / "results.jsonl", []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            result = json.loads(line)
+        except ValueError:
+            raise UsageError(f"{path} holds a line that is no JSON: {line[:60]!r}") from None
+        data = result.get("data")
+        where = ", ".join(_file_name(name) for name in (data if isinstance(data, list) else [data] if data else []))
+        rows += [
+            f"| {_cell(result.get('task', ''))} | {_cell(name.replace('_', ' '))} | {value:g} | {_cell(where)} |"
+            for name, value in result.items()
+            if name not in NOT_MEASURED and isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+    return "\n".join(["| task | measure | value | data |", "|---|---|---|---|", *rows]) if rows else "Nothing yet."
+
+
+def _licence(license: str) -> str:
+    known = {"other": "Set by whoever trained these weights; ask them."}
+    return known.get(license, f"Weights: {license}.") + " WordNet 3.0, from which the labels come, has its own licence."
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(_inline(name.replace("_", " ")) for name in names[:20]) + (", ..." if len(names) > 20 else "")
+
+
+def _file_name(path: object) -> str:
+    """What a card may tell of a path: folders are its owner's business."""
+    return str(path).rstrip("/").replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _inline(text: object) -> str:
+    return re.sub(r"[`\n\r<>]", " ", str(text))
+
+
+def _cell(text: object) -> str:
+    return _inline(text).replace("|", "\\|")
+
+
+def _numbers(values: Any) -> str:
+    return "/".join(f"{value:.4g}" for value in values.flatten().tolist())

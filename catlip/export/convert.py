@@ -1,0 +1,222 @@
+"""Official CatLIP checkpoints (CoreNet) -> a run folder. The verb `convert`.
+
+Read are the pre-trained and fine-tuned classifiers and, without their heads, the encoders inside the Mask R-CNN and
+DeepLabv3 checkpoints. A checkpoint is opened with `weights_only=True`: a file that holds more than tensors in plain
+containers is refused, never run.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import catlip
+from catlip.errors import UsageError
+from catlip.export.files import check_empty, save_classifier
+from catlip.labels.vocabulary import Vocabulary
+from catlip.models.corenet_vit import architecture_of
+from catlip.models.encoder import Encoder
+from catlip.models.folders import ENCODER_FOLDER, misfit
+from catlip.notices import say
+
+# CoreNet's names -> timm's. Some models write out_proj for out_proj_attn.
+_LAYER = r"transformer\.(\d+)\."
+NAMES = [
+    (r"cls_token", "cls_token"),
+    (r"pos_embed\.pos_embed\.pos_embed", "pos_embed"),
+    (r"patch_emb\.0\.block\.conv\.", "patch_embed.conv1."),
+    (r"patch_emb\.0\.block\.norm\.", "patch_embed.norm1."),
+    (r"patch_emb\.1\.block\.conv\.", "patch_embed.conv2."),
+    (r"patch_emb\.1\.block\.norm\.", "patch_embed.norm2."),
+    (r"patch_emb\.2\.block\.conv\.", "patch_embed.proj."),
+    (_LAYER + r"pre_norm_mha\.0\.", r"blocks.\1.norm1."),
+    (_LAYER + r"pre_norm_mha\.1\.qkv_proj\.", r"blocks.\1.attn.qkv."),
+    (_LAYER + r"pre_norm_mha\.1\.out_proj(?:_attn)?\.", r"blocks.\1.attn.proj."),
+    (_LAYER + r"pre_norm_ffn\.0\.", r"blocks.\1.norm2."),
+    (_LAYER + r"pre_norm_ffn\.1\.", r"blocks.\1.mlp.fc1."),
+    (_LAYER + r"pre_norm_ffn\.4\.", r"blocks.\1.mlp.fc2."),
+    (r"post_transformer_norm\.", "norm."),
+    (r"classifier\.", "head."),
+]
+STEM = "patch_emb.0.block.conv.weight"  # where this name ends, the encoder's prefix begins
+AUGMENTOR = "neural_augmentor."  # RangeAugment's six learned strengths: of use in training alone
+IMAGENET = "imagenet-1k"
+
+
+@dataclass(kw_only=True, slots=True)
+class ConvertConfig:
+    """Settings of `catlip convert`."""
+
+    checkpoint: str  # official .pt file
+    out: str  # run folder, new
+    vocab: str | None = None  # the official vocabulary (.pkl) or a vocab.tsv: names of the classifier's rows
+    labels: str | None = None  # instead, of fine-tuned models: "imagenet-1k", or a file with one name a line
+    positions: str = (
+        "1d"  # 1d: at sizes other than 224 px exactly as the official code; 2d: on the grid, as it should be
+    )
+    image_size: int = 224  # pixels; the official fine-tuned models come in 224 and 512
+    stride: int = 16  # pixels a patch; 8 as DeepLabv3 runs it
+
+
+def convert(cfg: ConvertConfig) -> Path:
+    """Write the run folder. Raises UsageError for a file that is no official checkpoint, before anything is written."""
+    out = Path(cfg.out)
+    check_empty(out, "`out`")
+    if cfg.positions not in ("1d", "2d") or cfg.stride not in (8, 16):
+        raise UsageError(f"`positions` is 1d or 2d and `stride` 8 or 16, not {cfg.positions!r} and {cfg.stride}")
+    state, dropped = translate(read_checkpoint(cfg.checkpoint), cfg.checkpoint)
+    head = _classifier(state)
+    backbone = _backbone(state, cfg)
+    labels, names, vocabulary = _labels(cfg, head)
+    backbone.pretrained_cfg |= {"input_size": (3, cfg.image_size, cfg.image_size), "tag": "corenet"}
+    if cfg.image_size != 224:
+        backbone.pretrained_cfg["crop_pct"] = 1.0  # the official 512-px models are shown the whole picture
+    encoder = Encoder(backbone.eval())
+    card = {"label_names": labels, "label_descriptions": dict(zip(labels, names, strict=True))} if head else {}
+    encoder.save(out / ENCODER_FOLDER, head, **card, multi_label=vocabulary is not None)
+    if head is not None:
+        save_classifier(out, head)
+    if vocabulary is not None:
+        vocabulary.save(out / "vocab.tsv")
+    facts = {"converted": Path(cfg.checkpoint).name, "vocabulary": vocabulary.hash if vocabulary else None}
+    text = json.dumps({"config": asdict(cfg), "facts": facts, "versions": {"catlip": catlip.__version__}}, indent=2)
+    (out / "config.json").write_text(text + "\n", encoding="utf-8")
+    _report(out, encoder, head, cfg, dropped)
+    return out
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .pt file; of a training checkpoint those of the averaged (EMA) model.
+
+    Raises UsageError for a file that is missing, damaged, or needs code to be run to be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"no such checkpoint: {path}")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails anywhere in the unpickler
+        wants = re.search(r"GLOBAL ([\w.]+)|Can only [^.]* (\S+)\.", str(error))
+        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+            what = f" ({wants.group(1)})" if wants and wants.group(1) else ""
+            raise UsageError(
+                f"{path} wants to run code{what} while it is read, which weights do not; refused"
+            ) from None
+        reason = (str(error).splitlines() or ["it is empty"])[0]
+        raise UsageError(f"{path} is no readable checkpoint, or cut off: {reason}") from None
+    for name in ("ema_model_state_dict", "model_state_dict", "state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            found = found[name]
+            break
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UsageError(f"{path} holds no state dict: expected names and tensors")
+    return {name.removeprefix("module."): value for name, value in found.items()}
+
+
+def translate(state: dict[str, Tensor], source: str) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """(the encoder under timm's names, what was left out: first part of the name -> tensors).
+
+    Raises UsageError for a checkpoint without exactly one official encoder, or with names nobody knows.
+    """
+    stems = [name for name in state if name.endswith(STEM)]
+    if len(stems) != 1:
+        raise UsageError(f"{source} is no official CatLIP checkpoint: {len(stems)} of its tensors are named *{STEM}")
+    prefix = stems[0].removesuffix(STEM)
+    found: dict[str, Tensor] = {}
+    dropped: dict[str, int] = {}
+    for name, value in state.items():
+        inner = name.removeprefix(prefix)
+        known = next((rule for rule in NAMES if name.startswith(prefix) and re.match(rule[0], inner)), None)
+        if known is not None:
+            found[re.sub(known[0], known[1], inner, count=1)] = value.float() if value.is_floating_point() else value
+        elif prefix or inner.startswith(AUGMENTOR):  # heads of a detector or segmenter
+            part = name.split(".")[0] if not name.startswith(prefix) else prefix + inner.split(".")[0]
+            dropped[part] = dropped.get(part, 0) + 1
+        else:
+            raise UsageError(f"{source}: {name} is no tensor of an official CatLIP model")
+    if "pos_embed" in found:
+        found["pos_embed"] = found["pos_embed"].reshape(1, -1, found["pos_embed"].shape[-1])
+    return found, dropped
+
+
+def _classifier(state: dict[str, Tensor]) -> nn.Linear | None:
+    """Takes the classifier out of the state."""
+    weight, bias = state.pop("head.weight", None), state.pop("head.bias", None)
+    if weight is None or bias is None:
+        return None
+    head = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    head.weight, head.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return head
+
+
+def _backbone(state: dict[str, Tensor], cfg: ConvertConfig) -> Any:
+    width = state["patch_embed.proj.weight"].shape[0]
+    depth = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("blocks.")), default=-1)
+    name = architecture_of(width, depth)
+    if name is None:
+        raise UsageError(f"{cfg.checkpoint}: no official CatLIP model is {width} wide with {depth} layers")
+    backbone: Any = timm.create_model(
+        name, num_classes=0, positions=cfg.positions, stride=cfg.stride, class_token="cls_token" in state
+    )
+    if wrong := misfit(backbone.state_dict(), state):
+        raise UsageError(f"{cfg.checkpoint} does not fit {name}: {wrong}")
+    backbone.load_state_dict(state)
+    return backbone
+
+
+def _labels(cfg: ConvertConfig, head: nn.Linear | None) -> tuple[list[str], list[str], Vocabulary | None]:
+    """(label, name) of each row of the classifier, and the vocabulary if that is where they come from."""
+    if cfg.vocab and cfg.labels:
+        raise UsageError("the classifier's rows are named by `vocab` or by `labels`, not by both")
+    if head is None:
+        if cfg.vocab or cfg.labels:
+            raise UsageError(f"{cfg.checkpoint} has no classifier, so there is nothing for `vocab` or `labels` to name")
+        return [], [], None
+    rows = head.out_features
+    vocabulary = None
+    if cfg.vocab:
+        official = not cfg.vocab.endswith(".tsv")
+        vocabulary = Vocabulary.load_corenet(cfg.vocab, rows) if official else Vocabulary.load(cfg.vocab)
+        labels, names = vocabulary.synsets, [name.replace("_", " ") for name in vocabulary.names]
+    elif cfg.labels == IMAGENET:
+        from timm.data.imagenet_info import ImageNetInfo
+
+        info = ImageNetInfo(IMAGENET)
+        labels = list(info.label_names())
+        names = [info.label_name_to_description(label).split(",")[0] for label in labels]
+    elif cfg.labels:
+        if not Path(cfg.labels).is_file():
+            raise UsageError(f"`labels`: no such file: {cfg.labels} (or {IMAGENET!r})")
+        labels = names = Path(cfg.labels).read_text(encoding="utf-8").split("\n")
+        labels = names = [line.strip() for line in labels if line.strip()]
+    else:
+        labels = names = [str(row) for row in range(rows)]
+    if len(labels) != rows:
+        raise UsageError(
+            f"{cfg.vocab or cfg.labels} names {len(labels):,} classes, the classifier of {cfg.checkpoint} has {rows:,}"
+        )
+    if len(set(labels)) != rows:
+        raise UsageError(f"{cfg.labels} names {rows - len(set(labels))} classes twice")
+    return labels, names, vocabulary
+
+
+def _report(out: Path, encoder: Encoder, head: nn.Linear | None, cfg: ConvertConfig, dropped: dict[str, int]) -> None:
+    numbers = sum(p.numel() for p in encoder.parameters()) + sum(
+        p.numel() for p in (head or nn.Identity()).parameters()
+    )
+    left = ", ".join(f"{name.rstrip('.')} ({n} tensors)" for name, n in dropped.items())
+    say(
+        f"{out}: {encoder.architecture}, {numbers:,} parameters, {head.out_features if head else 0:,} classes, "
+        f"RGB in [0, 1] at {cfg.image_size} px, positions {cfg.positions}" + (f"; left out: {left}" if left else "")
+    )
+    if head is not None and not (cfg.vocab or cfg.labels):
+        say("its classes are numbers: neither `vocab` nor `labels` was given")
+    say(
+        f"catlip.load({str(out)!r}) opens it; plain timm has no ViT with this stem, so other programs read it after "
+        f"`catlip export {out} --format onnx`, `torch-export` or `state-dict`"
+    )

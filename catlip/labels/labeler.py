@@ -1,0 +1,168 @@
+"""Caption -> synsets, with the reason for each: the public face of the caption side."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from catlip.errors import UsageError
+from catlip.labels.explained import Explained
+from catlip.labels.wordnet import Lexicon, open_lexicon
+
+RULES = ("nouns", "corenet")
+
+
+class Rule(Protocol):
+    """Captions -> labels, by number."""
+
+    def labels(self, captions: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """(caption of each label, label); in any order, repetitions allowed."""
+        ...
+
+    def foreign(self, captions: Sequence[Any]) -> int: ...
+
+    def explain(self, caption: str) -> list[Explained]: ...
+
+
+class Labeler:
+    """Callable: captions -> for each its synsets (wnids such as "n02084071"), sorted and unique.
+
+    rule: "nouns", ours, or "corenet", the official CatLIP code's behaviour, for whoever reproduces the paper or uses
+        the official vocabulary and weights.
+    ancestors: add the hypernyms of every synset, up to so many levels.
+    lexicon: a TSV file `phrase<TAB>label[<TAB>label ...]` of a domain's own terms, which win over WordNet's; a label
+        is a wnid or an id of your own.
+
+    None and NaN are captions without labels. Raises UsageError for a caption that is no text.
+    """
+
+    def __init__(self, rule: str = "nouns", *, ancestors: int = 0, lexicon: str | Path | None = None) -> None:
+        if rule not in RULES:
+            raise UsageError(f"rule {rule!r}: there are {' and '.join(map(repr, RULES))}")
+        if ancestors < 0:
+            raise UsageError(f"ancestors {ancestors}: a number of levels, 0 or more")
+        self.rule = rule
+        self.ancestors = ancestors
+        self.lexicon = str(lexicon) if lexicon is not None else None
+        self.terms = read_terms(Path(self.lexicon)) if self.lexicon else {}
+        self._open()
+
+    def _open(self) -> None:
+        terms = self.terms
+        self.wordnet: Lexicon = open_lexicon()
+        own = {label for labels in terms.values() for label in labels if not self.wordnet.has_synset(label)}
+        # Sorted, so that a label's number sorts like the label itself.
+        self.synsets: list[str] = sorted([*self.wordnet.wnids, *own]) if own else self.wordnet.wnids
+        self._names = np.array(self.synsets, dtype=object)
+        self._index = {synset: i for i, synset in enumerate(self.synsets)}
+        self._parents: dict[int, np.ndarray] = {}
+        self._rule = self._make_rule(terms)
+
+    def _make_rule(self, terms: dict[str, tuple[str, ...]]) -> Rule:
+        # Imported here: the official rule's text repair takes a while to load and few need it.
+        if self.rule == "corenet":
+            from catlip.labels.corenet_rule import CorenetRule
+
+            if terms:
+                raise UsageError("rule 'corenet' reproduces the official code, which has no lexicon of one's own")
+            return CorenetRule(self.wordnet, self._index)
+        from catlip.labels.nouns import NounRule
+
+        return NounRule(self.wordnet, self._index, terms)
+
+    def __getstate__(self) -> dict[str, Any]:  # worker processes open their own
+        return {"rule": self.rule, "ancestors": self.ancestors, "lexicon": self.lexicon, "terms": self.terms}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def __call__(self, captions: Sequence[Any]) -> list[list[str]]:
+        if isinstance(captions, str):
+            raise UsageError(f"a list of captions is needed, not one caption: labeler([{captions[:40]!r}])")
+        if not hasattr(captions, "__getitem__"):
+            raise UsageError(f"a list of captions is needed, not {type(captions).__name__}: labeler(list(captions))")
+        indices, offsets = self.sparse(captions)
+        names = self._names[indices].tolist()
+        bounds = offsets.tolist()
+        return [names[start:end] for start, end in pairwise(bounds)]
+
+    def sparse(self, captions: Sequence[Any], rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Labels as arrays: (indices into `synsets`, sorted and unique in each row; offsets of the rows).
+
+        rows: the row of each caption, ascending from 0, when several captions share one (those of one picture);
+            without it every caption is a row. Shapes: indices int32 [sum L], offsets int32 [rows + 1].
+        """
+        n_rows = len(captions) if rows is None else int(rows[-1]) + 1 if len(rows) else 0
+        row, label = self._rule.labels(captions)
+        if rows is not None:
+            row = rows[row]
+        if self.ancestors:
+            row, label = self._with_ancestors(row, label)
+        keys = np.unique(row.astype(np.int64) << 32 | label.astype(np.int64))
+        offsets = np.searchsorted(keys, np.arange(n_rows + 1, dtype=np.int64) << 32)
+        return (keys & 0xFFFFFFFF).astype(np.int32), offsets.astype(np.int32)
+
+    def _with_ancestors(self, row: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        groups = [self._ancestors_of(number) for number in label.tolist()]
+        lengths = np.fromiter(map(len, groups), np.int64, len(groups))
+        more = np.concatenate(groups) if groups else np.empty(0, np.int64)
+        return np.concatenate([row, np.repeat(row, lengths)]), np.concatenate([label, more])
+
+    def _ancestors_of(self, number: int) -> np.ndarray:
+        known = self._parents.get(number)
+        if known is None:
+            synset = self.synsets[number]
+            above = self.wordnet.ancestors(synset, self.ancestors) if self.wordnet.has_synset(synset) else set()
+            known = self._parents[number] = np.array(sorted(self._index[s] for s in above), np.int64)
+        return known
+
+    @property
+    def terms_hash(self) -> str:
+        """Identifies the terms of a lexicon of one's own by what they say; "" without one."""
+        lines = sorted("\t".join((phrase, *labels)) for phrase, labels in self.terms.items())
+        return sha256("\n".join(lines).encode()).hexdigest()[:12] if lines else ""
+
+    def name(self, synset: str) -> str:
+        """A label for people: the synset's first lemma, or the id itself for a label of one's own."""
+        return self.wordnet.synset(synset).name if self.wordnet.has_synset(synset) else synset
+
+    def foreign(self, captions: Sequence[Any]) -> int:
+        """How many captions are not English by their words."""
+        return self._rule.foreign(captions)
+
+    def explain(self, caption: str) -> list[Explained]:
+        """Word by word: what was matched, which synset and why, what was dropped and why."""
+        return self._rule.explain(caption)
+
+
+def read_utf8(path: Path) -> str:
+    """A text file, with any line ends and with or without a byte-order mark. Raises UsageError if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not in UTF-8 (byte {error.start}); save it again with this encoding") from None
+
+
+def read_terms(path: Path) -> dict[str, tuple[str, ...]]:
+    """A lexicon of one's own: TSV lines `phrase<TAB>label[<TAB>label ...]`; # starts a comment line.
+
+    Raises UsageError, naming the line, for anything else.
+    """
+    if not path.is_file():
+        raise UsageError(f"`lexicon`: no such file: {path}")
+    terms: dict[str, tuple[str, ...]] = {}
+    for number, line in enumerate(read_utf8(path).split("\n"), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        phrase, *labels = (part.strip() for part in line.split("\t"))
+        labels = [label for label in labels if label]
+        if not phrase or not labels:
+            raise UsageError(f"{path}, line {number}: expected `phrase<TAB>label`, found {line[:60]!r}")
+        terms[phrase.lower()] = (*terms.get(phrase.lower(), ()), *labels)
+    if not terms:
+        raise UsageError(f"{path} holds no terms; a line is `phrase<TAB>label`")
+    return terms

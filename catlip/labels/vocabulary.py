@@ -1,0 +1,305 @@
+"""Synset <-> class index, with counts: what the encoder learns to tell apart.
+
+A vocabulary is one table in plain text, `vocab.tsv`, that a person can grep and sort:
+
+    # catlip vocabulary; rule=nouns ancestors=0 lexicon=1a2b3c samples=6000 captions=30000 terms= terms_hash= source=...
+    0   n10287213   man   2714
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+import numpy as np
+
+from catlip.atomic import write_text
+from catlip.errors import UsageError
+from catlip.labels.labeler import Labeler, read_utf8
+from catlip.labels.wordnet import open_lexicon
+
+_HEADER = "# catlip vocabulary;"
+_COUNT = re.compile("[0-9]{1,18}")
+
+
+@dataclass(kw_only=True, slots=True)
+class Vocabulary:
+    """Classes in the order of their indices, the most frequent first.
+
+    counts: samples (pictures) that have the label; several captions of one picture count once.
+    """
+
+    synsets: list[str]
+    names: list[str]
+    counts: list[int]
+    samples: int  # counted over so many pictures, with or without a label
+    captions: int = 0
+    rule: str = "nouns"
+    ancestors: int = 0
+    lexicon: str = ""  # hash of the lexicon the labels were made with
+    source: str = ""
+    terms: str | None = None  # file of the domain's own terms, as given to the labeler
+    terms_hash: str = ""  # of what that file said; "" in vocabularies of older versions
+    _index: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._index = {synset: i for i, synset in enumerate(self.synsets)}
+        if len(self._index) != len(self.synsets):
+            raise UsageError(f"the vocabulary lists a synset twice ({len(self.synsets) - len(self._index)} repeated)")
+
+    def __len__(self) -> int:
+        return len(self.synsets)
+
+    def __contains__(self, synset: str) -> bool:
+        return synset in self._index
+
+    def index(self, synset: str) -> int:
+        """Class index of a synset. Raises KeyError if it is not in the vocabulary."""
+        return self._index[synset]
+
+    def encode(self, labels: Iterable[str]) -> list[int]:
+        """Class indices of the labels that are in the vocabulary, ascending."""
+        return sorted({self._index[label] for label in labels if label in self._index})
+
+    @property
+    def hash(self) -> str:
+        """Identifies the classes, their order and the domain's own terms."""
+        from hashlib import sha256
+
+        return sha256("\n".join([*self.synsets, *filter(None, [self.terms_hash])]).encode()).hexdigest()[:12]
+
+    def labeler(self) -> Labeler:
+        """The labeler that the counts were made with.
+
+        Raises UsageError if this version's lexicon or the file of the domain's own terms is another one.
+        """
+        if self.terms and not Path(self.terms).is_file():
+            raise UsageError(f"the vocabulary was made with the terms of {self.terms}, and there is no such file")
+        labeler = Labeler(self.rule, ancestors=self.ancestors, lexicon=self.terms)
+        if self.lexicon and self.lexicon != labeler.wordnet.hash:
+            raise UsageError(
+                f"the vocabulary was made with lexicon {self.lexicon}, this version of catlip has "
+                f"{labeler.wordnet.hash}: its labels would differ. Make it anew with `catlip vocab`"
+            )
+        if self.terms_hash and self.terms_hash != labeler.terms_hash:
+            raise UsageError(
+                f"the vocabulary was made with the terms {self.terms_hash} of {self.terms}, which now says others "
+                f"({labeler.terms_hash}): its labels would differ. Restore the file or make it anew with `catlip vocab`"
+            )
+        return labeler
+
+    def classes_of(self, labeler: Labeler) -> np.ndarray:
+        """int32 [len(labeler.synsets)]: class index of each of the labeler's labels, -1 outside the vocabulary."""
+        classes = np.full(len(labeler.synsets), -1, np.int32)
+        for i, synset in enumerate(labeler.synsets):
+            classes[i] = self._index.get(synset, -1)
+        return classes
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: dict[str, int],
+        labeler: Labeler,
+        *,
+        samples: int,
+        captions: int,
+        source: str,
+        min_count: int = 1,
+        max_size: int | None = None,
+    ) -> "Vocabulary":
+        """Keep labels that occur at least `min_count` times, of those the `max_size` most frequent.
+
+        The paper keeps counts above tau = 500 (CatLIP, 3.1). Raises UsageError if nothing is left.
+        """
+        ranked = sorted(((-n, synset) for synset, n in counts.items()))
+        whole = cls(
+            synsets=[synset for _, synset in ranked],
+            names=[labeler.name(synset) for _, synset in ranked],
+            counts=[-n for n, _ in ranked],
+            samples=samples,
+            captions=captions,
+            rule=labeler.rule,
+            ancestors=labeler.ancestors,
+            lexicon=labeler.wordnet.hash,
+            source=source,
+            terms=labeler.lexicon,
+            terms_hash=labeler.terms_hash,
+        )
+        return whole.prune(min_count=min_count, max_size=max_size)
+
+    def prune(self, *, min_count: int = 1, max_size: int | None = None) -> "Vocabulary":
+        """The classes that occur at least `min_count` times, of those the `max_size` most frequent.
+
+        Raises UsageError if nothing is left.
+        """
+        order = sorted(range(len(self)), key=lambda i: (-self.counts[i], self.synsets[i]))
+        kept = [i for i in order if self.counts[i] >= min_count][:max_size]
+        if not kept:
+            raise UsageError(
+                f"no label occurs `min_count` {min_count} times or more: of {len(self):,} labels in {self.captions:,} "
+                f"captions the most frequent occurs {max(self.counts, default=0):,} times"
+            )
+        return replace(
+            self,
+            synsets=[self.synsets[i] for i in kept],
+            names=[self.names[i] for i in kept],
+            counts=[self.counts[i] for i in kept],
+        )
+
+    @classmethod
+    def merge(cls, vocabularies: Sequence["Vocabulary"]) -> "Vocabulary":
+        """Counts of several corpora added up. Merge before pruning: what one corpus has lost cannot come back.
+
+        Raises UsageError if they were not made with the same rule and lexicon.
+        """
+        first = vocabularies[0]
+        for other in vocabularies[1:]:
+            for fact in ("rule", "ancestors", "lexicon", "terms_hash" if other.terms_hash else "terms"):
+                if getattr(first, fact) != getattr(other, fact):
+                    mine, theirs = getattr(first, fact), getattr(other, fact)
+                    raise UsageError(f"vocabularies of different {fact} cannot be merged: {mine!r} and {theirs!r}")
+        counts: dict[str, int] = {}
+        names: dict[str, str] = {}
+        for vocabulary in vocabularies:
+            for synset, name, count in zip(vocabulary.synsets, vocabulary.names, vocabulary.counts, strict=True):
+                counts[synset] = counts.get(synset, 0) + count
+                names[synset] = name
+        merged = replace(
+            first,
+            synsets=list(counts),
+            names=[names[s] for s in counts],
+            counts=list(counts.values()),
+            samples=sum(v.samples for v in vocabularies),
+            captions=sum(v.captions for v in vocabularies),
+            source=" + ".join(v.source for v in vocabularies),
+        )
+        return merged.prune()
+
+    def compare(self, other: "Vocabulary") -> dict[str, Any]:
+        """Which classes two vocabularies share: {"shared", "only_here", "only_there": synsets; "uses_shared": share of
+        this vocabulary's label uses that the other has too}."""
+        shared = [synset for synset in self.synsets if synset in other]
+        uses = sum(self.counts[self.index(synset)] for synset in shared)
+        return {
+            "shared": shared,
+            "only_here": [synset for synset in self.synsets if synset not in other],
+            "only_there": [synset for synset in other.synsets if synset not in self],
+            "uses_shared": uses / max(sum(self.counts), 1),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write `vocab.tsv`; a file that is there is replaced in one step."""
+        path = Path(path)
+        facts: dict[str, Any] = {
+            "rule": self.rule,
+            "ancestors": self.ancestors,
+            "lexicon": self.lexicon,
+            "samples": self.samples,
+            "captions": self.captions,
+            "terms": quote(os.fsencode(self.terms or "")),
+            "terms_hash": self.terms_hash,
+            "source": self.source,
+        }
+        header = " ".join(f"{key}={_quiet(value)}" for key, value in facts.items())
+        rows = (
+            f"{i}\t{synset}\t{_quiet(name)}\t{count}"
+            for i, (synset, name, count) in enumerate(zip(self.synsets, self.names, self.counts, strict=True))
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, "\n".join([f"{_HEADER} {header}", *rows]) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Vocabulary":
+        """Read `vocab.tsv`. Raises UsageError, naming the line, for anything else."""
+        path = Path(path)
+        if not path.is_file():
+            raise UsageError(f"no such vocabulary: {path}. Make one with `catlip vocab DATA --out {path}`")
+        lines = read_utf8(path).removesuffix("\n").split("\n")
+        if not lines[0].startswith(_HEADER):
+            raise UsageError(f"{path} is no vocabulary: its first line should start with {_HEADER!r}")
+        facts = _facts(path, lines[0].removeprefix(_HEADER))
+        synsets, names, counts = [], [], []
+        for number, line in enumerate(lines[1:], 2):
+            fields = line.split("\t")
+            if len(fields) != 4 or fields[0] != str(len(synsets)) or not fields[1] or not _COUNT.fullmatch(fields[3]):
+                raise UsageError(
+                    f"{path}, line {number}: expected `index<TAB>synset<TAB>name<TAB>count`, found {line!r}"
+                )
+            synsets.append(fields[1])
+            names.append(fields[2])
+            counts.append(int(fields[3]))
+        if not synsets:
+            raise UsageError(f"{path} holds no classes")
+        return cls(synsets=synsets, names=names, counts=counts, **facts)
+
+    @classmethod
+    def load_corenet(cls, path: str | Path, max_size: int | None = None) -> "Vocabulary":
+        """The official vocabulary: a pickle of {"n5928118": count}, offsets unpadded, order = class index.
+
+        max_size: the official models use the first 24,320. The number of captions is not in the file, so `samples`
+        is the largest count. Raises UsageError for a pickle that holds, or would run, anything else.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UsageError(f"no such vocabulary: {path}")
+        with path.open("rb") as file:
+            try:
+                counts = _PlainUnpickler(file).load()
+            except Exception as error:
+                raise UsageError(f"{path} is no official vocabulary: {str(error).splitlines()[0]}") from None
+        plain = type(counts) is dict and all(type(k) is str and type(n) is int for k, n in counts.items())
+        if not plain or not counts:
+            raise UsageError(f"{path} is no official vocabulary: expected a dict of str -> int")
+        lexicon = open_lexicon()
+        synsets = [f"n{key[1:].zfill(8)}" for key in counts][:max_size]
+        unknown = [synset for synset in synsets if not lexicon.has_synset(synset)]
+        if unknown:
+            raise UsageError(f"{path}: {len(unknown):,} keys are no noun synsets of WordNet 3.0, e.g. {unknown[0]!r}")
+        return cls(
+            synsets=synsets,
+            names=[lexicon.synset(synset).name for synset in synsets],
+            counts=list(counts.values())[:max_size],
+            samples=max(counts.values()),
+            rule="corenet",
+            lexicon=lexicon.hash,
+            source=path.name,
+        )
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds dicts, strings and numbers; looks up no class or function, so nothing in the file can run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it wants {module}.{name}, which is neither dict, str nor int")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to objects outside the file")
+
+
+def _facts(path: Path, header: str) -> dict[str, Any]:
+    """The header's `name=value` pairs, `source` last and with spaces. Raises UsageError for a damaged one."""
+    before, _, source = header.partition(" source=")
+    before, _, terms = before.partition(" terms=")
+    terms, hashed, terms_hash = terms.partition(" terms_hash=")
+    if hashed:  # older versions wrote the path as it is
+        terms = os.fsdecode(unquote_to_bytes(terms))
+    facts: dict[str, Any] = {"source": source, "terms": terms or None, "terms_hash": terms_hash}
+    for part in before.split():
+        name, _, value = part.partition("=")
+        number = name in ("samples", "captions", "ancestors")
+        if name not in ("rule", "lexicon") and not number:
+            raise UsageError(f"{path}, line 1: unknown {part!r}; the header is damaged, or a newer catlip wrote it")
+        if number and not _COUNT.fullmatch(value):
+            raise UsageError(f"{path}, line 1: {part!r} is no number; the header is damaged")
+        facts[name] = int(value) if number else value
+    return {"samples": 0, **facts}
+
+
+def _quiet(value: object) -> str:
+    """One field of a line: no tabs, no line breaks, nothing that UTF-8 cannot write."""
+    text = " ".join(str(value).split()) if not isinstance(value, int) else str(value)
+    return text.encode("utf-8", "backslashreplace").decode()
