@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 __all__ = ["Encoder", "Labeler", "Vocabulary", "load", "load_segmenter"]
 
 if TYPE_CHECKING:
-    from catlip.evaluation.segmented import load_segmenter
+    from catlip.evaluation.segmentation import load_segmenter
     from catlip.labels.labeler import Labeler
     from catlip.labels.vocabulary import Vocabulary
     from catlip.models.encoder import Encoder, load
@@ -16,7 +16,7 @@ _HOMES = {
     "Vocabulary": "catlip.labels.vocabulary",
     "Encoder": "catlip.models.encoder",
     "load": "catlip.models.encoder",
-    "load_segmenter": "catlip.evaluation.segmented",
+    "load_segmenter": "catlip.evaluation.segmentation",
 }
 
 

@@ -64,7 +64,7 @@ VERBS = {
         "classify by class names alone", "catlip.evaluation.zero_shot", "ZeroShotConfig", "zero_shot", ("run", "data")
     ),
     "retrieve": Verb(
-        "captions find pictures, and back", "catlip.evaluation.retrieve", "RetrieveConfig", "retrieve", ("run",)
+        "captions find pictures, and back", "catlip.evaluation.retrieval", "RetrieveConfig", "retrieve", ("run",)
     ),
     "ground": Verb("where in the picture is it? HTML", "catlip.report.grounding", "GroundConfig", "ground", ("run",)),
     "segment": Verb(

@@ -10,8 +10,7 @@ from torch import nn
 
 from catlip import cli
 from catlip.errors import UsageError
-from catlip.evaluation.association import association, concept_direction, without
-from catlip.evaluation.bias import PAIRS, groups, read_pairs, separable
+from catlip.evaluation.bias import PAIRS, association, concept_direction, groups, read_pairs, separable, without
 from catlip.labels.labeler import Labeler
 from catlip.models.encoder import Encoder
 from tests.test_zero_shot import FRUITS

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher
-from catlip.evaluation.class_rows import scale_rows, told, transfer_rows
+from catlip.evaluation.transfer_init import scale_rows, told, transfer_rows
 from catlip.labels.labeler import Labeler
 from catlip.labels.wordnet import Lexicon, open_lexicon
 from catlip.models.encoder import Encoder

@@ -27,7 +27,7 @@ from catlip.data.images import read_image
 from catlip.data.labelled import open_labelled_dataset
 from catlip.data.steps import CurriculumConfig
 from catlip.errors import UsageError
-from catlip.evaluation.labelled import evaluate
+from catlip.evaluation.classification import evaluate
 from catlip.evaluation.multilabel import exact_metrics
 from catlip.export.predict import PredictConfig, predict
 from catlip.models.encoder import Encoder, load
@@ -188,7 +188,7 @@ def test_a_large_set_is_counted_and_says_how_far_off(start: str, tmp_path: Path,
     encoder = catlip.load(start)
     objective = ClassObjective(encoder, nn.Linear(encoder.width, 3), Classes(), multi=True)
     exact = evaluate(objective, data, torch.device("cpu"))
-    monkeypatch.setattr("catlip.evaluation.labelled.EXACT", 0)
+    monkeypatch.setattr("catlip.evaluation.classification.EXACT", 0)
     counted = evaluate(objective, data, torch.device("cpu"))
     for name, value in exact.items():
         assert abs(counted[name] - value) <= counted.get(f"{name}_error", 0) + 1e-3

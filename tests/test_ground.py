@@ -14,8 +14,7 @@ from torch import nn
 from catlip import cli
 from catlip.data.coco import read_instances
 from catlip.errors import UsageError
-from catlip.evaluation.ground import GroundConfig, look
-from catlip.evaluation.relevance import Pointed, area, inside, peak, place_vectors, pointing_game
+from catlip.evaluation.grounding import GroundConfig, Pointed, area, inside, look, peak, place_vectors, pointing_game
 from catlip.models.encoder import Encoder, load
 from tests.conftest import jpeg, write_tar
 from tests.test_zero_shot import FRUITS

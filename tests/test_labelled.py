@@ -18,8 +18,7 @@ from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, rows_of
-from catlip.evaluation.decoded import decoded
-from catlip.evaluation.labelled import class_indices, open_labelled
+from catlip.evaluation.features import class_indices, decoded, open_labelled
 from catlip.models.encoder import Encoder
 from tests.conftest import SHARED, jpeg, write_tar
 

@@ -16,10 +16,9 @@ from catlip import cli
 from catlip.data.images import Unreadable
 from catlip.data.subsets import share_of_each, shots_of_each
 from catlip.errors import UsageError
-from catlip.evaluation import kept_features as kept_module
-from catlip.evaluation.kept_features import kept_features
-from catlip.evaluation.labelled import open_labelled
-from catlip.evaluation.logistic import accuracy, fit_logistic, likelihood, linear_probe
+from catlip.evaluation import features as kept_module
+from catlip.evaluation.features import kept_features, open_labelled
+from catlip.evaluation.linear_probe import accuracy, fit_logistic, likelihood, linear_probe
 from catlip.evaluation.probe import Amount, ProbeConfig, names_of, probe
 from catlip.models.encoder import Encoder
 from catlip.report.efficiency import curves, write_page

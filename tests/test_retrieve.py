@@ -12,9 +12,8 @@ from torch import nn
 from catlip import cli
 from catlip.data.images import Unreadable
 from catlip.errors import UsageError
-from catlip.evaluation.captioned import Captioned, read_captions
-from catlip.evaluation.ranking import first_ranks, recalls
-from catlip.evaluation.retrieve import RetrieveConfig, both_ways, retrieve
+from catlip.evaluation.features import Captioned, read_captions
+from catlip.evaluation.retrieval import RetrieveConfig, both_ways, first_ranks, recalls, retrieve
 from catlip.models.dual import load_dual
 from catlip.models.encoder import Encoder, load
 from tests.test_zero_shot import FRUITS

@@ -20,9 +20,8 @@ from catlip import cli
 from catlip.data.maskbatches import MaskBatch, Window
 from catlip.data.masklabels import VOID, palette
 from catlip.errors import UsageError
-from catlip.evaluation import windows
-from catlip.evaluation.iou import confusion, fit_of
-from catlip.evaluation.segmented import file_names
+from catlip.evaluation import segmentation as windows
+from catlip.evaluation.segmentation import confusion, file_names, fit_of
 from catlip.models.encoder import Encoder
 from catlip.models.segmentation import (
     Head,

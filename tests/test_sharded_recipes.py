@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
+from catlip.transfer import detect, finetune, segment
 
 from catlip.labels.tokenizer import TokenizerConfig
 from catlip.labels.vocabulary import Vocabulary
@@ -20,7 +21,6 @@ from catlip.recipes import load_recipe
 from catlip.tasks.pretrain import pretrain
 from catlip.tasks.watch import Watch
 from catlip.training import objective
-from catlip.transfer import detect, finetune, segment
 from tests.conftest import write_coloured
 from tests.test_batches import LABELER
 from tests.test_detect import SMALL, squares  # noqa: F401

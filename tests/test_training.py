@@ -24,8 +24,8 @@ import catlip
 from catlip.data.crops import CropConfig
 from catlip.data.images import read_image
 from catlip.errors import UsageError
-from catlip.evaluation.labelled import open_labelled
-from catlip.evaluation.neighbours import knn
+from catlip.evaluation.features import open_labelled
+from catlip.evaluation.knn import knn
 from catlip.evaluation.probe import ProbeConfig, fit_logistic, linear_probe, probe
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder

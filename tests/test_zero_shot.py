@@ -11,7 +11,7 @@ from torch import nn
 from catlip import cli
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Matcher, alike, read_names
-from catlip.evaluation.classified import accuracies, combine, ranks
+from catlip.evaluation.classification import accuracies, combine, ranks
 from catlip.evaluation.zero_shot import ZeroShotConfig, read_templates, zero_shot
 from catlip.labels.labeler import Labeler
 from catlip.labels.tokenizer import Tokenizer

@@ -19,7 +19,7 @@ from catlip.data.images import Unreadable
 from catlip.data.order import samples_at
 from catlip.data.records import Dataset, Sample
 from catlip.errors import UsageError
-from catlip.evaluation.decoded import decoded
+from catlip.evaluation.features import decoded
 from catlip.evaluation.multilabel import average_precision, top1
 from catlip.labels.vocabulary import Vocabulary
 

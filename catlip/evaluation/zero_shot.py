@@ -18,9 +18,9 @@ from catlip.data.images import Unreadable, left_out
 from catlip.data.labelled import LabelledDataset, say_troubles
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike, read_names, rows_of, run_labeler
-from catlip.evaluation.class_rows import head_of as head_of
-from catlip.evaluation.classified import accuracies, combine, ranks, standard
-from catlip.evaluation.labelled import features, open_labelled
+from catlip.evaluation.classification import accuracies, combine, ranks, standard
+from catlip.evaluation.features import features, open_labelled
+from catlip.evaluation.transfer_init import head_of as head_of
 from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.wordnet import open_lexicon
 from catlip.models.dual import DualEncoder, load_dual, text_folder

@@ -15,7 +15,7 @@ from torch import Tensor
 from catlip.data.images import Unreadable, left_out
 from catlip.data.pictures import open_pictures
 from catlip.errors import UsageError
-from catlip.evaluation.decoded import decoded
+from catlip.evaluation.features import decoded
 from catlip.models.encoder import Encoder, load
 from catlip.notices import say
 from catlip.training.distributed import one_device

@@ -21,9 +21,9 @@ import torch
 from catlip.atomic import write_text
 from catlip.data.sources import open_dataset
 from catlip.errors import UsageError
-from catlip.evaluation.labelled import class_indices, features, open_labelled
+from catlip.evaluation.features import class_indices, features, open_labelled
 from catlip.evaluation.probe import ProbeConfig, linear_probe, probe
-from catlip.evaluation.retrieve import RetrieveConfig, retrieve
+from catlip.evaluation.retrieval import RetrieveConfig, retrieve
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import load
 from catlip.models.initial import fingerprint

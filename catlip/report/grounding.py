@@ -8,8 +8,8 @@ import numpy as np
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from catlip.evaluation.ground import GroundConfig as GroundConfig
-from catlip.evaluation.ground import Seen, look
+from catlip.evaluation.grounding import GroundConfig as GroundConfig
+from catlip.evaluation.grounding import Seen, look
 from catlip.notices import say
 from catlip.report import page
 

@@ -18,7 +18,7 @@ from catlip.data.batches import Batch
 from catlip.data.images import left_out
 from catlip.data.sources import open_dataset
 from catlip.errors import UsageError
-from catlip.evaluation.captioned import Captioned, embed_source
+from catlip.evaluation.features import Captioned, embed_source
 from catlip.labels.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
 from catlip.models.encoder import load
 from catlip.models.folders import ENCODER_FOLDER, model_folder

@@ -20,8 +20,9 @@ from catlip.data.order import Order, samples_at
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, read_names, rows_of
-from catlip.evaluation.class_rows import ALPHA, TransferRows, match_rows, told, transfer_rows
-from catlip.evaluation.labelled import evaluate, features
+from catlip.evaluation.classification import evaluate
+from catlip.evaluation.features import features
+from catlip.evaluation.transfer_init import ALPHA, TransferRows, match_rows, told, transfer_rows
 from catlip.models.augment import AugmentConfig, RangeAugment
 from catlip.models.encoder import ENCODER_FOLDER, Encoder, load
 from catlip.models.initial import Weights, fingerprint, open_start, started

@@ -32,8 +32,7 @@ from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import read_names
-from catlip.evaluation.iou import Fit, confusion, fit_of
-from catlip.evaluation.segmented import file_names, load_segmenter, save_mask
+from catlip.evaluation.segmentation import Fit, confusion, file_names, fit_of, load_segmenter, save_mask
 from catlip.models.initial import fingerprint
 from catlip.models.segmentation import Head, SegmentationCard, open_encoder, save_segmenter
 from catlip.notices import say

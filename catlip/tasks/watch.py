@@ -11,8 +11,8 @@ from torch import nn
 from catlip.data.sources import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation import held_out
-from catlip.evaluation.labelled import class_indices, features, open_labelled
-from catlip.evaluation.neighbours import knn
+from catlip.evaluation.features import class_indices, features, open_labelled
+from catlip.evaluation.knn import knn
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
 from catlip.training.objective import synset_part

@@ -1,10 +1,7 @@
-"""Where in the picture is it? Relevance maps of phrases, and the pointing game on boxes.
-
-report/grounding.py draws the maps and is the verb `ground`.
-"""
+"""Where in a picture an encoder sees something, and whether it is there: relevance maps and the pointing game."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +18,114 @@ from catlip.data.pictures import open_pictures
 from catlip.data.records import Dataset
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher, run_labeler
-from catlip.evaluation.relevance import Pointed, area, inside, peak, place_vectors, pointing_game
 from catlip.evaluation.zero_shot import TEMPLATES, Route, embed_names, head_of, matching, open_routes
 from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual import DualEncoder
+from catlip.models.encoder import Encoder
 from catlip.notices import say
 from catlip.training.distributed import one_device
 from catlip.training.log import append_json, table
+
+
+@torch.no_grad()
+def place_vectors(encoder: Encoder, x: Tensor) -> Tensor:
+    """Each place of the last feature map, put through the head as if it were the whole picture: [B, h, w, D].
+
+    x: square pictures in the encoder's input space. Where the pooled vector is the mean of the places, as in ResNets,
+    the mean of these is the pooled vector, and their product with a row of a linear classifier is the class
+    activation map (Zhou et al. 2016, arXiv 1512.04150). Where a norm follows the mean (ConvNeXt, ViTs with average
+    pooling) each place is normed by itself. In ViTs with a class token the classifier has never read a patch: its
+    rows are applied to patches after the last norm, which works as far as the two share a space.
+    """
+    backbone: Any = encoder.backbone
+    features = backbone.forward_features(x)
+    if features.ndim == 4:
+        last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+        features = features if last else features.permute(0, 2, 3, 1)
+        batch, height, width, depth = features.shape
+        places = features.reshape(-1, 1, 1, depth) if last else features.reshape(-1, depth, 1, 1)
+    else:
+        prefix = getattr(backbone, "num_prefix_tokens", 0)
+        tokens = features[:, prefix:]
+        batch, number, depth = tokens.shape
+        height = width = round(number**0.5)
+        assert height * width == number, "a square picture has a square of patches"
+        places = tokens.reshape(-1, 1, depth)
+        if prefix and getattr(backbone, "global_pool", "") not in ("token", ""):
+            places = torch.cat([features[:, :prefix].repeat_interleave(number, 0), places], dim=1)
+    pooled = backbone.forward_head(places, pre_logits=True)
+    return pooled.float().reshape(batch, height, width, -1)
+
+
+def peak(relevance: Tensor) -> tuple[float, float]:
+    """(x, y) of the best place of a map [h, w], as shares of the picture: the middle of its cell.
+
+    That is where the map enlarged bilinearly has its maximum. The first of several equal places.
+    """
+    best = int(relevance.argmax())
+    height, width = relevance.shape
+    return (best % width + 0.5) / width, (best // width + 0.5) / height
+
+
+def inside(point: tuple[float, float], boxes: Sequence[Box]) -> bool:
+    """Whether a point lies in one of the boxes, edges included."""
+    x, y = point
+    return any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in boxes)
+
+
+@dataclass(frozen=True, slots=True)
+class Pointed:
+    """One round of the game: a picture and a category that is in it."""
+
+    category: str
+    hit: bool
+    centre_hit: bool  # whether the picture's centre would have been right
+    area: float  # share of the picture that the category's boxes cover
+    categories: int  # that the picture shows
+
+    @property
+    def hard(self) -> bool:
+        """Boxes over less than a quarter of the picture, and another category beside them."""
+        return self.area < 0.25 and self.categories > 1
+
+
+def area(boxes: Sequence[Box]) -> float:
+    """Share of the picture that the boxes cover together, overlaps counted once. On a grid of 100 x 100 points."""
+    at = (torch.arange(100) + 0.5) / 100
+    covered = torch.zeros(100, 100, dtype=torch.bool)
+    for left, top, right, bottom in boxes:
+        across, down = (left <= at) & (at <= right), (top <= at) & (at <= bottom)
+        covered |= down[:, None] & across
+    return covered.double().mean().item()
+
+
+def pointing_game(rounds: Sequence[Pointed]) -> dict[str, float]:
+    """In percent (Zhang et al. 2016, arXiv 1608.00507, section 5.1; without their tolerance of 15 pixels).
+
+    {"accuracy": mean over categories, "centre": the same of always pointing at the centre, "anywhere": of a random
+    place, "all": over all rounds, "hard" and "hard_centre": mean over categories of the hard rounds}; NaN without
+    rounds.
+    """
+    hard = [entry for entry in rounds if entry.hard]
+    return {
+        "accuracy": _by_category(rounds, "hit"),
+        "centre": _by_category(rounds, "centre_hit"),
+        "anywhere": _by_category(rounds, "area"),
+        "all": 100 * sum(entry.hit for entry in rounds) / len(rounds) if rounds else float("nan"),
+        "hard": _by_category(hard, "hit"),
+        "hard_centre": _by_category(hard, "centre_hit"),
+    }
+
+
+def _by_category(rounds: Sequence[Pointed], what: str) -> float:
+    hits: dict[str, list[float]] = {}
+    for entry in rounds:
+        hits.setdefault(entry.category, []).append(getattr(entry, what))
+    shares = [sum(found) / len(found) for found in hits.values()]
+    return 100 * sum(shares) / len(shares) if shares else float("nan")
+
+
+# Where in the picture is it? Relevance maps of phrases, and the pointing game on boxes.
 
 SHOWN = 480  # pixels of the longer side on the page
 Boxes = dict[str, list[Box]]  # of a picture, by category
