@@ -16,7 +16,8 @@ import catlip
 from catlip.data.images import read_image
 from catlip.data.labelled import open_labelled_dataset
 from catlip.data.sources import open_dataset
-from catlip.evaluation.features import embed_source, evaluate, features
+from catlip.evaluation.classification import evaluate
+from catlip.evaluation.features import embed_source, features
 from catlip.export.embed import EmbedConfig, embed
 from catlip.models.encoder import Encoder
 from tests.conftest import COLOURS, jpeg, write_tar
