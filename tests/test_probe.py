@@ -260,8 +260,8 @@ def test_transfer_and_random_on_the_same_parts(
 ) -> None:
     out = tmp_path / "page.html"
     result = cli.run([
-        "probe", str(run), "`train`", sets[0], "`test`", sets[1], "`init`", "transfer", "`classes`", names,
-        "`fractions`", "1,0.1,0.3", "`seeds`", "2", "`out`", str(out), "`device`", "cpu",
+        "probe", str(run), "--train", sets[0], "--test", sets[1], "--init", "transfer", "--classes", names,
+        "--fractions", "1,0.1,0.3", "--seeds", "2", "--out", str(out), "--device", "cpu",
     ])  # fmt: skip
     assert [(a["told"], a["pictures"]) for a in result["curve"]] == [("10 %", 4), ("30 %", 12), ("100 %", 40)]
     assert [len(a["transfer"]) for a in result["curve"]] == [2, 2, 1]
@@ -308,19 +308,19 @@ def test_names_by_number_by_label_and_by_file(sets: tuple[str, str], names: str,
 
 
 @pytest.mark.parametrize(("extra", "says"), [
-    (["--init", "transfer"], "labels are numbers; `init` transfer needs `classes` names.txt"),
+    (["--init", "transfer"], "labels are numbers; --init transfer needs --classes names.txt"),
     (["--init", "transfer", "--classes", "SHORT"], "names 2 classes; .* has the label 3"),
     (["--init", "transfer", "--classes", "LONG"], "has 5 names for labels from 0 to 3"),
     (["--init", "transfer", "--classes", "STRANGE"], "no class name has path similarity"),
-    (["--init", "transfer", "--classes", "nope.txt"], "`classes`: no such file"),
-    (["--shots", "11"], "`shots` 11: class '0' has 10 training pictures; 10 is the most"),
+    (["--init", "transfer", "--classes", "nope.txt"], "--classes: no such file"),
+    (["--shots", "11"], "--shots 11: class '0' has 10 training pictures; 10 is the most"),
     (["--shots", "0"], "a class needs a picture"),
-    (["--shots", "a,b"], "`shots` 'a,b': expected numbers"),
-    (["--fraction", "0"], "`fraction` 0: a share"),
-    (["--fractions", "0.1,1.5"], "`fraction` 1.5: a share"),
+    (["--shots", "a,b"], "--shots 'a,b': expected numbers"),
+    (["--fraction", "0"], "--fraction 0: a share"),
+    (["--fractions", "0.1,1.5"], "--fraction 1.5: a share"),
     (["--fraction", "0.1", "--shots", "1"], "are three ways"),
     (["--fractions", "0.1", "--shots", "1"], "are three ways"),
-    (["--fraction", "0.1", "--seeds", "0"], "`seeds` 0"),
+    (["--fraction", "0.1", "--seeds", "0"], "--seeds 0"),
 ])  # fmt: skip
 def test_mistakes_end_with_one_line(
     extra: list[str], says: str, run: Path, sets: tuple[str, str], tmp_path: Path
@@ -330,7 +330,7 @@ def test_mistakes_end_with_one_line(
         (tmp_path / file).write_text(text)
         extra = [str(tmp_path / file) if part == file else part for part in extra]
     with pytest.raises(UsageError, match=says):
-        cli.run(["probe", str(run), "`train`", sets[0], "`test`", sets[1], *extra])
+        cli.run(["probe", str(run), "--train", sets[0], "--test", sets[1], *extra])
 
 
 def test_an_encoder_without_synsets_has_no_rows_to_give(sets: tuple[str, str], names: str, tmp_path: Path) -> None:
