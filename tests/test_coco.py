@@ -151,7 +151,7 @@ def test_boxes_that_are_corners_and_files_of_crowds_are_told(tmp_path: Path) -> 
     beside = read_instances(write(tmp_path, table(*corners, annotation(box=(30, 3, 12, 11))))).described
     assert "left, top" not in beside
     crowds = read_instances(write(tmp_path, table(annotation(box=(0, 0, 48, 40), iscrowd=1))))
-    with pytest.raises(UsageError, match=r"`boxes` .*boxes\.json holds no boxes: 0 boxes .*1 crowds"):
+    with pytest.raises(UsageError, match=r"--boxes .*boxes\.json holds no boxes: 0 boxes .*1 crowds"):
         crowds.check("--boxes")
 
 

@@ -105,9 +105,9 @@ def test_mistakes_are_found_before_anything_is_trained(settings: dict) -> None:
     for changes, message in (
         ({"objectives": ("synsets", "synsets")}, "once"),
         ({"objectives": ("synsets", "clap")}, "no 'clap'"),
-        ({"seeds": 0}, "--seeds"),
-        ({"lr": (0.1, -1.0)}, "--lr"),
-        ({"batch_sizes": (1,)}, "--batch-sizes"),
+        ({"seeds": 0}, "`seeds`"),
+        ({"lr": (0.1, -1.0)}, "`lr`"),
+        ({"batch_sizes": (1,)}, "`batch_sizes`"),
         ({"test": "nowhere.tar"}, "nowhere.tar"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -259,7 +259,7 @@ def test_the_verb_without_masks(squares, tmp_path: Path) -> None:
     images, boxes = squares("plain", 3)
     out = cli.run([
         "detect", "timm:test_vit", "--untrained", "--images", images, "--boxes", boxes,
-        "`test_images`", images, "`test_boxes`", boxes, "`out`", str(tmp_path / "run"), "`image_size`", "64",
+        "--test-images", images, "--test-boxes", boxes, "--out", str(tmp_path / "run"), "--image-size", "64",
         "--samples", "4", "--batch-size", "2", "--no-masks", "--channels", "8", "--hidden", "16",
         "--device", "cpu",
     ])  # fmt: skip

@@ -467,7 +467,7 @@ def test_a_test_set_of_one_picture_and_a_class_that_is_not_tested(start: str, tm
 
 def test_the_command_line(start: str, sets: tuple[str, str], tmp_path: Path) -> None:
     result = cli.run([
-        "finetune", start, "`train`", sets[0], "`test`", sets[1], "`out`", str(tmp_path / "out"), "`samples`", "48",
+        "finetune", start, "--train", sets[0], "--test", sets[1], "--out", str(tmp_path / "out"), "--samples", "48",
         "--batch-size", "24", "--device", "cpu", "--mixup", "0.2", "--layer-decay", "0.8", "--scale", "0.5", "1",
     ])  # fmt: skip
     assert result["test"] == 40
@@ -491,11 +491,11 @@ def test_recipes_are_documented_runs(name: str) -> None:
 def test_a_recipe_gives_way_to_what_is_asked_for(start: str, sets: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no recipe 'imagenet', did you mean 'imagenet_"):
         cli.run(["finetune", start, "--recipe", "imagenet"])
-    with pytest.raises(UsageError, match="`train` is missing"):
+    with pytest.raises(UsageError, match="--train is missing"):
         cli.run(["finetune", start, "--recipe", "imagenet_224", "--out", str(tmp_path / "out")])
     result = cli.run([
         "finetune", start, "--recipe", "imagenet_224", "--train", sets[0], "--test", sets[1], "--out",
-        str(tmp_path / "out"), "`image_size`", "32", "`scales`", "24", "32", "`samples`", "48", "`batch_size`", "24",
+        str(tmp_path / "out"), "--image-size", "32", "--scales", "24", "32", "--samples", "48", "--batch-size", "24",
         "--device", "cpu",
     ])  # fmt: skip
     assert result["image_size"] == 32

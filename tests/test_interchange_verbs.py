@@ -271,7 +271,7 @@ def test_broken_folders_end_with_one_line_and_exit_code_2(
 
 def test_a_broken_folder_on_the_command_line(run: Path, monkeypatch, capsys) -> None:
     cut(run)
-    monkeypatch.setattr(sys, "argv", ["catlip", "export", str(run), "`format`", "timm"])
+    monkeypatch.setattr(sys, "argv", ["catlip", "export", str(run), "--format", "timm"])
     with pytest.raises(SystemExit, match="2"):
         cli.main()
     said = capsys.readouterr().err
@@ -289,7 +289,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_embed_writes_a_row_a_picture(run: Path, photos: Path, tmp_path: Path) -> None:
-    out = cli.run(["embed", str(run), str(photos), "`out`", str(tmp_path / "emb.parquet"), "`batch_size`", "3"])
+    out = cli.run(["embed", str(run), str(photos), "--out", str(tmp_path / "emb.parquet"), "--batch-size", "3"])
     table = pq.read_table(out)
     assert table["key"].to_pylist() == ["apple.jpg", "deep/lake.jpg", "deep/lemon.jpg", "lawn.jpg"]
     encoder = catlip.load(run)
@@ -331,7 +331,7 @@ def test_embed_writes_patch_tokens(run: Path, photos: Path, coloured_shards, tmp
 
 
 def test_predict_names_and_draws(run: Path, photos: Path, capsys) -> None:
-    found = cli.run(["predict", str(run), str(photos / "apple.jpg"), "`top`", "3"])
+    found = cli.run(["predict", str(run), str(photos / "apple.jpg"), "--top", "3"])
     encoder = catlip.load(run)
     with torch.no_grad():
         logits = encoder.logits(encoder.transform(Image.open(photos / "apple.jpg"))[None])[0]
@@ -413,7 +413,7 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
 def test_every_positional_finds_its_setting() -> None:
     with pytest.raises(UsageError, match="a is no run"):
         cli.run(["embed", "a", "b"])
-    with pytest.raises(UsageError, match="`photo` is missing"):
+    with pytest.raises(UsageError, match="--photo is missing"):
         cli.run(["predict", "a"])
 
 

@@ -33,8 +33,8 @@ from catlip.training.runfolder import write_card
 
 def test_the_sbatch_file_is_a_shell_script_that_requeues(tmp_path: Path) -> None:
     text = cli.run(["slurm", "--nodes", "4", "--", "pretrain", "budget_b16", "--data", "my shards/*.tar", "--out", "r"])
-    assert "#SBATCH `nodes`=4" in text
-    assert "#SBATCH `signal`=B:USR1@120" in text
+    assert "#SBATCH --nodes=4" in text
+    assert "#SBATCH --signal=B:USR1@120" in text
     assert "catlip pretrain budget_b16 --data 'my shards/*.tar' --out r" in text
     (tmp_path / "job.sh").write_text(text)
     assert subprocess.run(["bash", "-n", tmp_path / "job.sh"], check=False).returncode == 0

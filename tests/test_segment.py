@@ -428,7 +428,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     data = write_scenes(tmp_path, 4)
     result = cli.run(
         ["segment", "timm:test_resnet", "--untrained", "--train", data, "--test", data, "--out",
-         str(tmp_path / "run"), "`head`", "linear", "`stride`", "16", "`image_size`", "32", "`scale`", "0.5", "1.0",
+         str(tmp_path / "run"), "--head", "linear", "--stride", "16", "--image-size", "32", "--scale", "0.5", "1.0",
          "--samples", "8", "--batch-size", "4", "--workers", "1", "--device", "cpu", "--precision", "fp32"]
     )  # fmt: skip
     assert result["head"] == "linear"

@@ -1,0 +1,62 @@
+"""What an objective is, and how it is built. An own one needs no more than this (CONTRIBUTING.md has an example).
+
+An objective is a module on an encoder: `forward(batch) -> (loss, metrics)`, the loss averaged over the batch's images,
+`batch.image` in the encoder's input space. What it may have besides:
+
+- `needs_global_batch = True`: it compares the images of a step with one another, so a step cannot be split.
+- `after_step()`: called after every step of the optimiser, on all processes.
+- `loss(pooled, batch)`: the same from the encoder's pooled output [B, D], so that it can be part of a `Hybrid`.
+- `classifier`: an nn.Linear over pooled features with a row a class of the vocabulary, shipped with the encoder.
+- `save(out)`: write what is to be used later beside the encoder, such as a text tower.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from catlip.errors import UsageError
+from catlip.labels.tokenizer import Tokenizer
+from catlip.labels.vocabulary import Vocabulary
+from catlip.models.text import TextConfig
+
+NEEDS = {"labels", "tokens"}  # batch.labels and batch.offsets; batch.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an objective may ask of its surroundings."""
+
+    vocabulary: Vocabulary  # of the labels; empty unless the objective needs labels
+    tokenizer: Tokenizer | None = None  # the one that makes batch.tokens; None unless the objective needs tokens
+    text: TextConfig = field(default_factory=TextConfig)  # the size that a text tower should have
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where training will take place; modules are moved there later
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Context":
+        return self  # the same for every copy of a task
+
+
+def needs_of(objective: Any) -> frozenset[str]:
+    """What the loader has to make for an objective: some of `NEEDS`. objective: a config, or a class of one's own.
+
+    Raises UsageError for a need that does not exist.
+    """
+    needs = frozenset(getattr(objective, "needs", ()))
+    if unknown := needs - NEEDS:
+        raise UsageError(f"`objective` needs {', '.join(sorted(unknown))}; there are {', '.join(sorted(NEEDS))}")
+    return needs
+
+
+def build_objective(objective: Any, encoder: nn.Module, context: Context) -> nn.Module:
+    """A config's own `build(encoder, context)`, or a class called with the same two arguments."""
+    make = getattr(objective, "build", objective)
+    if not callable(make):
+        raise UsageError(f"`objective` {objective!r} is neither a config with `build` nor a class")
+    return make(encoder, context)
+
+
+def name_of(objective: Any) -> str:
+    """What metrics, folders and pages call it."""
+    found = getattr(objective, "name", None)
+    return found if isinstance(found, str) else getattr(objective, "__name__", type(objective).__name__)

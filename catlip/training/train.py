@@ -1,0 +1,197 @@
+"""The trainer: budget, order, steps, workers, precision, memory, averaging, resume, logging, one process or many."""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from catlip.config import plain
+from catlip.data.loader import Loader
+from catlip.data.order import Order
+from catlip.data.records import Dataset
+from catlip.data.sources import parts
+from catlip.data.steps import Steps
+from catlip.errors import UsageError
+from catlip.notices import say
+from catlip.training.budget import samples_of, speed
+from catlip.training.distributed import World, any_rank, joined
+from catlip.training.hardware import default_workers, device_peak, train_flops
+from catlip.training.log import Log, Trackers
+from catlip.training.loop import Preempted, fit
+from catlip.training.optim import OptimConfig
+from catlip.training.precision import choose, record
+from catlip.training.run import Run
+from catlip.training.runfolder import UNREADABLE, acquire, add_unreadable, read_card, set_machine, write_card
+from catlip.training.state import LoopConfig
+from catlip.training.task import Task
+
+SECONDS = 30.0  # of measuring the speed, where the budget is given in hours
+WINDOW = 100_000  # samples that are shuffled together where shards are fetched one by one
+
+Evaluator = Callable[[nn.Module], dict[str, float]]  # an encoder in eval mode -> numbers, by name
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """Settings of every run. The configs of tasks are this and what the task adds."""
+
+    samples: int = 0  # budget: images seen, repetitions counted; or epochs, or hours
+    epochs: float = 0.0  # budget: times the data is seen
+    hours: float = 0.0  # budget: time of training; the speed is measured first, and the samples follow from it
+    batch_size: int = 256  # of all processes together
+    seed: int = 0
+    workers: int = 0  # decoding processes of each training process; 0: what the cores allow
+    device: str = "auto"  # auto, cpu, cuda, mps
+    accept_changes: bool = False  # go on with a run although its data or settings changed
+    evaluate: tuple[Any, ...] = ()  # functions of the encoder that return {name: number}, called during the run
+    watch_every: int = 0  # samples between evaluations during the run; 0: ten a run
+    track: tuple[str, ...] = ()  # beside TensorBoard: wandb, trackio
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+@dataclass(slots=True)
+class Session:
+    """A task and its data on this process, before anything is trained."""
+
+    task: Task
+    dataset: Dataset
+    cfg: TrainConfig
+    world: World
+    order: Order
+    workers: int
+
+    @classmethod
+    def of(cls, task: Task, dataset: Dataset, cfg: TrainConfig, world: World) -> "Session":
+        """Raises UsageError for a batch that the processes cannot share."""
+        if task.needs_global_batch and (cfg.batch_size % world.size or cfg.loop.micro_batch):
+            raise UsageError(
+                "this objective compares the images of a batch: `batch_size` must be a multiple of the "
+                f"{world.size} processes, and `micro_batch` 0"
+            )
+        window = min(WINDOW, dataset.window or WINDOW) if dataset.remote else 0
+        order = Order(parts(dataset), cfg.seed, dataset.shards.tolist(), window)
+        workers = cfg.workers or default_workers(world.local_size, world.device)
+        return cls(task, dataset, cfg, world, order, workers)
+
+    def steps(self, budget: int) -> Steps:
+        task, cfg, world = self.task, self.cfg, self.world
+        steps = Steps(
+            task.curriculum, budget=budget, batch_size=cfg.batch_size, image_size=task.image_size, seed=cfg.seed
+        )
+        if min(batch for batch, _ in steps.shapes()) < world.size:
+            raise UsageError(f"`batch_size` {cfg.batch_size} gives {world.size} processes less than an image each")
+        return steps
+
+    def loader(self, steps: Steps) -> Loader:
+        world = self.world
+        return Loader(self.task.batches(self.dataset, self.order, steps, world.rank, world.size), self.workers)
+
+    def speed(self, seconds: float) -> float:
+        """Images a second over the whole run, measured for so long."""
+        phases = self.steps(self.cfg.batch_size).phases()
+        return speed(self.task, self.loader, phases, self.world, self.cfg.optim, self.cfg.loop, seconds)
+
+
+def train(task: Task, dataset: Dataset, cfg: TrainConfig, out: str | Path, evaluate: Sequence[Evaluator] = ()) -> Run:
+    """Train, or go on with the run that `out` holds the beginning of.
+
+    evaluate: functions of the encoder whose numbers are logged during the run, beside the task's own.
+    Raises UsageError for settings that cannot be, for a folder that holds anything else, and for a loss that is not
+    finite.
+    """
+    if not str(out):
+        raise UsageError("`out` is missing")
+    out, began = Path(out), time.perf_counter()
+    with joined(cfg.device) as world:
+        session = Session.of(task, dataset, cfg, world)
+        budget = samples_of(cfg, out, session.order.length, lambda: session.speed(SECONDS))
+        loader = session.loader(session.steps(budget))
+        measure = _evaluation(task, [*cfg.evaluate, *evaluate], out, world)
+        trackers = _open_folder(session, out, budget) if world.rank == 0 else None
+        any_rank(False)  # nobody looks into the folder before rank 0 has made it this run's
+        precision = choose(cfg.loop.precision, world, read_card(out).get("machine"))
+        if world.rank == 0:
+            set_machine(out, record(precision, world.device))
+            say(
+                f"{dataset.described}; {task.described} on {world.size} x {world.device.type}, batch "
+                f"{cfg.batch_size:,}, {loader.workers} loader workers; {precision}"
+            )
+        log = _log(session, out, budget, trackers)
+        stopped = ""
+        try:
+            trained, seen = fit(task, loader, cfg, world, budget, precision, out, log, measure), budget
+        except Preempted as reason:
+            trained, seen, stopped = task, reason.samples, str(reason)
+        except BaseException:
+            with contextlib.suppress(OSError):  # what was met since the last checkpoint; the error matters more
+                add_unreadable(out, loader.unreadable.reasons)
+            raise
+        finally:  # no collective here: the others may be inside another one
+            log.close()
+        if world.rank == 0 and (found := add_unreadable(out, {})):
+            key, why = next(iter(found.items()))
+            where = out / UNREADABLE
+            say(f"{len(found):,} samples could not be read and were skipped, e.g. {key}: {why}; all in {where}")
+        result = None if stopped else trained.finish(out, world)
+        any_rank(False)  # nobody looks for the weights before rank 0 has written them
+        return Run(out, seen, time.perf_counter() - began, stopped, result)
+
+
+def speed_of(task: Task, dataset: Dataset, cfg: TrainConfig, seconds: float) -> float:
+    """Images a second that a run would make, measured for so long; nothing is written."""
+    with joined(cfg.device) as world:
+        return Session.of(task, dataset, cfg, world).speed(seconds)
+
+
+def _open_folder(session: Session, out: Path, budget: int) -> Trackers:
+    """Make the folder this run's, or find that it is. Raises UsageError."""
+    task, dataset, cfg = session.task, session.dataset, session.cfg
+    facts = {**task.fingerprint(), "data": dataset.fingerprint(), "budget": budget}
+    try:
+        if not acquire(out, cfg, facts, accept=cfg.accept_changes):
+            write_card(out, cfg, facts)
+            task.begin(out)
+        add_unreadable(out, dataset.troubles)
+        return Trackers(out, cfg.track, plain(cfg))
+    except OSError as error:
+        raise UsageError(f"`out` {out} cannot be written: {error.strerror or error}; choose another folder") from None
+
+
+def _log(session: Session, out: Path, budget: int, trackers: Trackers | None) -> Log:
+    task, cfg, world = session.task, session.cfg, session.world
+    peak = device_peak(world.device) * world.size
+    return Log(
+        out,
+        budget,
+        main=world.rank == 0,
+        trackers=trackers,
+        watch_every=cfg.watch_every or budget // 10,
+        peak=peak,
+        flops=train_flops(task.encoder.architecture, task.image_size, task.n_classes) if peak else 0.0,
+        workers=session.workers,
+    )
+
+
+def _evaluation(
+    task: Task, evaluators: Sequence[Evaluator], out: Path, world: World
+) -> Callable[[Task], dict[str, float]] | None:
+    """All that is measured during the run, of a task whose weights are all here; None if that is nothing."""
+    own = task.evaluation(out, world)
+    if own is None and not evaluators:
+        return None
+
+    @torch.no_grad()
+    def measure(trained: Task) -> dict[str, float]:
+        trained.eval()
+        found = own(trained) if own is not None else {}
+        for evaluator in evaluators:
+            found |= {name: float(value) for name, value in evaluator(trained.encoder).items()}
+        return found
+
+    return measure
