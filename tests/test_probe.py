@@ -271,7 +271,7 @@ def test_transfer_and_random_on_the_same_parts(
     assert "10 %, 4 " in said
     assert "Transfer Init" in said
     html = out.read_text()
-    assert html.count("<polyline") == 3
+    assert html.count('<g id="series-') == 3
     assert "http" not in html
     again = probe(ProbeConfig(run=str(run), train=sets[0], test=sets[1], shots="1,2", seeds=2, device="cpu"))
     assert [(a["told"], a["pictures"]) for a in again["curve"]] == [("1 a class", 4), ("2 a class", 8)]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from catlip import machine
+from catlip import machine, page
 from catlip.data.corpus import VocabularyConfig, build_vocabulary
 from catlip.data.crops import CropConfig
 from catlip.data.sources import Dataset, open_dataset
@@ -23,7 +23,6 @@ from catlip.evaluation.held_out import HeldOut, open_held_out, score
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder, load
 from catlip.notices import say
-from catlip.report import page
 from catlip.tasks.pretrain import PretrainConfig, pretrain, speed_of
 from catlip.training.log import append_json, duration, table
 from catlip.training.loop import LoopConfig

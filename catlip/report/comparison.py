@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catlip.report import page
-from catlip.report.chart import Series, chart
+from catlip import page
+from catlip.page import Series, chart
 
 FILE = "compare.html"
 

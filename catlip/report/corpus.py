@@ -1,6 +1,5 @@
 """The report on a corpus' labels: look at them before paying for a GPU. One HTML file, nothing to install or serve."""
 
-import io
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from catlip import page
 from catlip.data.captionfiles import read_rows
 from catlip.data.corpus import corpus_files
 from catlip.data.images import UnreadableImageError, open_image, upright
@@ -17,7 +17,6 @@ from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
 from catlip.notices import say
-from catlip.report import page
 from catlip.report.run import is_run, write_report
 
 LOOKED_AT = 20_000  # samples read for examples and for the words that were dropped
@@ -67,7 +66,7 @@ def report(cfg: ReportConfig) -> Path:
     parts = [
         *_numbers(vocabulary, cfg.min_count, examples),
         page.heading("The long tail"),
-        page.Html(_tail_svg(np.array(vocabulary.counts), cfg.min_count)),
+        _tail(np.array(vocabulary.counts), cfg.min_count),
         page.heading("Most frequent labels"),
         _most_frequent(vocabulary),
         *_unlabelled(examples),
@@ -120,43 +119,16 @@ def _numbers(vocabulary: Vocabulary, min_count: int, examples: Examples) -> list
     ]
 
 
-def _tail_svg(counts: np.ndarray, min_count: int) -> str:
-    """Counts by rank, both axes logarithmic, with the cut: drawn by hand, so that it follows the page's colours."""
-    width, height, left, bottom = 860, 320, 62, 40
-    picked = np.unique(np.geomspace(1, len(counts), 300).astype(int)) - 1
-    top, far = max(np.log10(counts[0]), 1), max(np.log10(len(counts)), 1)
-
-    def x(rank: float) -> float:
-        return left + (width - left - 12) * np.log10(rank) / far
-
-    def y(count: float) -> float:
-        return 12 + (height - bottom - 12) * (1 - np.log10(max(count, 1)) / top)
-
-    line = " ".join(f"{x(i + 1):.1f},{y(int(counts[i])):.1f}" for i in picked)
-    marks = []
-    for power in range(int(top) + 1):
-        marks.append(
-            f'<path d="M{left} {y(10**power):.1f}H{width - 12}" stroke="var(--line)"/>'
-            f'<text x="{left - 8}" y="{y(10**power) + 4:.1f}" text-anchor="end">{10**power:,}</text>'
-        )
-    for power in range(int(far) + 1):
-        marks.append(f'<text x="{x(10**power):.1f}" y="{height - 18}" text-anchor="middle">{10**power:,}</text>')
+def _tail(counts: np.ndarray, min_count: int) -> page.Html:
+    """Counts by rank, both axes logarithmic, and where `min_count` cuts."""
+    ranks = np.unique(np.geomspace(1, len(counts), 300).astype(int))
+    points = [(int(rank), max(int(counts[rank - 1]), 1)) for rank in ranks]
+    cut = None
     if min_count > 1:
         kept = max(int((counts >= min_count).sum()), 1)
-        share = counts[:kept].sum() / counts.sum()
-        anchor, shift = ("end", -8) if x(kept) > width / 2 else ("start", 8)
-        marks.append(
-            f'<line x1="{x(kept):.1f}" x2="{x(kept):.1f}" y1="12" y2="{height - bottom}" stroke="var(--good)" '
-            f'stroke-dasharray="4 4"/><text x="{x(kept) + shift:.1f}" y="26" text-anchor="{anchor}" '
-            f'style="fill:var(--good)">{kept:,} labels cover {share:.1%} of the uses</text>'
-        )
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="label counts by rank" '
-        f'style="font:12px sans-serif;fill:var(--soft)">{"".join(marks)}'
-        f'<polyline points="{line}" fill="none" stroke="var(--accent)" stroke-width="2.5"/>'
-        f'<text x="{width - 12}" y="{height - 2}" text-anchor="end">rank of the label</text>'
-        f'<text x="4" y="10">samples</text></svg>'
-    )
+        cut = (kept, f"{kept:,} labels cover {counts[:kept].sum() / counts.sum():.1%} of the uses")
+    series = [page.Series("labels", points)]
+    return page.chart(series, "rank of the label", "samples", log_x=True, log_y=True, cut=cut, height=3.4)
 
 
 def _most_frequent(vocabulary: Vocabulary) -> page.Html:
@@ -218,11 +190,9 @@ def _card(source: Dataset, number: int, vocabulary: Vocabulary, labeler: Labeler
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
     except (UnreadableImageError, OSError, ValueError, SyntaxError):
         return None, []
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=75)
     labels = sorted({label for found in labeler(record.captions) for label in found})
     names = [labeler.name(label).replace("_", " ") for label in labels]
     kept = {name for label, name in zip(labels, names, strict=True) if label in vocabulary}
     caption = " / ".join(record.captions)
-    picture_html = page.image(buffer.getvalue(), caption[:200])
+    picture_html = page.drawing(picture, caption[:200], quality=75)
     return page.card(picture_html, caption[:400], [("", page.tags(names, good=kept))]), labels

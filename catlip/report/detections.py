@@ -1,16 +1,15 @@
 """What a detector finds, drawn over its pictures. The verb `detect`."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from catlip import page
 from catlip.data.coco import Instances, RunLengths, bitmap
 from catlip.data.images import decode_upright
 from catlip.notices import say
-from catlip.report import page
 from catlip.tasks.detect import DetectConfig as DetectConfig
 from catlip.tasks.detect import Shown, fine_tune
 
@@ -50,11 +49,11 @@ def _page(result: dict[str, Any], shown: list[Shown], test: Instances) -> str:
 def _card(one: Shown, name_of: dict[Any, str]) -> page.Html:
     sure = sorted((d for d in one.found if d["score"] >= SURE), key=lambda d: -d["score"])[:DRAWN]
     lines = [(f"{d['score']:.2f}", page.tags([name_of[d["category_id"]]])) for d in sure]
-    return page.card(page.image(_drawn(one, sure), one.truth.name), one.truth.name, lines)
+    return page.card(page.drawing(_drawn(one, sure), one.truth.name), one.truth.name, lines)
 
 
-def _drawn(one: Shown, sure: list[dict[str, Any]]) -> bytes:
-    """The picture with masks, boxes and, dotted, the boxes of the file, as JPEG."""
+def _drawn(one: Shown, sure: list[dict[str, Any]]) -> Image.Image:
+    """The picture with masks, boxes and, dotted, the boxes of the file."""
     pixels = decode_upright(one.image)[0].astype(np.float32)
     for number, found in enumerate(sure):
         if "segmentation" in found:
@@ -74,6 +73,4 @@ def _drawn(one: Shown, sure: list[dict[str, Any]]) -> bytes:
     for number, found in enumerate(sure):
         x, y, w, h = (side * share for side in found["bbox"])
         draw.rectangle((x, y, max(x + w - 1, x), max(y + h - 1, y)), outline=COLOURS[number % len(COLOURS)], width=2)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return picture

@@ -7,13 +7,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from catlip import page
 from catlip.errors import UsageError
 from catlip.evaluation.probe import ProbeConfig as ProbeConfig
 from catlip.evaluation.probe import numbers_in, spread
 from catlip.evaluation.probe import probe as measure
 from catlip.notices import say
-from catlip.report import page
-from catlip.report.chart import Series, chart
+from catlip.page import Series, chart
 from catlip.tasks.finetune import FinetuneConfig as FinetuneConfig
 from catlip.tasks.finetune import curve_key
 from catlip.tasks.finetune import finetune as fine_tune

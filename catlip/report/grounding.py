@@ -1,6 +1,5 @@
 """Relevance maps over their pictures, as a page. The verb `ground`."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,10 @@ import numpy as np
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
+from catlip import page
 from catlip.evaluation.grounding import GroundConfig as GroundConfig
 from catlip.evaluation.grounding import Seen, look
 from catlip.notices import say
-from catlip.report import page
 
 HEAT = np.array([[20, 30, 110], [40, 120, 200], [240, 230, 90], [230, 60, 30]], np.float32)  # from little to much
 
@@ -52,7 +51,7 @@ def _page(result: dict[str, Any], seen: list[Seen]) -> str:
         ]
     cards = [
         page.card(
-            page.image(_drawn(one), one.phrase),
+            page.drawing(_drawn(one), one.phrase),
             one.phrase,
             [("", page.tags(["hit" if one.hit else "miss"], {"hit"}))] if one.boxes else [],
         )
@@ -64,8 +63,8 @@ def _page(result: dict[str, Any], seen: list[Seen]) -> str:
     return page.page("Where is it?", *parts, page.heading("Maps"), page.paragraph(note), page.grid(cards))
 
 
-def _drawn(one: Seen) -> bytes:
-    """The picture under its map, boxes and the best place, as JPEG."""
+def _drawn(one: Seen) -> Image.Image:
+    """The picture under its map, boxes and the best place."""
     height, width = one.pixels.shape[:2]
     low, high = one.relevance.min(), one.relevance.max()
     level = (one.relevance - low) / (high - low).clamp_min(1e-12)
@@ -75,9 +74,7 @@ def _drawn(one: Seen) -> bytes:
     heat = HEAT[first] + (HEAT[first + 1] - HEAT[first]) * (place - first)[..., None]
     picture = Image.fromarray((0.5 * one.pixels + 0.5 * heat).astype(np.uint8))
     _outline(picture, one)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return picture
 
 
 def _outline(picture: Image.Image, one: Seen) -> None:

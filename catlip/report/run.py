@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from catlip import page
 from catlip.atomic import read_jsonl
 from catlip.errors import UsageError
-from catlip.report import page
-from catlip.report.chart import Series, chart
+from catlip.page import Series, chart
 
 FILE, HELD_OUT = "report.html", "held_out.json"
 WORST = 20  # labels in the table of the least learned

@@ -1,15 +1,14 @@
 """Predicted masks over their pictures, as a page. The verb `segment`."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from catlip import page
 from catlip.data.masklabels import VOID, palette
 from catlip.notices import say
-from catlip.report import page
 from catlip.tasks.segment import Seen, fine_tune
 from catlip.tasks.segment import SegmentConfig as SegmentConfig
 
@@ -40,7 +39,7 @@ def _page(result: dict[str, Any], seen: list[Seen]) -> str:
         f"test; a window of {result['image_size']} px slides over each picture"
     )
     legend = [(name, tuple(colours[c].tolist())) for c, name in enumerate(result["iou"])]
-    cards = [page.card(page.image(_drawn(one, colours), one.key), one.key, [("", _right(one))]) for one in seen]
+    cards = [page.card(page.drawing(_drawn(one, colours), one.key), one.key, [("", _right(one))]) for one in seen]
     note = "Left the picture, in the middle the prediction over it, right the truth; void is not coloured."
     return page.page(
         "What is where?",
@@ -63,17 +62,15 @@ def _right(one: Seen) -> page.Html:
     return page.tags([text])
 
 
-def _drawn(one: Seen, colours: np.ndarray) -> bytes:
-    """The picture, the prediction over it, the truth over it: a JPEG."""
+def _drawn(one: Seen, colours: np.ndarray) -> Image.Image:
+    """The picture, the prediction over it, the truth over it."""
     height, width = one.pixels.shape[:2]
     sheet = np.full((height, 3 * width + 2 * GAP, 3), 255, np.uint8)
     parts = (one.pixels, _over(one.pixels, one.predicted, colours), _over(one.pixels, one.truth, colours))
     for number, part in enumerate(parts):
         left = number * (width + GAP)
         sheet[:, left : left + width] = part
-    buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return Image.fromarray(sheet)
 
 
 def _over(pixels: np.ndarray, mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
