@@ -239,7 +239,9 @@ def _style(axes: Any, x_label: str, y_label: str, log_x: bool, log_y: bool) -> N
 
 
 def _number(value: float) -> str:
-    if value and (abs(value) < 0.01 or abs(value) >= 1e7):
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:,.5g}M"
+    if value and abs(value) < 0.01:
         power = math.floor(math.log10(abs(value)))
         return f"{value / 10**power:.3g}e{power}"
     return f"{value:,.6g}"
