@@ -25,9 +25,9 @@ from PIL import Image
 from catlip.data.batches import CaptionBatches
 from catlip.data.crops import CropConfig
 from catlip.data.loader import Loader
+from catlip.data.open import open_dataset
 from catlip.data.order import Order
 from catlip.data.shards import expand
-from catlip.data.sources import open_dataset, parts
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
@@ -44,7 +44,7 @@ def ours(shards: list[Path], workers: int) -> Iterator[int]:
     words = Vocabulary.from_counts(counts, labeler, samples=100, captions=100, source="bench")
     steps = Steps(CurriculumConfig(), budget=1 << 40, batch_size=BATCH, image_size=224, seed=0)
     batches = CaptionBatches(
-        source, Order(parts(source), 0), steps, vocabulary=words, labeler=labeler, crop=CropConfig()
+        source, Order(source.parts, 0), steps, vocabulary=words, labeler=labeler, crop=CropConfig()
     )
     for batch in Loader(batches, workers).batches_from(0, lend=True):
         yield len(batch)

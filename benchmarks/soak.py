@@ -30,9 +30,9 @@ import numpy as np
 import torch
 
 from catlip.data.corpus import VocabularyConfig, build_vocabulary
+from catlip.data.open import open_dataset
 from catlip.data.order import Order
 from catlip.data.shards import expand
-from catlip.data.sources import open_dataset, parts
 from catlip.recipes.flickr8k_cpu import flickr8k_cpu
 from catlip.training.loop import LoopConfig
 
@@ -163,7 +163,7 @@ def soak(data: str, folder: Path, minutes: float) -> None:
 def judge(data: str, folder: Path, resumed: list[int]) -> None:
     """The steps that lead to the final checkpoint, against the pure order."""
     source = open_dataset(data)
-    order = Order(parts(source), 0)
+    order = Order(source.parts, 0)
     history: dict[int, dict] = {}
     for life, end in enumerate(resumed):
         begin, notes = (resumed[life - 1] if life else 0), folder / f"steps.{life}.jsonl"
@@ -176,7 +176,7 @@ def judge(data: str, folder: Path, resumed: list[int]) -> None:
     place = 0
     while place < resumed[-1]:
         line = history[place]
-        expected = [source.read(int(n)).key for n in order.samples(np.arange(place, place + line["batch"]))]
+        expected = [source[int(n)].key for n in order.samples(np.arange(place, place + line["batch"]))]
         bad = set(line["unreadable"])
         assert checksum([key for key in expected if key not in bad]) == line["keys"], f"other samples at place {place}"
         place += line["batch"]

@@ -15,8 +15,8 @@ from catlip.data import loader as loaders
 from catlip.data.batches import Batch, CaptionBatches, to_classes
 from catlip.data.crops import CropConfig
 from catlip.data.loader import Loader
+from catlip.data.open import open_dataset
 from catlip.data.order import Order
-from catlip.data.sources import open_dataset, parts
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
@@ -36,7 +36,7 @@ def make(
 ) -> Loader:
     source = open_dataset(data)
     steps = Steps(CurriculumConfig(**curriculum), budget=budget, batch_size=batch_size, image_size=16, seed=5)
-    order = Order(parts(source), 5, source.shards.tolist())
+    order = Order(source.parts, 5, source.shards.tolist())
     words = vocabulary("apple", "lake", "lawn", "lemon")
     return Loader(
         CaptionBatches(
@@ -195,7 +195,7 @@ def test_a_file_that_fails_is_the_reason_that_is_told(coloured_shards, monkeypat
     """A worker that meets the system's errors ends and is started anew; after five times the user reads which error."""
     loader = make(coloured_shards(48), workers=1)
     failing = OSError(code, os.strerror(code), "/mnt/photos/train-0.tar")
-    monkeypatch.setattr(type(loader.batches.source), "read", mock.Mock(side_effect=failing))
+    monkeypatch.setattr(type(loader.batches.source), "__getitem__", mock.Mock(side_effect=failing))
     with pytest.raises(UsageError, match=rf"died 5 times over step 0 .*{os.strerror(code)}: '/mnt/photos") as raised:
         take(loader, 0, 1)
     assert "memory" not in str(raised.value)
@@ -206,7 +206,7 @@ def test_a_file_that_fails_once_costs_nothing(coloured_shards, monkeypatch, tmp_
     data = coloured_shards(48)
     whole = [batch.keys for batch in take(make(data), 0, 4)]
     loader, once = make(data, workers=2), tmp_path / "once"
-    read = type(loader.batches.source).read
+    read = type(loader.batches.source).__getitem__
 
     def fails_once(self, number: int):
         if not once.exists():
@@ -214,14 +214,14 @@ def test_a_file_that_fails_once_costs_nothing(coloured_shards, monkeypatch, tmp_
             raise OSError(errno.ESTALE, "Stale file handle")
         return read(self, number)
 
-    monkeypatch.setattr(type(loader.batches.source), "read", fails_once)
+    monkeypatch.setattr(type(loader.batches.source), "__getitem__", fails_once)
     assert [batch.keys for batch in take(loader, 0, 4)] == whole
     assert loader.deaths == 1
 
 
 def test_a_mistake_in_a_worker_is_told_at_once(coloured_shards, monkeypatch) -> None:
     loader = make(coloured_shards(48), workers=1)
-    monkeypatch.setattr(type(loader.batches.source), "read", mock.Mock(side_effect=KeyError("oh")))
+    monkeypatch.setattr(type(loader.batches.source), "__getitem__", mock.Mock(side_effect=KeyError("oh")))
     with pytest.raises(RuntimeError, match=r"a loader worker met KeyError: 'oh'"):
         take(loader, 0, 1)
     assert loader.deaths == 0

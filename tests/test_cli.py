@@ -44,7 +44,7 @@ def imported_by(statement: str) -> set[str]:
         "from catlip import Labeler, Vocabulary; Labeler()(['a dog'])",
         "from catlip import cli; cli.run(['--help'])",
         "from catlip import cli; cli.run(['explain', 'a dog'])",
-        "import catlip.data.sources, catlip.data.corpus, catlip.data.pack",
+        "import catlip.data.open, catlip.data.corpus, catlip.data.pack",
     ],
 )
 def test_no_torch_is_imported(statement: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,8 @@ from catlip.data.boxes import BoxBatch, BoxBatches, decode_placed, on_canvas, pl
 from catlip.data.coco import Instances, RunLengths, bitmap, encoded, picture_source, read_instances
 from catlip.data.crops import DRAWS, empty
 from catlip.data.images import UnreadableImageError
-from catlip.data.labelled import open_labelled_dataset
+from catlip.data.open import open_dataset
 from catlip.data.order import Order
-from catlip.data.sources import parts
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.evaluation.detection import average_precision
@@ -133,13 +133,13 @@ def test_a_file_that_was_cut_is_read_and_says_what_is_left_out(tmp_path: Path) -
     assert all(note in found.described for note in notes)
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(jpeg())
-    labelled = open_labelled_dataset(str(path))
+    labelled = open_dataset(str(path), target="classes")
     assert labelled.labels.tolist() == [1, 2]
     assert labelled.troubles == {"boxes.json": "; ".join(notes)}
     assert notes[0] in labelled.described
     renumbered = [{"id": i, "name": name} for i, name in enumerate(("cat", "dog", "yak"))]
     path = write(tmp_path, table(annotation(category=2), annotation(category=90), categories=renumbered))
-    for read in (read_instances, open_labelled_dataset):
+    for read in (read_instances, partial(open_dataset, target="classes")):
         with pytest.raises(UsageError, match=r"1 of 2 annotations have a category_id .* may have been renumbered"):
             read(str(path))
 
@@ -176,7 +176,7 @@ def test_pictures_are_found_by_their_whole_names(tmp_path: Path) -> None:
         (tmp_path / "photos" / name).write_bytes(image)
     for where in (tmp_path / "photos", write_tar(tmp_path / "x.tar", data)):
         source = picture_source(instances, str(where))
-        assert [(r.key, r.image) for r in map(source.read, range(2))] == [
+        assert [(r.key, r.image) for r in map(source.__getitem__, range(2))] == [
             (k, data[k]) for k in ("v7/1.jpg", "v9/1.jpg")
         ]
     for where in (tmp_path / "photos" / "v7", write_tar(tmp_path / "y.tar", {"1.jpg": jpeg()})):
@@ -368,7 +368,7 @@ def test_batches(pictures: tuple[Path, Path]) -> None:
     instances = read_instances(pictures[0])
     source = picture_source(instances, str(pictures[1]))
     assert len(source) == 2
-    order = Order(parts(source), 3, source.shards.tolist())
+    order = Order(source.parts, 3, source.shards.tolist())
     steps = Steps(CurriculumConfig(), budget=12, batch_size=6, image_size=64, seed=3)
     batches = BoxBatches(source, order, steps, pictures=instances.pictures, scale=(1.0, 1.0), masks=True)
     batch = batches[0]
@@ -396,6 +396,6 @@ def test_pictures_from_folders_and_missing_ones(pictures: tuple[Path, Path], tmp
     with pytest.raises(UsageError, match=r"1 of the 2 pictures that .* lists are not there, e.g. b.jpg"):
         picture_source(instances, str(tmp_path / "photos"))
     (tmp_path / "photos" / "b.jpg").write_bytes(jpeg())
-    assert picture_source(instances, str(tmp_path / "photos")).read(1).key == "b.jpg"
+    assert picture_source(instances, str(tmp_path / "photos"))[1].key == "b.jpg"
     with pytest.raises(UsageError, match="a folder with the pictures, or tars"):
         picture_source(instances, str(pictures[0]))

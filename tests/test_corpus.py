@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from catlip.data.corpus import LabelConfig, VocabularyConfig, build_vocabulary, write_labels
-from catlip.data.sources import open_dataset
+from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary

@@ -26,9 +26,10 @@ from catlip.data.images import (
     upright,
     upright_size,
 )
+from catlip.data.open import open_dataset
 from catlip.data.pack import PackConfig, pack
 from catlip.data.shards import expand, split_name
-from catlip.data.sources import TarDataset, open_dataset
+from catlip.data.tars import TarDataset
 from catlip.errors import UsageError
 from tests.conftest import decode_center, jpeg, write_tar
 
@@ -70,9 +71,9 @@ def test_tar_samples(tmp_path: Path) -> None:
     assert len(source) == 3
     assert source.troubles == {"a.tar: 3": "1 samples without a picture are left out"}
     assert list(source.captions()) == [["a dog", "a brown dog"], ["a cat"], []]
-    assert source.read(0).image == jpeg()
-    assert source.read(2).image == b""
-    assert source.read(2).label == "7"
+    assert source[0].image == jpeg()
+    assert source[2].image == b""
+    assert source[2].metadata["cls"] == "7"
 
 
 @pytest.mark.parametrize("end", range(3000, 22_000, 617))
@@ -87,7 +88,7 @@ def test_a_tar_that_is_cut_off_gives_its_complete_samples(tmp_path: Path, end: i
     found = list(source.keys())
     assert found[: len(complete)] == complete
     assert len(found) <= len(complete) + 1  # cut between picture and caption, nothing says that there was to be one
-    assert all(source.read(i).image == jpeg(seed=i) for i in range(len(source)))
+    assert all(source[i].image == jpeg(seed=i) for i in range(len(source)))
     if end < max(ends.values()):
         assert "a.tar" in source.troubles
         assert "a.tar" in source.described
@@ -107,8 +108,8 @@ def test_table_columns_are_guessed_and_grouped(tmp_path: Path) -> None:
     assert "'File'" in source.described
     assert "'Title'" in source.described
     assert list(source.captions()) == [["a dog", "a brown dog"], ["a cat"]]
-    assert source.read(0).image == jpeg()
-    assert source.read(1).image == b""  # named later, with the other pictures that cannot be read
+    assert source[0].image == jpeg()
+    assert source[1].image == b""  # named later, with the other pictures that cannot be read
 
 
 def test_a_table_without_the_columns_says_which_it_has(tmp_path: Path) -> None:
@@ -282,11 +283,11 @@ def test_pack_writes_shards_that_read_back(tmp_path: Path) -> None:
     indexed = open_dataset(str(tmp_path / "shards" / "*.tar"))
     (tmp_path / "shards" / "index.json").unlink()
     scanned = open_dataset(str(tmp_path / "shards" / "*.tar"))
-    assert [indexed.read(i) for i in range(5)] == [scanned.read(i) for i in range(5)]
+    assert [indexed[i] for i in range(5)] == [scanned[i] for i in range(5)]
     assert indexed.shards.tolist() == scanned.shards.tolist() == [2, 2, 1]
     source = open_dataset(str(tmp_path / "shards" / "*.tar"))
     assert list(source.captions()) == [[f"a dog number {i}"] for i in range(5)]
-    assert min(Image.open(io.BytesIO(source.read(0).image)).size) == 64
+    assert min(Image.open(io.BytesIO(source[0].image)).size) == 64
     with pytest.raises(UsageError, match="not empty"):
         pack(PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "shards")))
 

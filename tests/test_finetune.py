@@ -24,7 +24,7 @@ from catlip import cli
 from catlip.data.batches import Batch
 from catlip.data.crops import CropConfig
 from catlip.data.images import read_image
-from catlip.data.labelled import open_labelled_dataset
+from catlip.data.open import open_dataset
 from catlip.data.steps import CurriculumConfig
 from catlip.errors import UsageError
 from catlip.evaluation.classification import evaluate
@@ -183,7 +183,7 @@ def test_measures_of_several_classes() -> None:
 
 def test_a_large_set_is_counted_and_says_how_far_off(start: str, tmp_path: Path, monkeypatch) -> None:
     found = many(tmp_path / "some", 80, 0)
-    data = open_labelled_dataset(coco_of(tmp_path / "some", found))
+    data = open_dataset(coco_of(tmp_path / "some", found), target="classes")
     torch.manual_seed(0)
     encoder = catlip.load(start)
     objective = ClassObjective(encoder, nn.Linear(encoder.width, 3), Classes(), multi=True)

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from catlip.data.batches import ClassBatches
 from catlip.data.crops import CropConfig
+from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable
-from catlip.data.labelled import LabelledDataset, open_labelled_dataset
 from catlip.data.loader import Loader
+from catlip.data.open import open_dataset
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
+from catlip.data.subsets import WithClasses, fraction_of_each_class, with_classes
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, rows_of
 from catlip.evaluation.features import class_indices, decoded, open_labelled
@@ -23,10 +25,10 @@ from catlip.models.encoder import Encoder
 from tests.conftest import SHARED, jpeg, write_tar
 
 
-def named(source: LabelledDataset) -> dict[str, list[str]]:
+def named(source: Dataset) -> dict[str, list[str]]:
     """{key without folders: class names}."""
-    records = [source.read(number) for number in range(len(source))]
-    return {r.key.rpartition("/")[2]: [source.classes[c] for c in r.classes] for r in records}
+    records = [source[number] for number in range(len(source))]
+    return {r.key.rpartition("/")[2]: [source.classes[c] for c in r.target] for r in records}
 
 
 def write_folders(folder: Path, **classes: int) -> Path:
@@ -47,12 +49,12 @@ def write_table(folder: Path, rows: dict[str, str], header: str = "image,labels"
 def test_tars_have_one_class_a_picture_sorted_by_value(tmp_path: Path) -> None:
     members = {f"{i}.{end}": data for i, label in enumerate(["10", "9", "2", "9"])
                for end, data in (("jpg", jpeg()), ("cls", label.encode() + b"\n"))}  # fmt: skip
-    source = open_labelled_dataset(str(write_tar(tmp_path / "a.tar", members)))
+    source = open_dataset(str(write_tar(tmp_path / "a.tar", members)), target="classes")
     assert (source.classes, source.multi) == (["2", "9", "10"], False)
     assert named(source) == {"0": ["10"], "1": ["9"], "2": ["2"], "3": ["9"]}
-    assert source.read(0).image == members["0.jpg"]
+    assert source[0].image == members["0.jpg"]
     assert source.counts().tolist() == [1, 2, 1]
-    assert open_labelled_dataset(str(tmp_path)).classes == source.classes  # the folder of the shards
+    assert open_dataset(str(tmp_path), target="classes").classes == source.classes  # the folder of the shards
 
 
 def test_folders_are_classes_at_any_depth_and_through_links(tmp_path: Path) -> None:
@@ -64,27 +66,29 @@ def test_folders_are_classes_at_any_depth_and_through_links(tmp_path: Path) -> N
     (folder / "__MACOSX").mkdir()
     (folder / "__MACOSX" / "x.jpg").write_bytes(jpeg())
     (folder / "ant" / "._ant0.jpg").write_bytes(b"of macOS")
-    source = open_labelled_dataset(str(folder))
+    source = open_dataset(str(folder), target="classes")
     assert (source.classes, source.multi) == (["ant", "dog", "zebra"], False)
     assert named(source) == {"ant0.jpg": ["ant"], "dog0.jpg": ["dog"], "dog1.jpg": ["dog"], "x.png": ["dog"],
                              "z0.jpg": ["zebra"]}  # fmt: skip
-    assert all(source.read(n).image for n in range(len(source)))
+    assert all(source[n].image for n in range(len(source)))
     assert source.troubles == {"nothing": "no pictures in this folder"}
 
 
 def test_a_table_is_multi_label_where_a_picture_has_two(tmp_path: Path) -> None:
-    source = open_labelled_dataset(write_table(tmp_path, {"a.jpg": "dog; cat ;dog", "b.jpg": "", "c.jpg": "hot dog"}))
+    source = open_dataset(
+        write_table(tmp_path, {"a.jpg": "dog; cat ;dog", "b.jpg": "", "c.jpg": "hot dog"}), target="classes"
+    )
     assert (source.classes, source.multi) == (["cat", "dog", "hot dog"], True)
     assert named(source) == {"a.jpg": ["cat", "dog"], "b.jpg": [], "c.jpg": ["hot dog"]}
-    single = open_labelled_dataset(write_table(tmp_path, {"a.jpg": "dog", "b.jpg": "cat"}, "file,target"))
+    single = open_dataset(write_table(tmp_path, {"a.jpg": "dog", "b.jpg": "cat"}, "file,target"), target="classes")
     assert (single.classes, single.multi) == (["cat", "dog"], False)
-    assert open_labelled_dataset(str(tmp_path / "list.csv"), kind="multi").multi
+    assert open_dataset(str(tmp_path / "list.csv"), multi=True, target="classes").multi
 
 
 def test_rows_of_the_same_picture_add_up(tmp_path: Path) -> None:
     write_table(tmp_path, {"a.jpg": "", "b.jpg": ""})
     (tmp_path / "list.tsv").write_text("label\tpath\ndog\ta.jpg\ncat\tb.jpg\nant\ta.jpg\n")
-    source = open_labelled_dataset(str(tmp_path / "list.tsv"))
+    source = open_dataset(str(tmp_path / "list.tsv"), target="classes")
     assert source.multi
     assert named(source) == {"a.jpg": ["ant", "dog"], "b.jpg": ["cat"]}
 
@@ -103,7 +107,7 @@ def write_coco(folder: Path) -> dict:
 def test_coco_pictures_have_the_categories_that_occur_in_them(tmp_path: Path) -> None:
     content = write_coco(tmp_path)
     (tmp_path / "instances.json").write_text(json.dumps(content))
-    source = open_labelled_dataset(str(tmp_path / "instances.json"))
+    source = open_dataset(str(tmp_path / "instances.json"), target="classes")
     assert (source.classes, source.multi) == (["cat", "unseen", "tie"], True)  # by id, unseen ones too
     assert named(source) == {"1.jpg": [], "2.jpg": ["cat", "tie"], "3.jpg": ["cat"]}
     assert source.counts().tolist() == [2, 0, 1]
@@ -111,12 +115,12 @@ def test_coco_pictures_have_the_categories_that_occur_in_them(tmp_path: Path) ->
 
 @pytest.mark.skipif(not (SHARED / "coco128").is_dir(), reason="no shared data")
 def test_coco128() -> None:
-    source = open_labelled_dataset(str(SHARED / "coco128" / "annotations" / "detection_train2017.json"))
+    source = open_dataset(str(SHARED / "coco128" / "annotations" / "detection_train2017.json"), target="classes")
     assert (len(source), len(source.classes), source.multi) == (126, 80, True)
     content = json.loads((SHARED / "coco128" / "annotations" / "detection_train2017.json").read_text())
     pairs = {(a["image_id"], a["category_id"]) for a in content["annotations"]}
     assert source.counts().sum() == len(pairs)
-    assert source.read(100).image[:2] == b"\xff\xd8"
+    assert source[100].image[:2] == b"\xff\xd8"
 
 
 @pytest.mark.parametrize(
@@ -135,40 +139,40 @@ def test_coco128() -> None:
 def test_bad_coco_files(tmp_path: Path, change: dict, message: str) -> None:
     (tmp_path / "i.json").write_text(json.dumps({**write_coco(tmp_path), **change}))
     with pytest.raises(UsageError, match=message):
-        open_labelled_dataset(str(tmp_path / "i.json"))
+        open_dataset(str(tmp_path / "i.json"), target="classes")
 
 
 def test_what_is_no_labelled_set_says_what_was_found(tmp_path: Path) -> None:
     table = write_table(tmp_path, {"a.jpg": "dog", "b.jpg": "cat"}, "image,colour")
     with pytest.raises(UsageError, match=r"holds the label\? Columns found: colour.*dog.*`label_col`"):
-        open_labelled_dataset(table)
+        open_dataset(table, target="classes")
     with pytest.raises(UsageError, match=r"no column 'animal' \(`label_col`\). Columns found: colour"):
-        open_labelled_dataset(table, label_col="animal")
-    assert open_labelled_dataset(table, label_col="colour").classes == ["cat", "dog"]
+        open_dataset(table, label_col="animal", target="classes")
+    assert open_dataset(table, label_col="colour", target="classes").classes == ["cat", "dog"]
     missing = write_table(tmp_path, {"a.jpg": "dog", "b.jpg": ""})
     with pytest.raises(UsageError, match=r"1 of 2 samples have no label, e.g. b.jpg; .*`labels` multi"):
-        open_labelled_dataset(missing)
+        open_dataset(missing, target="classes")
     several = write_table(tmp_path, {"a.jpg": "dog;cat", "b.jpg": "dog"})
     with pytest.raises(UsageError, match=r"a.jpg has 2 labels"):
-        open_labelled_dataset(several, kind="single")
+        open_dataset(several, multi=False, target="classes")
     with pytest.raises(UsageError, match="have several labels"):
         open_labelled(several)
     with pytest.raises(UsageError, match=r"not one row has a picture"):
-        open_labelled_dataset(write_table(tmp_path, {}))
+        open_dataset(write_table(tmp_path, {}), target="classes")
     tar = write_tar(tmp_path / "no.tar", {"a.jpg": jpeg(), "a.cls": b"1", "b.jpg": jpeg()})
     with pytest.raises(UsageError, match=r"1 of 2 samples have no .cls, e.g. b"):
-        open_labelled_dataset(str(tar))
+        open_dataset(str(tar), target="classes")
     tar = write_tar(tmp_path / "long.tar", {"a.jpg": jpeg(), "a.cls": b"x" * 70_000})
     with pytest.raises(UsageError, match=r"a.cls has 70,000 bytes"):
-        open_labelled_dataset(str(tar))
+        open_dataset(str(tar), target="classes")
     (tmp_path / "empty" / "dog").mkdir(parents=True)
     with pytest.raises(UsageError, match="no pictures in sub-folders"):
-        open_labelled_dataset(str(tmp_path / "empty"))
+        open_dataset(str(tmp_path / "empty"), target="classes")
     (tmp_path / "x.jsonl").write_text("{}")
     with pytest.raises(UsageError, match=r"one COCO .json"):
-        open_labelled_dataset(str(tmp_path / "x.jsonl"))
+        open_dataset(str(tmp_path / "x.jsonl"), target="classes")
     with pytest.raises(UsageError, match="no such file"):
-        open_labelled_dataset(str(tmp_path / "gone.tar"))
+        open_dataset(str(tmp_path / "gone.tar"), target="classes")
 
 
 def test_a_test_set_is_numbered_as_the_training_set(tmp_path: Path) -> None:
@@ -176,7 +180,7 @@ def test_a_test_set_is_numbered_as_the_training_set(tmp_path: Path) -> None:
     test = open_labelled(str(write_folders(tmp_path / "test", cow=1, bee=1)))
     classes, y_train, y_test = class_indices(train, test)
     assert (classes, y_train.tolist(), y_test.tolist()) == (["ant", "bee", "cow"], [0, 1, 1, 2], [1, 2])
-    assert named(test.within(classes, "--test")) == {"bee0.jpg": ["bee"], "cow0.jpg": ["cow"]}
+    assert named(with_classes(test, classes)) == {"bee0.jpg": ["bee"], "cow0.jpg": ["cow"]}
     with pytest.raises(UsageError, match=r"1 of its classes are not in `train`, e.g. 'ant'"):
         class_indices(test, train)
     with pytest.raises(UsageError, match="single class, 'ant'"):
@@ -193,10 +197,8 @@ def test_labels_are_names_or_numbers_of_a_list() -> None:
         rows_of(["ant", "cst"], names, "n.txt", "x.tar")
 
 
-class Numbers:
+class Numbers(Dataset):
     """A source without pictures."""
-
-    name, troubles, remote, window = "numbers", {}, False, 0
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -208,41 +210,43 @@ class Numbers:
         return [self.n]
 
 
-def made(labels: list[set[int]], classes: int, multi: bool) -> LabelledDataset:
+def made(labels: list[set[int]], classes: int, multi: bool) -> Dataset:
     flat = np.array([c for own in labels for c in sorted(own)], np.int64)
     offsets = np.cumsum([0, *map(len, labels)])
-    return LabelledDataset(Numbers(len(labels)), [f"c{i}" for i in range(classes)], flat, offsets, multi=multi)  # type: ignore[arg-type]
+    return WithClasses(Numbers(len(labels)), [f"c{i}" for i in range(classes)], flat, offsets, multi=multi)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0.01, 1.0), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_a_share_is_of_every_class_and_grows(labels: list[int], fraction: float, seed: int) -> None:
     source = made([{label} for label in labels], 5, multi=False)
-    some = source.share(fraction, seed)
+    some = fraction_of_each_class(source, fraction, seed)
     wanted = [max(1, round(fraction * n)) if n else 0 for n in source.counts().tolist()]
     assert some.counts().tolist() == wanted
     assert all(labels[n] == c for n, c in zip(some.numbers.tolist(), some.labels.tolist(), strict=True))
-    assert set(some.numbers.tolist()) <= set(source.share(min(1.0, 2 * fraction), seed).numbers.tolist())
-    assert some.fingerprint() == source.share(fraction, seed).fingerprint()
-    assert len(source.share(1.0, seed)) == len(source)
+    larger = fraction_of_each_class(source, min(1.0, 2 * fraction), seed)
+    assert set(some.numbers.tolist()) <= set(larger.numbers.tolist())
+    assert some.fingerprint() == fraction_of_each_class(source, fraction, seed).fingerprint()
+    assert len(fraction_of_each_class(source, 1.0, seed)) == len(source)
 
 
 @given(st.lists(st.sets(st.integers(0, 4)), min_size=1, max_size=60), st.floats(0.01, 1.0), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_a_multi_label_share_has_every_class(labels: list[set[int]], fraction: float, seed: int) -> None:
     source = made(labels, 5, multi=True)
-    some = source.share(fraction, seed)
+    some = fraction_of_each_class(source, fraction, seed)
     assert ((some.counts() > 0) == (source.counts() > 0)).all()
     least = max(1, round(fraction * len(labels)))
     assert least <= len(some) <= least + 5
     found = [set(some.labels[a:b].tolist()) for a, b in zip(some.offsets, some.offsets[1:], strict=False)]
     assert found == [labels[n] for n in some.numbers.tolist()]
-    assert set(some.numbers.tolist()) <= set(source.share(min(1.0, 2 * fraction), seed).numbers.tolist())
+    larger = fraction_of_each_class(source, min(1.0, 2 * fraction), seed)
+    assert set(some.numbers.tolist()) <= set(larger.numbers.tolist())
 
 
 def test_batches_carry_the_classes_through_workers(tmp_path: Path) -> None:
     cells = {f"{i}.jpg": ";".join(f"c{j}" for j in range(5) if (i >> j) & 1) for i in range(31)}
-    source = open_labelled_dataset(write_table(tmp_path, cells))
+    source = open_dataset(write_table(tmp_path, cells), target="classes")
     steps = Steps(CurriculumConfig(), budget=31, batch_size=8, image_size=16, seed=3)
     batches = ClassBatches(source, Order([(31, 1.0)], 3), steps, crop=CropConfig())
     seen: dict[str, list[int]] = {}
@@ -267,7 +271,7 @@ def test_decoding_leaves_out_a_few_unreadable_pictures_and_refuse_many(tmp_path:
 
     numbers = seen()
     assert len(numbers) == 120
-    assert set(range(121)) - set(numbers) == {[source.read(n).key for n in range(121)].index("a/a7.jpg")}
+    assert set(range(121)) - set(numbers) == {[source[n].key for n in range(121)].index("a/a7.jpg")}
     (folder / "a" / "a8.jpg").write_bytes(b"")
     with pytest.raises(UsageError, match="2 of 121 pictures cannot be read"):
         seen()

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from catlip.data.dataset import Sample
 from catlip.data.loader import Loader
 from catlip.data.maskbatches import MaskBatch, MaskBatches, Window, check_window, random_place
 from catlip.data.masklabels import VOID, Classes, as_png, find_classes, palette, pixels_of, read_mask, survey, table
-from catlip.data.masks import MaskRecord, open_masks
+from catlip.data.masks import open_masks
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
@@ -92,8 +93,7 @@ def test_a_tar_gives_pictures_with_masks_and_tells_what_it_left_out(tmp_path: Pa
     })  # fmt: skip
     source = open_masks(str(data), "train")
     assert source.keys == ["x/one.v1"]
-    record = source.read(0)
-    assert isinstance(record, MaskRecord)
+    record = source[0]
     assert np.array_equal(read_mask(record), mask)
     assert "a.tar: two: no seg.png beside it" in source.described
     assert source.fingerprint() == open_masks(str(data), "test").fingerprint()
@@ -109,7 +109,7 @@ def test_folders_of_the_published_sets(tmp_path: Path, layout: str, void: tuple[
     assert train.keys == ["a0", "a1", "a2"]
     assert test.keys == open_masks(f"{folder}:{names[1]}", "train").keys == ["b"]
     assert train.void == void
-    assert np.array_equal(read_mask(test.read(0)), scene(9))  # a palette's numbers, not its colours
+    assert np.array_equal(read_mask(test[0]), scene(9))  # a palette's numbers, not its colours
     with pytest.raises(UsageError, match=r"there are .*(val|train)"):
         open_masks(f"{folder}:trainval", "train")
 
@@ -122,7 +122,7 @@ def test_masks_of_any_depth(mode: str) -> None:
     if mode == "P":
         image.putpalette(palette(4).flatten().tolist())
     assert image.mode == mode
-    found = read_mask(MaskRecord("k", b"", [], mask=png(image)))
+    found = read_mask(Sample("k", b"", [], png(image)))
     assert found.dtype == np.uint16
     assert found.tolist() == numbers.tolist()
 
@@ -283,7 +283,7 @@ def test_masks_of_one_channel_whatever_their_mode() -> None:
     opaque, clear = Image.new("L", grey.size, 255), Image.new("L", grey.size, 254)
 
     def read(image: Image.Image) -> np.ndarray:
-        return read_mask(MaskRecord("x", b"", [], mask=png(image)))
+        return read_mask(Sample("x", b"", [], png(image)))
 
     for mode, bands in (("LA", [grey, opaque]), ("RGB", [grey] * 3), ("RGBA", [grey, grey, grey, opaque])):
         assert (read(Image.merge(mode, bands)) == numbers).all()

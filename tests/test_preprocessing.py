@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 import catlip
 from catlip.data.images import read_image
-from catlip.data.labelled import open_labelled_dataset
-from catlip.data.sources import open_dataset
+from catlip.data.open import open_dataset
 from catlip.evaluation.classification import evaluate
 from catlip.evaluation.features import embed_source, features
 from catlip.export.embed import EmbedConfig, embed
@@ -86,12 +85,12 @@ def test_all_verbs_show_the_same_picture(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = encoder.pooled(encoder.normalize(pixels))
     close = {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(features(encoder, open_labelled_dataset(tar), device)[0], wanted, **close)
+    torch.testing.assert_close(features(encoder, open_dataset(tar, target="classes"), device)[0], wanted, **close)
     torch.testing.assert_close(embed_source(encoder, open_dataset(tar), device).pooled, wanted, **close)
     file = embed(EmbedConfig(run=str(tmp_path), images=tar, out=str(tmp_path / "emb.parquet"), device="cpu"))
     table = pq.read_table(file)
     torch.testing.assert_close(torch.tensor(table["embedding"].to_pylist()), wanted, **close)
     assert (table.schema.metadata[b"crop_pct"], table.schema.metadata[b"crop_mode"]) == (b"0.7", b"squash")
     witness = Witness(encoder)
-    evaluate(witness, open_labelled_dataset(tar), device)
+    evaluate(witness, open_dataset(tar, target="classes"), device)
     assert torch.equal(torch.cat(witness.shown), pixels)

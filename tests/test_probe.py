@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from catlip import cli
 from catlip.data.images import Unreadable
-from catlip.data.subsets import share_of_each, shots_of_each
+from catlip.data.subsets import share_of_each, shots_of_each, subset
 from catlip.errors import UsageError
 from catlip.evaluation import features as kept_module
 from catlip.evaluation.features import kept_features, open_labelled
@@ -165,7 +165,7 @@ def test_features_are_kept_and_a_damaged_file_is_made_again(
     encoder.image_size = 40
     again()
     encoder.image_size = 32
-    data = data.taken(np.arange(1, len(data)))
+    data = subset(data, np.arange(1, len(data)))
     again()
     with torch.no_grad():
         next(encoder.backbone.parameters()).mul_(1.01)

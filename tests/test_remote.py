@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from catlip.data import remote
+from catlip.data.dataset import Dataset
 from catlip.data.indexes import cache_folder
+from catlip.data.open import open_dataset
 from catlip.data.pack import PackConfig, pack
-from catlip.data.sources import Dataset, open_dataset
 from catlip.data.tars import identity
 from catlip.errors import UsageError
 from tests.conftest import jpeg, write_tar
@@ -53,7 +54,7 @@ def test_remote_shards_are_what_local_ones_are(tmp_path: Path, protocol: str, pa
     here, there = open_dataset(f"{tmp_path}/*.tar"), open_dataset(f"{url}/{pattern}")
     assert there.remote
     assert not here.remote
-    assert [there.read(i) for i in range(12)] == [here.read(i) for i in range(12)]
+    assert [there[i] for i in range(12)] == [here[i] for i in range(12)]
     assert list(there.captions()) == list(here.captions())
     assert there.shards.tolist() == here.shards.tolist()
     assert fetched() == ["000.tar", "001.tar", "002.tar", "003.tar"]
@@ -104,7 +105,7 @@ def test_http_is_tried_again_and_then_refused(tmp_path: Path, url: str) -> None:
         path.unlink()
     source = open_dataset(f"{url}/{{000..003}}.tar")  # its index is known
     with pytest.raises(UsageError, match=r"/002\.tar cannot be fetched, tried 3 times: .*500"):
-        source.read(7)
+        source[7]
     assert len(open_dataset(f"{url}/000.tar?signature=a/b.c")) == 3
     with pytest.raises(UsageError, match=r"http.*/nothing\.tar: FileNotFoundError"):
         open_dataset(f"{url}/nothing.tar")
@@ -115,7 +116,7 @@ def read_all(source: Dataset, start: int, errors: multiprocessing.SimpleQueue) -
         with ThreadPoolExecutor(3) as pool:
             numbers = [(start + i) % len(source) for i in range(len(source))]
             source.prefetch(list(range(len(source.shards))))
-            keys = [record.key for record in pool.map(source.read, numbers)]
+            keys = [record.key for record in pool.map(source.__getitem__, numbers)]
         assert keys == [f"{n // 3}-{n % 3}" for n in numbers]
         errors.put("")
     except BaseException as error:
@@ -155,7 +156,7 @@ def test_the_cache_stays_within_its_bound_and_keeps_what_is_open(tmp_path: Path)
         path.unlink()
     source = open_dataset(f"file://{tmp_path}/*.tar", cache_gb=3.5 * size / 1e9)
     for number in range(0, 24, 3):
-        source.read(number)
+        source[number]
         source.files._open.clear()
         assert len(fetched()) <= 3
     assert fetched() == ["005.tar", "006.tar", "007.tar"]
@@ -179,12 +180,12 @@ def test_prefetch_fetches_and_never_waits(tmp_path: Path, url: str) -> None:
     while len(fetched()) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert fetched() == ["000002.tar", "000004.tar"]
-    assert source.read(6).captions == ["a dog 2 0"]
+    assert source[6].captions == ["a dog 2 0"]
     assert Server.asked["/packed/000002.tar"] == 1
     Server.failures.update({f"/packed/{i:06d}.tar": 99 for i in range(6)})
     source.prefetch([0])  # fails in silence; reading says why
     with pytest.raises(UsageError, match=r"000000\.tar cannot be fetched"):
-        source.read(0)
+        source[0]
 
 
 def test_what_cannot_be_had_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +224,7 @@ def test_remote_parquet_with_pictures(tmp_path: Path, url: str) -> None:
     assert source.shards.tolist() == [2] * 6
     assert list(source.captions())[:2] == [["dog 0"], ["dog 1"]]
     assert not (cache_folder() / "shards").exists(), "captions are read without fetching the pictures"
-    assert source.read(3).image == jpeg(seed=3)
+    assert source[3].image == jpeg(seed=3)
     assert fetched() == ["0.parquet"]
 
 
@@ -231,13 +232,13 @@ def test_other_bytes_under_the_same_url_are_fetched_anew(tmp_path: Path, url: st
     write_shards(tmp_path, shards=1)
     old = open_dataset(f"file://{tmp_path}/000.tar")
     write_tar(tmp_path / "000.tar", {"new.jpg": jpeg(seed=5), "new.txt": b"a cat"})
-    assert open_dataset(f"file://{tmp_path}/000.tar").read(0).captions == ["a cat"]
-    assert old.read(0).captions == ["a dog 0 0"]  # a run goes on with what it began with
+    assert open_dataset(f"file://{tmp_path}/000.tar")[0].captions == ["a cat"]
+    assert old[0].captions == ["a dog 0 0"]  # a run goes on with what it began with
     pack(PackConfig(data=f"{tmp_path}/000.tar", out=str(tmp_path / "packed")))
     write_shards(tmp_path / "packed", shards=1, samples=30)
     (tmp_path / "packed" / "000.tar").replace(tmp_path / "packed" / "000000.tar")
     with pytest.raises(UsageError, match=r"000000\.tar has .* bytes were expected: is the index\.json"):
-        open_dataset(f"{url}/packed/000000.tar").read(0)
+        open_dataset(f"{url}/packed/000000.tar")[0]
 
 
 def test_an_index_that_cannot_be_read_is_asked_for_again_and_then_said(
@@ -255,7 +256,7 @@ def test_an_index_that_cannot_be_read_is_asked_for_again_and_then_said(
     Server.refused.add("/packed/index.json")
     other = open_dataset(f"{url}/packed/{{000000..000003}}.tar")
     assert "/packed/index.json is refused (403" in capsys.readouterr().err
-    assert [other.read(i) for i in range(12)] == [source.read(i) for i in range(12)]
+    assert [other[i] for i in range(12)] == [source[i] for i in range(12)]
 
 
 def test_packed_shards_are_known_by_what_is_in_them(tmp_path: Path, url: str) -> None:
@@ -266,15 +267,15 @@ def test_packed_shards_are_known_by_what_is_in_them(tmp_path: Path, url: str) ->
     shard = tmp_path / "packed" / "000000.tar"
     assert shard.stat().st_size == (tmp_path / "other" / "000000.tar").stat().st_size
     first = open_dataset(f"{url}/packed/000000.tar")
-    assert first.read(0).captions == ["a dog 0"]
+    assert first[0].captions == ["a dog 0"]
     assert first.fingerprint() == open_dataset(str(shard)).fingerprint(), "wherever they lie"
     for name in ("000000.tar", "index.json"):
         (tmp_path / "packed" / name).write_bytes((tmp_path / "other" / name).read_bytes())
     second = open_dataset(f"{url}/packed/000000.tar")
-    assert second.read(0).captions == ["a dog 1"], "not what was fetched before"
+    assert second[0].captions == ["a dog 1"], "not what was fetched before"
     assert second.fingerprint() != first.fingerprint()
     shard.write_bytes(shard.read_bytes().replace(b"a dog 1", b"a cat 1"))
     for path in (cache_folder() / "shards").glob("*.tar"):
         path.unlink()
     with pytest.raises(UsageError, match=r"000000\.tar has .* bytes were expected: is the index\.json"):
-        open_dataset(f"{url}/packed/000000.tar").read(0)
+        open_dataset(f"{url}/packed/000000.tar")[0]

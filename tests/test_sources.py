@@ -22,15 +22,16 @@ from PIL import Image
 from catlip.data import embedded, indexes
 from catlip.data.captionfiles import Columns, read_rows
 from catlip.data.corpus import corpus_files
+from catlip.data.dataset import Dataset, Sample, bounded
 from catlip.data.images import UnreadableImageError, open_image
 from catlip.data.names import Names
+from catlip.data.open import open_dataset
 from catlip.data.pack import PackConfig, pack
 from catlip.data.paths import NO_CAPTIONS, values_of
-from catlip.data.records import Dataset, Sample, bounded
 from catlip.data.shards import IMAGE_EXTENSIONS, members, split_name
-from catlip.data.sources import MixedDataset, TarDataset, open_dataset, parts
+from catlip.data.subsets import Mixture
 from catlip.data.tables import chunks
-from catlip.data.tars import OpenFile
+from catlip.data.tars import OpenFile, TarDataset
 from catlip.errors import UsageError
 from tests.conftest import SHARED, jpeg, write_tar
 
@@ -39,7 +40,7 @@ quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 
 def records(source: Dataset) -> list[Sample]:
     """All records, after checking what holds for every source."""
-    found = [source.read(number) for number in range(len(source))]
+    found = [source[number] for number in range(len(source))]
     assert source.shards.dtype == np.int64
     assert source.shards.sum() == len(source)
     assert list(source.captions()) == [record.captions for record in found]
@@ -47,7 +48,7 @@ def records(source: Dataset) -> list[Sample]:
     json.dumps([source.fingerprint(), [record.metadata for record in found]])
     source.prefetch(range(len(source.shards)))
     again = pickle.loads(pickle.dumps(source))
-    assert [again.read(number) for number in range(len(source))] == found
+    assert [again[number] for number in range(len(source))] == found
     return found
 
 
@@ -98,7 +99,7 @@ def test_any_tar_gives_what_a_naive_reading_gives(tmp_path: Path, content: list,
         return
     assert list(source.keys()) == list(expected)
     for number, sample in enumerate(expected.values()):
-        record = source.read(number)
+        record = source[number]
         assert record.image == sample.get("image", b"")
         if "txt" in sample:
             text = sample["txt"].decode("utf-8", "replace")
@@ -119,7 +120,7 @@ def test_no_bytes_make_the_tar_reader_do_anything_but_read_or_refuse(
     except UsageError:
         return
     for number in range(len(source)):
-        source.read(number)
+        source[number]
 
 
 def test_members_that_are_no_plain_files(tmp_path: Path) -> None:
@@ -271,7 +272,7 @@ def test_an_index_is_kept_and_made_anew_for_other_bytes(tmp_path: Path, monkeypa
     monkeypatch.setattr("catlip.data.tars.scan", lambda *_: pytest.fail("scanned again"))
     again = TarDataset(paths, "x")
     assert len(pickle.dumps(again)) - sum(len(str(path)) for path in paths) < 1500  # the index stays in its file
-    assert records(again) == [first.read(i) for i in range(9)]
+    assert records(again) == [first[i] for i in range(9)]
     monkeypatch.undo()
     write_tar(paths[0], {"new.jpg": jpeg(), "new.txt": b"a dog"})
     assert len(TarDataset(paths, "x")) == 7
@@ -295,7 +296,9 @@ def test_many_threads_and_more_tars_than_open_files(tmp_path: Path, monkeypatch:
     paths = [write_tar(tmp_path / f"{i}.tar", {f"{i}.jpg": jpeg(seed=i)}) for i in range(20)]
     source = TarDataset(paths, "x")
     with ThreadPoolExecutor(8) as pool:
-        for number, record in zip(list(range(20)) * 20, pool.map(source.read, list(range(20)) * 20), strict=True):
+        for number, record in zip(
+            list(range(20)) * 20, pool.map(source.__getitem__, list(range(20)) * 20), strict=True
+        ):
             assert record.image == jpeg(seed=number)
     assert len(source.files._open) <= 4
 
@@ -524,7 +527,7 @@ def test_corpora_are_what_sources_are(tmp_path: Path) -> None:
     assert captions_both_ways(tmp_path / "tars") == [["a dog 0"], ["a dog 1"]]
     (tmp_path / "twice.csv").write_text("image,caption,caption\n1.jpg,a dog,ein Hund\n")
     assert captions_both_ways(tmp_path / "twice.csv") == [["a dog"]]
-    assert open_dataset(str(tmp_path / "twice.csv")).read(0).metadata == {"caption.2": "ein Hund"}
+    assert open_dataset(str(tmp_path / "twice.csv"))[0].metadata == {"caption.2": "ein Hund"}
     (tmp_path / "cells.csv").write_text('image,caption\n1.jpg,a dog\n2.jpg,a,b\n3.jpg,"[""a cat"", ""a pig""]"\n')
     assert captions_both_ways(tmp_path / "cells.csv") == [["a dog"], ["a cat", "a pig"]]
     lines = [{"image": f"{i}.jpg", "text": c} for i, c in enumerate(["a dog", 7, ["a", 3, None], None, {"a": 1}])]
@@ -559,7 +562,7 @@ def test_rows_of_a_picture_come_together(tmp_path: Path, rows: list[tuple[str, s
         for image, text in some:
             expected.setdefault((where, image), []).extend([text] if text.strip() else [])
     source = open_dataset(f"{tmp_path}/{{x,y}}/t.jsonl")
-    found = [(source.read(i).key, source.read(i).captions) for i in range(len(source))]
+    found = [(source[i].key, source[i].captions) for i in range(len(source))]
     assert found == [(image, captions) for (_, image), captions in expected.items()]
     assert source.shards.sum() == len(source)
 
@@ -595,7 +598,7 @@ def test_parquet_with_pictures(tmp_path: Path, form: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(source, "_keep", 2)
     with ThreadPoolExecutor(8) as pool:
         numbers = np.random.default_rng(0).integers(0, 14, 200).tolist()
-        assert list(pool.map(source.read, numbers)) == [found[number] for number in numbers]
+        assert list(pool.map(source.__getitem__, numbers)) == [found[number] for number in numbers]
     assert len(source._slots) <= 2
 
 
@@ -817,7 +820,7 @@ def test_other_json_is_refused(tmp_path: Path) -> None:
 def test_real_coco_captions() -> None:
     source = open_dataset(str(SHARED / "coco128" / "annotations" / "captions_val2017.json"))
     assert len(source) == 128
-    assert all(len(source.read(i).image) > 1000 and len(source.read(i).captions) >= 5 for i in range(0, 128, 16))
+    assert all(len(source[i].image) > 1000 and len(source[i].captions) >= 5 for i in range(0, 128, 16))
 
 
 # ---- mixtures
@@ -829,12 +832,12 @@ def test_mixtures(tmp_path: Path) -> None:
     write_pictures(tmp_path, "1.jpg")
     (tmp_path / "c.csv").write_text("image,text\n1.jpg,a dog\n")
     source = open_dataset(f"{tmp_path}/[ab].tar@2.5 + {tmp_path}/c.csv")
-    assert isinstance(source, MixedDataset)
-    assert parts(source) == [(6, 2.5), (1, 1.0)]
+    assert isinstance(source, Mixture)
+    assert source.parts == [(6, 2.5), (1, 1.0)]
     assert source.shards.tolist() == [3, 3, 1]
     assert [r.key for r in records(source)] == ["a0", "a1", "a2", "b0", "b1", "b2", "1.jpg"]
     alone = open_dataset(f"{tmp_path}/a.tar")
-    assert parts(alone) == [(3, 1.0)]
+    assert alone.parts == [(3, 1.0)]
     (tmp_path / "a.tar").rename(tmp_path / "a.tar@2")
     with pytest.raises(UsageError, match="greater than 0"):
         open_dataset(f"{tmp_path}/b.tar@0")
@@ -853,7 +856,7 @@ def test_pack_keeps_metadata(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,text,licence,url\n1.jpg,a dog,CC0,https://x.org\n")
     pack(PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
     pack(PackConfig(data=str(tmp_path / "s"), out=str(tmp_path / "again")))
-    record = open_dataset(str(tmp_path / "again")).read(0)
+    record = open_dataset(str(tmp_path / "again"))[0]
     assert record.metadata == {"key": "1.jpg", "licence": "CC0", "url": "https://x.org"}
     assert record.captions == ["a dog"]
 

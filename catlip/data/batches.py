@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from catlip.data.crops import DRAWS, CropConfig, decode_crop
+from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import UnreadableImageError
-from catlip.data.labelled import LabelledSample
 from catlip.data.order import Order, uniforms
-from catlip.data.sources import Dataset, Sample
 from catlip.data.steps import Step, Steps
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
@@ -117,7 +116,7 @@ class Batches(ABC):
     def keys(self, number: int) -> list[str]:
         """Keys of a step's samples on this rank, without decoding anything."""
         samples = self.order.samples(self.places(self.steps[number]))
-        return [self.source.read(int(sample)).key for sample in samples]
+        return [self.source[int(sample)].key for sample in samples]
 
     def __getitem__(self, number: int) -> Batch:
         return self.make(number)
@@ -141,7 +140,7 @@ class Batches(ABC):
         pixels = torch.empty(shape, dtype=torch.uint8) if memory is None else memory[: math.prod(shape)].view(shape)
         pixels = pixels.permute(0, 3, 1, 2)  # channels last, as convolutions like it
         for row, sample in enumerate(self.order.samples(places).tolist()):
-            record = self.source.read(sample)
+            record = self.source[sample]
             encoded += len(record.image)
             try:
                 beside.append(self.picture(record, draws[row].tolist(), pixels[len(kept)]))
@@ -213,7 +212,7 @@ class CaptionBatches(Batches):
 
 
 class ClassBatches(Batches):
-    """Random crops of labelled pictures (a `LabelledSource`), with their classes."""
+    """Random crops of labelled pictures (a dataset with classes), with their classes."""
 
     def __init__(
         self, source: Dataset, order: Order, steps: Steps, *, crop: CropConfig, rank: int = 0, world: int = 1
@@ -222,9 +221,8 @@ class ClassBatches(Batches):
         self.crop = crop
 
     def picture(self, record: Sample, draws: list[float], out: Tensor) -> tuple[int, ...]:
-        assert isinstance(record, LabelledSample)
         decode_crop(record.image, self.crop, draws, out)
-        return record.classes
+        return record.target
 
     def batch(self, image: Tensor, flip: Tensor, records: list[Sample], beside: list[Any], draws: np.ndarray) -> Batch:
         labels = np.array([label for classes in beside for label in classes], np.int64)

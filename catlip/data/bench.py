@@ -11,11 +11,11 @@ import simplejpeg
 from catlip import machine
 from catlip.data.batches import Batches, CaptionBatches
 from catlip.data.crops import DRAWS, CropConfig, decode_crop, empty
+from catlip.data.dataset import Sample
 from catlip.data.images import UnreadableImageError, decode_upright
 from catlip.data.loader import Loader
+from catlip.data.open import open_dataset
 from catlip.data.order import Order, uniforms
-from catlip.data.records import Sample
-from catlip.data.sources import open_dataset, parts
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
@@ -42,11 +42,11 @@ class BenchConfig:
 
 def bench_data(cfg: BenchConfig) -> dict[str, float]:
     """Pictures a second of each part on one core, and of the whole loader."""
-    source = open_dataset(cfg.data, cfg.image_col, cfg.text_col, cfg.cache_gb)
+    source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col, cache_gb=cfg.cache_gb)
     say(f"{cfg.data}: {source.described}")
-    order = Order(parts(source), 0)
+    order = Order(source.parts, 0)
     numbers = order.samples(np.arange(min(LOOKED_AT, len(source)))).tolist()
-    records = [source.read(number) for number in numbers]
+    records = [source[number] for number in numbers]
     good = [record for record in records if _decodes(record)]
     labeler = Labeler()
     draws = uniforms(np.arange(len(good)), DRAWS, 0).tolist()
@@ -56,7 +56,7 @@ def bench_data(cfg: BenchConfig) -> dict[str, float]:
         decode_crop(good[i].image, cfg.crop, draws[i], out)
 
     rates = {
-        "read": _rate(lambda i: source.read(numbers[i]), len(numbers), cfg.seconds),
+        "read": _rate(lambda i: source[numbers[i]], len(numbers), cfg.seconds),
         "decode in full": _rate(lambda i: _decode(good[i].image), len(good), cfg.seconds),
         "decode and crop": _rate(crop, len(good), cfg.seconds),
         "label": _rate(lambda i: labeler.sparse(good[i].captions), len(good), cfg.seconds),

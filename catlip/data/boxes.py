@@ -17,10 +17,9 @@ from torch import Tensor
 from catlip.data.batches import Batch, Batches
 from catlip.data.coco import Objects, bitmap
 from catlip.data.crops import Box, decode_part
+from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import UnreadableImageError, is_turned
 from catlip.data.order import Order
-from catlip.data.records import Sample
-from catlip.data.sources import Dataset
 from catlip.data.steps import Steps
 
 GREY = 128  # of the canvas beside the picture

@@ -1,4 +1,4 @@
-"""Captions of one file, a few thousand rows at a time, as `sources.py` reads them; tables need no pictures here."""
+"""Captions of one file, a few thousand rows at a time, read as the datasets do; tables need no pictures here."""
 
 import json
 from collections.abc import Iterator

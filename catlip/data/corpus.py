@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from catlip import machine
 from catlip.atomic import whole, write_text
 from catlip.data.captionfiles import Columns, Rows, describe, read_rows, row_groups
-from catlip.data.records import bounded
+from catlip.data.dataset import bounded
+from catlip.data.open import located, mixed
 from catlip.data.remote import is_url
-from catlip.data.sources import located, mixed
 from catlip.errors import UsageError, refusal
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data import indexes
+from catlip.data.dataset import Dataset, Sample
 from catlip.data.paths import RELATIVE, Folders, columns_said, guess, plain
-from catlip.data.records import Sample
 from catlip.data.remote import Files, OpenFile, Reader, filesystem, in_threads, is_url, persistently
 from catlip.data.tables import ROWS, TEXT_COLUMNS, CaptionColumn, column_names, first_rows, open_parquet
 from catlip.data.tars import identity
@@ -32,19 +32,32 @@ MAX_GROUP = 4 << 30  # bytes of one row group
 MAX_LINE = 1 << 28
 
 
-class ParquetDataset:
-    """Rows of Parquet files with the bytes of pictures in a column. A shard is a row group. Satisfies `Source`.
+def open_embedded(
+    kind: str, names: list[str], data: str, image_col: str | None, text_col: str | None, cache_gb: float
+) -> Dataset | None:
+    """A dataset of Parquet or JSONL files if the pictures are inside; None if they hold paths."""
+    if kind == "parquet":
+        inside = parquet_has_bytes(names[0], image_col, text_col)
+        return ParquetDataset(names, data, image_col, text_col, cache_gb) if inside else None
+    if any(map(is_url, names)):
+        return None
+    paths = list(map(Path, names))
+    image, _ = guess(names[0], column_names(paths[0], kind), image_col, text_col)
+    return JsonLinesDataset(paths, data, image_col, text_col) if jsonl_has_bytes(paths[0], image) else None
+
+
+class ParquetDataset(Dataset):
+    """Rows of Parquet files with the bytes of pictures in a column. A shard is a row group.
 
     The column holds bytes, or Hugging Face's {"bytes": ..., "path": ...}, whose path counts where bytes are missing.
     """
 
     remote = True  # of row groups, too, only some are at hand at a time
-    troubles: dict[str, str]
 
     def __init__(
         self, names: Sequence[str], name: str, image_col: str | None, text_col: str | None, cache_gb: float = 100.0
     ) -> None:
-        self.name, self.troubles = name, {}
+        self.name = name
         self.files = Files(names, cache_gb)
         with _opened(self.files.names[0]) as file:
             parquet = open_parquet(file, self.files.names[0])
@@ -140,7 +153,7 @@ class ParquetDataset:
                     raise UsageError(f"{self.files.names[number]} cannot be read: {error}") from None
             return slot.rows
 
-    def read(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> Sample:
         shard = int(np.searchsorted(self._starts, number, "right")) - 1
         rows = self._rows(shard).slice(number - int(self._starts[shard]), 1).to_pylist()[0]
         file = self.files.names[int(self._file_of[shard])]
@@ -198,10 +211,8 @@ def parquet_has_bytes(name: str, image_col: str | None, text_col: str | None) ->
     return is_bytes(schema.field(parquet_columns(name, schema, image_col, text_col)[0]).type)
 
 
-class JsonLinesDataset:
-    """Lines of JSONL files with pictures in base64. A shard is a file. Satisfies `Source`."""
-
-    remote, window = False, 0
+class JsonLinesDataset(Dataset):
+    """Lines of JSONL files with pictures in base64. A shard is a file."""
 
     def __init__(self, paths: Sequence[Path], name: str, image_col: str | None, text_col: str | None) -> None:
         self.name = name
@@ -213,7 +224,6 @@ class JsonLinesDataset:
         for number, path in enumerate(paths):
             if not (encoding := encoding_of(self.files.open(number).read(0, 4))).startswith("utf-8"):
                 raise UsageError(f"{path} is {encoding.upper()}, and its pictures are inside: save it as UTF-8")
-        self.troubles: dict[str, str] = {}
         self._ends = [_line_ends(self.files.open(number)) for number in range(len(self.files))]
         self.shards = np.array([len(ends) - 1 for ends in self._ends], np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self.shards)])
@@ -235,7 +245,7 @@ class JsonLinesDataset:
             return {}, folder
         return row if isinstance(row, dict) else {}, folder
 
-    def read(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> Sample:
         row, folder = self._line(number)
         image, path = picture_in(row.pop(self.image, None), folder)
         captions = self._captions([row.pop(self.text, None)])[0]
@@ -249,9 +259,6 @@ class JsonLinesDataset:
         return [
             [os.path.basename(name), int(ends[-1])] for name, ends in zip(self.files.names, self._ends, strict=True)
         ]
-
-    def prefetch(self, shards: Sequence[int]) -> None:
-        pass
 
 
 def _line_ends(file: OpenFile) -> np.ndarray:

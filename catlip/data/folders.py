@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data import indexes
+from catlip.data.dataset import bounded, lines
 from catlip.data.names import Names
 from catlip.data.paths import FACTS, TEXTS, Folders, PathDataset, Pictures, plain, without_captions
-from catlip.data.records import bounded, lines
 from catlip.data.remote import Files
 from catlip.data.shards import IMAGE_EXTENSIONS, pictures_in
 from catlip.data.tables import captions_of

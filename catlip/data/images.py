@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from catlip.data.records import NoImage
+from catlip.data.dataset import NoImage
 from catlip.errors import UsageError
 from catlip.notices import warn
 

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from catlip.data.batches import Batch, Batches
 from catlip.data.crops import Box, decode_part, empty
+from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import UnreadableImageError
 from catlip.data.masklabels import VOID, Classes, read_mask
-from catlip.data.masks import MaskDataset, MaskRecord
 from catlip.data.order import Order
-from catlip.data.records import Sample
 from catlip.data.steps import Steps
 from catlip.errors import UsageError
 
@@ -49,7 +48,7 @@ class MaskBatches(Batches):
 
     def __init__(
         self,
-        source: MaskDataset,
+        source: Dataset,
         order: Order,
         steps: Steps,
         *,
@@ -63,7 +62,6 @@ class MaskBatches(Batches):
 
     def picture(self, record: Sample, draws: list[float], out: Tensor) -> Tensor:
         """The mask's part, uint8 [size, size]. Raises UsageError for a mask that a survey would have refused."""
-        assert isinstance(record, MaskRecord)
         mask = self.classes.of(read_mask(record), record.key)
         place = random_place(mask.shape[1], mask.shape[0], out.shape[-1], self.window, draws[1:4])
         cut_picture(record.image, mask.shape, place, out)

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from catlip import machine
+from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, upright_size
-from catlip.data.masks import MaskDataset, MaskRecord
 from catlip.errors import UsageError
 
 VOID = 255  # in the masks that training sees: this pixel counts for nothing
@@ -23,12 +23,12 @@ MAX_CLASSES = 255
 VALUES = 1 << 16
 
 
-def read_mask(record: MaskRecord) -> np.ndarray:
+def read_mask(record: Sample) -> np.ndarray:
     """uint16 [h, w]: the numbers as they stand in the file; a palette's colours are left aside.
 
     Raises UnreadableImageError for a damaged file, UsageError for a picture in colours or with transparent parts.
     """
-    image = open_image(record.mask)
+    image = open_image(record.target)
     try:
         numbers = np.asarray(_one_channel(image, record.key))
     except UsageError:
@@ -119,7 +119,7 @@ class Survey:
         self.problem = self.problem or other.problem
 
 
-def survey(source: MaskDataset, numbers: Iterable[int]) -> Survey:
+def survey(source: Dataset, numbers: Iterable[int]) -> Survey:
     """Look at every mask once: is it a mask, of its picture's size, and which numbers does it hold?
 
     A mistake is noted, not raised, so that several processes can share the work and all hear of it.
@@ -127,7 +127,7 @@ def survey(source: MaskDataset, numbers: Iterable[int]) -> Survey:
     found = Survey()
 
     def look(number: int) -> tuple[str, np.ndarray | str, bool]:
-        record = source.read(number)
+        record = source[number]
         try:
             return record.key, _counts(record), False
         except UnreadableImageError as error:
@@ -149,7 +149,7 @@ def survey(source: MaskDataset, numbers: Iterable[int]) -> Survey:
     return found
 
 
-def _counts(record: MaskRecord) -> np.ndarray:
+def _counts(record: Sample) -> np.ndarray:
     """int64 [65536]: pixels of each number. Raises as `read_mask`, and for a size that is not the picture's."""
     width, height = upright_size(record.image)
     numbers = read_mask(record)

@@ -6,15 +6,14 @@ file needs torch.
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from catlip.data.dataset import Dataset, Sample, bounded
 from catlip.data.pictures import is_picture
-from catlip.data.records import Sample, bounded
 from catlip.data.remote import Files, is_url
 from catlip.data.shards import IMAGE_EXTENSIONS, MAX_MEMBER, DamagedError, expand, members
 from catlip.errors import UsageError
@@ -26,15 +25,8 @@ SPLITS: dict[Role, tuple[str, ...]] = {"train": ("training", "train"), "test": (
 CITYSCAPES = ("_leftImg8bit.png", "_gtFine_labelTrainIds.png")
 
 
-@dataclass(frozen=True, slots=True)
-class MaskRecord(Sample):
-    """A picture and its mask, both encoded."""
-
-    mask: bytes = b""
-
-
-class MaskDataset:
-    """Pictures with masks by number. Satisfies `Source`; they have no captions."""
+class MaskDataset(Dataset):
+    """Images with masks, which are the targets, both encoded; they have no captions."""
 
     def __init__(self, name: str, kind: str, keys: list[str], troubles: dict[str, str], void: tuple[int, ...]) -> None:
         self.name, self.keys, self.troubles = name, keys, bounded(troubles)
@@ -44,12 +36,11 @@ class MaskDataset:
             first, why = next(iter(troubles.items()))
             self.described += f" ({len(troubles):,} left out, e.g. {first}: {why})"
         self.shards = np.array([len(keys)], np.int64)
-        self.remote, self.window = False, 0
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def read(self, number: int) -> MaskRecord:
+    def __getitem__(self, number: int) -> Sample:
         """Raises UsageError if the file is gone."""
         raise NotImplementedError
 
@@ -63,9 +54,6 @@ class MaskDataset:
     def fingerprint(self) -> list[Any]:
         facts = "\n".join(f"{key} {a} {b}" for key, (a, b) in zip(self.keys, self.sizes(), strict=True))
         return [len(self), hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()[:12]]
-
-    def prefetch(self, shards: Sequence[int]) -> None:
-        pass
 
 
 class MaskTars(MaskDataset):
@@ -93,10 +81,10 @@ class MaskTars(MaskDataset):
         self._places = np.array(places, np.int64)
         super().__init__(data, f"in {len(paths):,} tar{'s' if len(paths) > 1 else ''}", keys, troubles, (255,))
 
-    def read(self, number: int) -> MaskRecord:
+    def __getitem__(self, number: int) -> Sample:
         tar, image, image_size, mask, mask_size = self._places[number].tolist()
         file = self._files.open(tar)
-        return MaskRecord(self.keys[number], file.read(image, image_size), [], mask=file.read(mask, mask_size))
+        return Sample(self.keys[number], file.read(image, image_size), [], file.read(mask, mask_size))
 
     def sizes(self) -> list[tuple[int, int]]:
         return [(image, mask) for _, _, image, _, mask in self._places.tolist()]
@@ -150,10 +138,10 @@ class MaskFolder(MaskDataset):
         self._pairs = [pairs[key] for key in found]
         super().__init__(name, f"laid out as {kind}", found, missing, void)
 
-    def read(self, number: int) -> MaskRecord:
+    def __getitem__(self, number: int) -> Sample:
         image, mask = self._pairs[number]
         try:
-            return MaskRecord(self.keys[number], image.read_bytes(), [], mask=mask.read_bytes())
+            return Sample(self.keys[number], image.read_bytes(), [], mask.read_bytes())
         except OSError as error:
             raise UsageError(f"{error.filename} cannot be opened: {error.strerror}") from None
 

@@ -20,11 +20,11 @@ from PIL import Image
 
 from catlip import machine
 from catlip.atomic import whole, write_text
+from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, upright
-from catlip.data.records import Dataset, Sample
+from catlip.data.open import open_dataset
 from catlip.data.remote import OpenFile, sha256_of
 from catlip.data.shards import INDEX_FILE, members, split_name
-from catlip.data.sources import missing_files, open_dataset
 from catlip.errors import UsageError
 from catlip.notices import say
 
@@ -50,7 +50,7 @@ def pack(cfg: PackConfig) -> Path:
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"`out` {out} is not empty; choose another folder")
     with _all_or_nothing(out):
-        source = open_dataset(cfg.data, cfg.image_col, cfg.text_col)
+        source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
         say(f"{cfg.data}: {source.described}")
         index: dict[str, Any] = {"shards": {}, "samples": 0, "size": cfg.size}
         bad, without = Unreadable(), Counter[str]()
@@ -94,7 +94,7 @@ def _samples(
     """Records with their shrunken pictures, in order; bad ones are noted and left out, those without captions noted."""
 
     def shrink(number: int) -> tuple[Sample, bytes | str]:
-        record = source.read(number)
+        record = source[number]
         try:
             return record, _jpeg(record.image, cfg.size, cfg.quality)
         except UnreadableImageError as error:
@@ -113,7 +113,7 @@ def _samples(
                 try:
                     bad.check(len(source))
                 except UsageError as error:
-                    missing = missing_files(source)
+                    missing = source.missing()
                     raise UsageError(f"{error}{f'; {missing:,} files are not there' if missing else ''}") from None
 
 
@@ -143,9 +143,11 @@ def _members(key: str, record: Sample, image: bytes) -> Iterator[tuple[str, byte
     """(name, content); key: a safe name, whatever the original was, which is kept in the .json."""
     yield f"{key}.jpg", image
     yield f"{key}.txt", "\n".join(" ".join(caption.split()) for caption in record.captions).encode()
-    yield f"{key}.json", json.dumps({"key": record.key, **record.metadata, "captions": record.captions}).encode()
-    if record.label is not None:
-        yield f"{key}.cls", record.label.encode()
+    metadata = dict(record.metadata)
+    label = metadata.pop("cls") if isinstance(metadata.get("cls"), str) else None
+    yield f"{key}.json", json.dumps({"key": record.key, **metadata, "captions": record.captions}).encode()
+    if label is not None:
+        yield f"{key}.cls", label.encode()
 
 
 def _write_shard(path: Path, samples: Iterator[tuple[Sample, bytes]], first: int) -> dict[str, Any] | None:

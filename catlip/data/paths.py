@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data import indexes
-from catlip.data.records import NoImage, Sample, bounded, troubles_said
+from catlip.data.dataset import Dataset, NoImage, Sample, bounded, troubles_said
 from catlip.data.remote import OpenFile, is_url
 from catlip.data.shards import MAX_MEMBER
 from catlip.data.tables import (
@@ -96,13 +96,11 @@ class Folders:
         return f"{why} ({self.relative})" if self.relative else why
 
 
-class PathDataset:
-    """One row a picture: its path, captions, and what else the table says. Satisfies `Source`.
+class PathDataset(Dataset):
+    """One row a picture: its path, captions, and what else the table says.
 
     table: image [large_string], folder [uint32: which of the pictures' folders], captions [TEXTS], rest [JSON text].
     """
-
-    remote, window = False, 0
 
     def __init__(
         self,
@@ -124,7 +122,7 @@ class PathDataset:
     def __len__(self) -> int:
         return len(self._columns["image"])
 
-    def read(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> Sample:
         name = self._columns["image"][number].as_py()
         rest = self._columns["rest"][number].as_py()
         image = self.pictures.read(self._columns["folder"][number].as_py(), name)
@@ -152,9 +150,6 @@ class PathDataset:
 
     def fingerprint(self) -> list[Any]:
         return [*self._facts, len(self)]
-
-    def prefetch(self, shards: Sequence[int]) -> None:
-        pass
 
 
 def table_source(paths: list[Path], name: str, image_col: str | None, text_col: str | None) -> PathDataset:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from catlip.data.dataset import Dataset
 from catlip.data.folders import listed
+from catlip.data.open import open_dataset
 from catlip.data.paths import NO_CAPTIONS, TEXTS, Folders, PathDataset, Pictures
-from catlip.data.records import Dataset
 from catlip.data.shards import IMAGE_EXTENSIONS
-from catlip.data.sources import open_dataset
 from catlip.errors import UsageError
 
 

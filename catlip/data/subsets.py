@@ -1,14 +1,229 @@
-"""Random parts of a labelled set: a share of each class, or so many pictures of each. Larger parts contain smaller.
+"""Parts and mixtures of datasets: `subset`, `with_classes`, `fraction_of_each_class`, `mix`.
 
-Every verb draws here, so the same seed is the same pictures for all of them. Nothing in this file needs torch.
+All random parts are drawn here, so the same seed is the same images for every verb, and a larger part contains the
+smaller one. Nothing in this file needs torch.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
+from typing import Any
 
 import numpy as np
 
+from catlip.data.dataset import Dataset, Sample, bounded, troubles_said
 from catlip.data.order import uniforms
 from catlip.errors import UsageError
+
+
+class Subset(Dataset):
+    """Some samples of another dataset, in a list of classes if it has one."""
+
+    def __init__(self, dataset: Dataset, numbers: np.ndarray) -> None:
+        """numbers: int64, of the samples."""
+        self.dataset, self.numbers = dataset, numbers
+        self.name, self.troubles = dataset.name, dataset.troubles
+        self.remote, self.window = dataset.remote, dataset.window
+        self.ascending = bool((numbers[1:] > numbers[:-1]).all())
+        self.shards = np.array([len(numbers)], np.int64)
+        self.described = f"{len(numbers):,} of {dataset.described}"
+        if self.ascending:
+            self.shards = np.diff(np.searchsorted(numbers, np.concatenate([[0], np.cumsum(dataset.shards)])))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[int(self.numbers[index])]
+
+    def captions(self) -> Iterator[list[str]]:
+        if not self.ascending:
+            return super().captions()
+        kept = np.zeros(len(self.dataset), bool)
+        kept[self.numbers] = True
+        return compress(self.dataset.captions(), kept)
+
+    def fingerprint(self) -> list[Any]:
+        return [*self.dataset.fingerprint(), _hash("subset", self.numbers)]
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        if self.ascending:
+            self.dataset.prefetch(shards)
+
+
+class WithClasses(Subset):
+    """Some samples of another dataset, with the classes of each."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        classes: list[str],
+        labels: np.ndarray,
+        offsets: np.ndarray,
+        *,
+        multi: bool,
+        numbers: np.ndarray | None = None,
+    ) -> None:
+        """classes, labels, offsets, multi: as of `Dataset`. numbers: of the samples in `dataset`; None: all of them."""
+        super().__init__(dataset, np.arange(len(dataset)) if numbers is None else numbers)
+        self.classes, self.labels, self.offsets, self.multi = classes, labels, offsets, multi
+        each = f", {len(labels) / max(len(self), 1):.1f} a picture" if multi else ""
+        self.described = f"{len(self):,} pictures of {len(classes):,} classes{each}" + troubles_said(self.troubles)
+
+    def __getitem__(self, index: int) -> Sample:
+        found = self.dataset[int(self.numbers[index])]
+        target = tuple(self.labels[self.offsets[index] : self.offsets[index + 1]].tolist())
+        return Sample(found.key, found.image, found.captions, target, found.metadata)
+
+    def fingerprint(self) -> list[Any]:
+        return [*self.dataset.fingerprint(), _hash("\n".join(self.classes), self.labels, self.offsets, self.numbers)]
+
+
+def _hash(text: str, *arrays: np.ndarray) -> str:
+    found = hashlib.sha256(text.encode())
+    for array in arrays:
+        found.update(array.astype("<i8").tobytes())
+    return found.hexdigest()[:12]
+
+
+def _root(dataset: Dataset) -> tuple[Dataset, np.ndarray]:
+    """(the dataset that samples are read from, their numbers in it): parts of parts read through one step."""
+    if isinstance(dataset, WithClasses):
+        return dataset.dataset, dataset.numbers
+    return dataset, np.arange(len(dataset))
+
+
+def subset(dataset: Dataset, indices: Any) -> Dataset:
+    """The samples of these indices, in this order; classes are kept. indices: int64 [n], or a bool for each sample.
+
+    >>> from catlip.data.dataset import Sample
+    >>> len(subset(mix([]), []))
+    0
+    """
+    chosen = np.asarray(indices)
+    chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
+    if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(dataset)):
+        raise UsageError(f"`indices` are 0..{len(dataset) - 1} of {dataset.name}, not {chosen.min()}..{chosen.max()}")
+    if not dataset.has_classes:
+        return Subset(dataset, chosen)
+    counts = np.diff(dataset.offsets)[chosen]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+    labels = dataset.labels[np.repeat(dataset.offsets[:-1][chosen], counts) + within]
+    root, numbers = _root(dataset)
+    return WithClasses(root, dataset.classes, labels, offsets, multi=dataset.multi, numbers=numbers[chosen])
+
+
+def with_classes(
+    dataset: Dataset, classes: list[str], rows: Sequence[int] | None = None, *, field: str = ""
+) -> Dataset:
+    """The same samples in another list of classes: class c becomes rows[c], and no two become one.
+
+    rows: None where the names say it. field: what the dataset was given as, for the UsageError of a class whose name
+    is not among `classes`.
+    """
+    if rows is None:
+        row = {name: number for number, name in enumerate(classes)}
+        met = [dataset.classes[number] for number in np.unique(dataset.labels).tolist()]
+        if unseen := [name for name in met if name not in row]:
+            raise UsageError(
+                f"{field} {dataset.name}: {len(unseen)} of its classes are not in `train`, e.g. {unseen[0]!r}".strip()
+            )
+        # Classes that no sample has may be absent: any number that no other has will do.
+        rows = [row.get(name, -1 - number) for number, name in enumerate(dataset.classes)]
+    assert len(set(rows)) == len(rows) == len(dataset.classes)
+    sample = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
+    labels = np.asarray(rows, np.int64)[dataset.labels]
+    labels = labels[np.lexsort((labels, sample))]
+    root, numbers = _root(dataset)
+    return WithClasses(root, classes, labels, dataset.offsets, multi=dataset.multi, numbers=numbers)
+
+
+def fraction_of_each_class(dataset: Dataset, fraction: float, seed: int) -> Dataset:
+    """A random fraction of every class, one sample at least; a larger one holds the smaller one of the same seed.
+
+    Multi-label: a fraction of the samples, and the first of each class that would have none.
+    """
+    if not dataset.multi:
+        return subset(dataset, np.sort(share_of_each(dataset.labels, fraction, seed)))
+    chosen, met, wanted = set[int](), set[int](), max(1, round(fraction * len(dataset)))
+    for number in shuffled(len(dataset), seed).tolist():
+        own = dataset.labels[dataset.offsets[number] : dataset.offsets[number + 1]].tolist()
+        if len(chosen) < wanted or not met.issuperset(own):
+            chosen.add(number)
+            met.update(own)
+    return subset(dataset, sorted(chosen))
+
+
+def mix(datasets: Sequence[Dataset], weights: Sequence[float] | None = None, name: str = "") -> Dataset:
+    """Several datasets as one. A weight w says that an epoch sees round(w * len) samples of a dataset; None: all 1.
+
+    Classes are kept where all datasets have the same ones. Raises UsageError for a weight that is not above 0, and for
+    datasets of different classes, which `with_classes` puts into one list.
+    """
+    weights = [1.0] * len(datasets) if weights is None else list(map(float, weights))
+    if len(weights) != len(datasets) or min(weights, default=1.0) <= 0:
+        raise UsageError("`weights`: one for each dataset, greater than 0; leave a dataset out instead")
+    return Mixture(datasets, weights, name or " + ".join(dataset.name for dataset in datasets))
+
+
+class Mixture(Dataset):
+    """Several datasets, one after the other; the order of samples is made elsewhere, from `parts`."""
+
+    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], name: str) -> None:
+        self.datasets, self.weights, self.name = list(datasets), list(weights), name
+        self._starts = np.cumsum([0, *map(len, self.datasets)])
+        self._first_shards = np.cumsum([0, *(len(dataset.shards) for dataset in self.datasets)])
+        self.shards = np.concatenate([np.empty(0, np.int64), *(dataset.shards for dataset in self.datasets)])
+        self.remote = any(dataset.remote for dataset in self.datasets)
+        self.window = min((dataset.window for dataset in self.datasets if dataset.window), default=0)
+        self.troubles = bounded({key: why for dataset in self.datasets for key, why in dataset.troubles.items()})
+        self.described = " + ".join(
+            f"[{dataset.name}{'' if weight == 1 else f' @ {weight:g}'}: {dataset.described}]"
+            for dataset, weight in zip(self.datasets, self.weights, strict=True)
+        )
+        if any(dataset.has_classes for dataset in self.datasets):
+            self._join_classes()
+
+    def _join_classes(self) -> None:
+        first = self.datasets[0]
+        for other in self.datasets:
+            if not (first.has_classes and other.has_classes and first.classes == other.classes):
+                raise UsageError(
+                    f"{first.name} and {other.name} have different classes: `with_classes` gives them one list"
+                )
+        self.classes, self.multi = first.classes, any(dataset.multi for dataset in self.datasets)
+        self.labels = np.concatenate([dataset.labels for dataset in self.datasets])
+        counts = np.concatenate([np.diff(dataset.offsets) for dataset in self.datasets])
+        self.offsets = np.concatenate([[0], np.cumsum(counts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        part = int(np.searchsorted(self._starts, index, "right")) - 1
+        return self.datasets[part][index - int(self._starts[part])]
+
+    @property
+    def parts(self) -> list[tuple[int, float]]:
+        return [(len(dataset), weight) for dataset, weight in zip(self.datasets, self.weights, strict=True)]
+
+    def captions(self) -> Iterator[list[str]]:
+        for dataset in self.datasets:
+            yield from dataset.captions()
+
+    def fingerprint(self) -> list[Any]:
+        return [[dataset.fingerprint(), weight] for dataset, weight in zip(self.datasets, self.weights, strict=True)]
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        wanted = np.asarray(shards, np.int64)
+        for dataset, first, end in zip(self.datasets, self._first_shards, self._first_shards[1:], strict=False):
+            own = wanted[(first <= wanted) & (wanted < end)]
+            if len(own):
+                dataset.prefetch((own - first).tolist())
+
+    def missing(self) -> int:
+        return sum(dataset.missing() for dataset in self.datasets)
 
 
 def shuffled(count: int, seed: int) -> np.ndarray:
@@ -17,12 +232,12 @@ def shuffled(count: int, seed: int) -> np.ndarray:
 
 
 def share_of_each(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """int64: pictures of a random part that has this share of every class, at least one, rounded. labels int64 [N]."""
+    """int64: samples of a random part that has this share of every class, at least one, rounded. labels int64 [N]."""
     return _some(labels, seed, lambda there: max(1, round(share * there)))
 
 
 def shots_of_each(labels: np.ndarray, shots: int, seed: int, classes: Sequence[str]) -> np.ndarray:
-    """int64: so many random pictures of every class. Raises UsageError for a class that has fewer."""
+    """int64: so many random samples of every class. Raises UsageError for a class that has fewer."""
     counts = np.bincount(labels, minlength=len(classes))
     least = int(counts.argmin())
     if counts[least] < shots:
@@ -34,7 +249,7 @@ def shots_of_each(labels: np.ndarray, shots: int, seed: int, classes: Sequence[s
 
 
 def _some(labels: np.ndarray, seed: int, number: Callable[[int], int]) -> np.ndarray:
-    """number(pictures of a class): how many of them. Class by class."""
+    """number(samples of a class): how many of them. Class by class."""
     order, labels = shuffled(len(labels), seed), np.asarray(labels)
     by_class = order[np.argsort(labels[order], kind="stable")]
     parts = np.split(by_class, np.cumsum(np.bincount(labels))[:-1])

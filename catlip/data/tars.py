@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data import indexes
-from catlip.data.records import Sample, bounded, captions_in, lines, troubles_said
+from catlip.data.dataset import Dataset, Sample, bounded, captions_in, lines, troubles_said
 from catlip.data.remote import Files, OpenFile, filesystem, in_threads, is_url, persistently
 from catlip.data.shards import BLOCK, INDEX_FILE, SCHEMA, index_from_json, index_json, is_indexed_by, scan
 from catlip.data.textfiles import decoded
@@ -23,14 +23,14 @@ MAX_LABEL = 1 << 16  # bytes of a KEY.cls
 CAPTION_FIELDS = ("captions", "caption", "texts", "text")  # of KEY.json
 
 
-class TarDataset:
-    """Samples of WebDataset-format tars, in the order of the shards. Satisfies `Source`."""
+class TarDataset(Dataset):
+    """Samples of WebDataset-format tars, in the order of the shards."""
 
     def __init__(self, paths: Sequence[Path | str], name: str, cache_gb: float = 100.0) -> None:
         """paths: files or URLs. Raises UsageError for a tar of which nothing can be read."""
         self.name = name
         self.files = Files([str(path) for path in paths], cache_gb)
-        self.remote, self.window = self.files.remote, 0
+        self.remote = self.files.remote
         self._kept = ""
         self._identities: list[list[Any]] = []
         self._use(self._indexed())
@@ -137,16 +137,17 @@ class TarDataset:
         at = int(self._at[f"{role}_at"][number])
         return file.read(at * BLOCK, int(self._at[f"{role}_size"][number])) if at else None
 
-    def read(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> Sample:
         file = self.files.open(self._shard_of(number))
         fields = _fields(self._bytes(file, "json", number))
-        label = self._bytes(file, "cls", number)
+        metadata = {name: value for name, value in fields.items() if name not in CAPTION_FIELDS}
+        if (label := self._class_text(file, number)) is not None:
+            metadata["cls"] = label
         return Sample(
             key=self._keys[number].as_py(),
             image=self._bytes(file, "image", number) or b"",
             captions=self._captions(file, number, fields),
-            label=None if label is None else label.decode("utf-8", "replace").strip(),
-            metadata={name: value for name, value in fields.items() if name not in CAPTION_FIELDS},
+            metadata=metadata,
         )
 
     def _captions(self, file: OpenFile, number: int, fields: dict[str, Any] | None = None) -> list[str]:
@@ -167,7 +168,11 @@ class TarDataset:
             for number in range(self._starts[shard], self._starts[shard + 1]):
                 yield self._captions(file, number)
 
-    def labels(self) -> Iterator[str | None]:
+    def _class_text(self, file: OpenFile, number: int) -> str | None:
+        text = self._bytes(file, "cls", number)
+        return None if text is None else text.decode("utf-8", "replace").strip()
+
+    def class_texts(self) -> Iterator[str | None]:
         """KEY.cls of all samples in order, without reading the pictures; None where there is none.
 
         Raises UsageError for one that is too long to be a label.
@@ -178,8 +183,7 @@ class TarDataset:
                 if (size := int(self._at["cls_size"][number])) > MAX_LABEL:
                     key = self._keys[number].as_py()
                     raise UsageError(f"{self.name}: {key}.cls has {size:,} bytes; a label is a name or a number")
-                label = self._bytes(file, "cls", number)
-                yield None if label is None else label.decode("utf-8", "replace").strip()
+                yield self._class_text(file, number)
 
     def fingerprint(self) -> list[Any]:
         shards = zip(self._identities, self._digests, strict=True)

@@ -17,7 +17,8 @@ from torch import Tensor
 from catlip import machine, page
 from catlip.data.corpus import VocabularyConfig, build_vocabulary
 from catlip.data.crops import CropConfig
-from catlip.data.sources import Dataset, open_dataset
+from catlip.data.dataset import Dataset
+from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.held_out import HeldOut, open_held_out, score
 from catlip.labels.vocabulary import Vocabulary
@@ -152,7 +153,7 @@ def _write_sheet(
     numbers = np.random.default_rng(0).permutation(test.rows.unique().numpy())[:SHEET]
     cards = []
     for number in numbers.tolist():
-        record = source.read(number)
+        record = source[number]
         true = {names[v] for v in test.labels[test.rows == number].tolist()}
         best = [names[v] for v in scores[number].topk(4).indices.tolist()]
         cards.append(

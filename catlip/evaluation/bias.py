@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from catlip.data.images import left_out
-from catlip.data.sources import open_dataset
+from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Matcher, run_labeler
 from catlip.evaluation.features import embed_source
@@ -124,7 +124,8 @@ def bias(cfg: BiasConfig) -> dict[str, Any]:
     targets = _lines(cfg.targets, "`targets`") if cfg.targets else list(TARGETS)
     encoder, dual, tokenizer = open_routes(cfg.run, cfg.route)
     labeler = run_labeler(cfg.run)
-    data = embed_source(encoder, open_dataset(cfg.data, cfg.image_col, cfg.text_col), one_device(cfg.device))
+    source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
+    data = embed_source(encoder, source, one_device(cfg.device))
     group_a, group_b = groups(data.captions, pairs, labeler)
     if min(len(group_a), len(group_b)) < FEWEST:
         raise UsageError(

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable
-from catlip.data.labelled import LabelledDataset
 from catlip.evaluation.features import decoded, positives
 from catlip.evaluation.multilabel import Counted, exact_metrics
 
@@ -62,7 +62,7 @@ def accuracies(rank: Tensor, wanted: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def evaluate(
-    objective: Any, data: LabelledDataset, device: torch.device, unreadable: Unreadable | None = None
+    objective: Any, data: Dataset, device: torch.device, unreadable: Unreadable | None = None
 ) -> dict[str, float]:
     """In percent: top-1, top-5 and mean per class; of multi-label sets mAP and F1. objective: a `ClassObjective`.
 

@@ -16,27 +16,28 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from catlip import machine
+from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, UnreadableImageError, read_image
 from catlip.data.indexes import cache_folder
-from catlip.data.labelled import LabelledDataset, open_labelled_dataset
 from catlip.data.names import Names
-from catlip.data.records import Dataset
+from catlip.data.open import open_dataset
+from catlip.data.subsets import with_classes
 from catlip.errors import UsageError
 from catlip.models.encoder import Encoder
 from catlip.notices import warn
 
 
-def open_labelled(data: str) -> LabelledDataset:
+def open_labelled(data: str) -> Dataset:
     """A set with one class a picture, in any form that `open_labelled_source` reads. Raises UsageError."""
-    found = open_labelled_dataset(data)
+    found = open_dataset(data, target="classes")
     if found.multi:
         raise UsageError(f"{data!r}: its pictures have several labels, and one each is needed here")
     return found
 
 
-def class_indices(train: LabelledDataset, test: LabelledDataset) -> tuple[list[str], Tensor, Tensor]:
+def class_indices(train: Dataset, test: Dataset) -> tuple[list[str], Tensor, Tensor]:
     """(class names, int64 [train], int64 [test]). Raises UsageError for a test label that training never saw."""
-    y_test = test.within(train.classes, "`test`").labels
+    y_test = with_classes(test, train.classes, field="`test`").labels
     if len(train.classes) < 2:
         raise UsageError(f"`train` {train.name} has a single class, {train.classes[0]!r}; two or more are needed")
     return train.classes, torch.from_numpy(train.labels), torch.from_numpy(y_test)
@@ -44,7 +45,7 @@ def class_indices(train: LabelledDataset, test: LabelledDataset) -> tuple[list[s
 
 @torch.no_grad()
 def features(
-    encoder: Encoder, data: LabelledDataset, device: torch.device, unreadable: Unreadable | None = None
+    encoder: Encoder, data: Dataset, device: torch.device, unreadable: Unreadable | None = None
 ) -> tuple[Tensor, Tensor]:
     """(float [N, D] pooled features, int64 [N] which pictures they belong to).
 
@@ -58,7 +59,7 @@ def features(
     return torch.cat(rows), torch.tensor(kept)
 
 
-def positives(data: LabelledDataset, numbers: Sequence[int]) -> Tensor:
+def positives(data: Dataset, numbers: Sequence[int]) -> Tensor:
     """bool [len(numbers), classes]: which classes these pictures have."""
     found = torch.zeros(len(numbers), len(data.classes), dtype=torch.bool)
     for row, number in enumerate(numbers):
@@ -84,7 +85,7 @@ def decoded(
     """
 
     def decode(number: int) -> tuple[int, Any, Tensor] | None:
-        record = source.read(number)
+        record = source[number]
         try:
             return number, record, pixels(read_image(record.image))
         except UnreadableImageError as error:
@@ -197,7 +198,7 @@ FORMAT = 2  # part of every name: raise it when pictures are decoded or cropped 
 
 
 def kept_features(
-    encoder: Encoder, data: LabelledDataset, device: torch.device, unreadable: Unreadable, *, keep: bool = True
+    encoder: Encoder, data: Dataset, device: torch.device, unreadable: Unreadable, *, keep: bool = True
 ) -> tuple[Tensor, Tensor]:
     """What `labelled.features` returns, from its file if there is a sound one. keep: False neither reads nor writes."""
     if not keep:
@@ -205,7 +206,7 @@ def kept_features(
     path = cache_folder() / "features" / f"{_name(encoder, data, device)}.safetensors"
     if (found := _read(path, encoder.width, len(data))) is not None:
         for number in sorted(set(range(len(data))) - set(found[1].tolist())):
-            unreadable.add(data.read(number).key, "could not be read when the features were made")
+            unreadable.add(data[number].key, "could not be read when the features were made")
         unreadable.check(len(data))
         return found
     pooled, kept = features(encoder, data, device, unreadable)
@@ -213,7 +214,7 @@ def kept_features(
     return pooled, kept
 
 
-def _name(encoder: Encoder, data: LabelledDataset, device: torch.device) -> str:
+def _name(encoder: Encoder, data: Dataset, device: torch.device) -> str:
     """Of the weights without the classifier, which pooled features do not pass."""
     # Devices round differently: what one of them measured is not mixed with what another did.
     found = hashlib.sha256(repr([FORMAT, encoder.architecture, sorted(encoder.view.items()), device.type]).encode())
@@ -223,7 +224,7 @@ def _name(encoder: Encoder, data: LabelledDataset, device: torch.device) -> str:
             found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     for number in range(len(data)):
-        picture = data.read(number).image
+        picture = data[number].image
         found.update(len(picture).to_bytes(8, "big"))
         found.update(picture)
     return found.hexdigest()[:40]

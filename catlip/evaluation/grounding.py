@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from catlip.data.coco import Box, read_instances
+from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, UnreadableImageError, decode_upright, left_out
 from catlip.data.names import Names
 from catlip.data.pictures import open_pictures
-from catlip.data.records import Dataset
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher, run_labeler
 from catlip.evaluation.zero_shot import TEMPLATES, Route, embed_names, head_of, matching, open_routes
@@ -219,7 +219,7 @@ def look(cfg: GroundConfig) -> tuple[dict[str, Any], list[Seen]]:
         raise UsageError("`phrases`: an empty phrase")
     source = open_pictures(cfg.images)
     count = min(cfg.limit or len(source), len(source))
-    by_key = _by_key(boxes, [source.read(number).key for number in range(count)], cfg) if cfg.boxes else {}
+    by_key = _by_key(boxes, [source[number].key for number in range(count)], cfg) if cfg.boxes else {}
     pointer = Pointer(cfg, phrases)
     rounds, seen, pictures, met, stride, unreadable = [], [], 0, 0, 1, Unreadable()
     for key, pixels, maps in _maps(pointer, cfg, source, count, unreadable):
@@ -262,7 +262,7 @@ def _maps(
     encoder, device = pointer.encoder.eval(), one_device(cfg.device)
     encoder.to(device)
     size = encoder.image_size
-    for record in map(source.read, range(count)):
+    for record in map(source.__getitem__, range(count)):
         try:
             pixels, _, _ = decode_upright(record.image)
         except UnreadableImageError as error:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from catlip.atomic import write_text
 from catlip.data.batches import to_classes
+from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import Unreadable
 from catlip.data.order import samples_at
-from catlip.data.records import Dataset, Sample
 from catlip.errors import UsageError
 from catlip.evaluation.features import decoded
 from catlip.evaluation.multilabel import average_precision, top1

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from catlip.data.class_labels import say_troubles
+from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, left_out
-from catlip.data.labelled import LabelledDataset, open_labelled_dataset, say_troubles
-from catlip.data.subsets import share_of_each, shots_of_each
+from catlip.data.open import open_dataset
+from catlip.data.subsets import share_of_each, shots_of_each, with_classes
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, read_names, rows_of
 from catlip.evaluation.features import class_indices, kept_features, positives
@@ -83,10 +85,10 @@ def probe(cfg: ProbeConfig) -> dict[str, Any]:
     """
     began = time.perf_counter()
     shares, shots = wanted_amounts(cfg)
-    train = open_labelled_dataset(cfg.train)
+    train = open_dataset(cfg.train, target="classes")
     if train.multi:
         return _of_several(cfg, train)
-    test = open_labelled_dataset(cfg.test, kind="single")
+    test = open_dataset(cfg.test, target="classes", multi=False)
     say_troubles(train, test)
     classes, y_train, y_test = class_indices(train, test)
     for number in shots:
@@ -114,14 +116,14 @@ def probe(cfg: ProbeConfig) -> dict[str, Any]:
     return result
 
 
-def _of_several(cfg: ProbeConfig, train: LabelledDataset) -> dict[str, Any]:
+def _of_several(cfg: ProbeConfig, train: Dataset) -> dict[str, Any]:
     """Several labels a picture: another protocol, on the whole training set."""
     for option in ("fractions", "shots", "fraction", "init"):
         if getattr(cfg, option) != ProbeConfig.__dataclass_fields__[option].default:
             raise UsageError(
                 f"`{option}` is for sets with one label a picture; pictures of `train` {cfg.train} have several"
             )
-    test = open_labelled_dataset(cfg.test, kind="multi")
+    test = open_dataset(cfg.test, target="classes", multi=True)
     say_troubles(train, test)
     found = probe_labels(
         open_encoder(cfg), train, test, one_device(cfg.device), name=encoder_name(cfg), seed=cfg.seed, keep=cfg.cache
@@ -157,7 +159,7 @@ def numbers_in(text: str, option: str, kind: type) -> list[Any]:
         raise UsageError(f"{option} {text!r}: expected numbers with commas between them") from None
 
 
-def names_of(train: LabelledDataset, classes: Sequence[str], file: str | None) -> list[ClassName]:
+def names_of(train: Dataset, classes: Sequence[str], file: str | None) -> list[ClassName]:
     """What each class is called: by a file, or by its label. Raises UsageError for numbers without a file, and for a
     file that does not fit the labels."""
     if not file and all(label.isdigit() for label in classes):
@@ -285,14 +287,7 @@ def open_encoder(cfg: ProbeConfig) -> Encoder:
 
 
 def probe_labels(
-    encoder: Encoder,
-    train: LabelledDataset,
-    test: LabelledDataset,
-    device: torch.device,
-    *,
-    name: str,
-    seed: int,
-    keep: bool,
+    encoder: Encoder, train: Dataset, test: Dataset, device: torch.device, *, name: str, seed: int, keep: bool
 ) -> dict[str, Any]:
     """A linear SVM a class on pooled features; mAP and F1 in percent, and the costs that were chosen.
 
@@ -300,7 +295,7 @@ def probe_labels(
     the encoder is called; keep: use the cache of features. Raises UsageError if nothing can be learned, or tested.
     """
     began = time.perf_counter()
-    test = test.within(train.classes, "`test`")
+    test = with_classes(test, train.classes, field="`test`")
     counts = torch.from_numpy(train.counts())
     learned = (counts > 0) & (counts < len(train))
     if not learned.any() or not test.counts()[learned.numpy()].any():

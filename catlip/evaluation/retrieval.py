@@ -15,7 +15,7 @@ from torch import Tensor
 
 from catlip.data.batches import to_classes
 from catlip.data.images import left_out
-from catlip.data.sources import open_dataset
+from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import run_labeler
 from catlip.evaluation.classification import NEVER
@@ -51,10 +51,10 @@ def retrieve(cfg: RetrieveConfig) -> dict[str, Any]:
     encoder, dual, tokenizer = open_routes(cfg.run, cfg.route)
     if cfg.image_size:
         encoder.resize(cfg.image_size)
-    source = open_dataset(cfg.data, cfg.image_col, cfg.text_col)
+    source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
     other = None
     if cfg.captions:
-        other = read_captions(cfg.captions, [source.read(i).key for i in range(len(source))])
+        other = read_captions(cfg.captions, [source[i].key for i in range(len(source))])
     data = embed_source(encoder, source, one_device(cfg.device), other)
     texts = [caption for captions in data.captions for caption in captions]
     if not texts:

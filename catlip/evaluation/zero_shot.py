@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from catlip.data.class_labels import say_troubles
+from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, left_out
-from catlip.data.labelled import LabelledDataset, say_troubles
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike, read_names, rows_of, run_labeler
 from catlip.evaluation.classification import accuracies, combine, ranks, standard
@@ -132,7 +133,7 @@ def _matches(run: str, encoder: Encoder, names: list[ClassName]) -> list[Match]:
     return matches
 
 
-def own_names(data: LabelledDataset) -> list[ClassName]:
+def own_names(data: Dataset) -> list[ClassName]:
     """The labels themselves, where they are names. Raises UsageError for numbers."""
     if all(label.isdecimal() for label in data.classes):
         raise UsageError(f"`data` {data.name}: its labels are numbers; `classes` names.txt says what they mean")

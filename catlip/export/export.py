@@ -132,7 +132,7 @@ def _images(encoder: Encoder, cfg: ExportConfig) -> tuple[list[bytes], str]:
     found: list[bytes] = []
     try:
         source = open_pictures(where) if where else ()
-        for record in map(source.read, range(min(len(source), 10 * wanted))) if source else ():
+        for record in map(source.__getitem__, range(min(len(source), 10 * wanted))) if source else ():
             try:
                 to_input(encoder, record.image)
             except UnreadableImageError as error:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from catlip.atomic import write_text
-from catlip.data.sources import open_dataset
+from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.features import class_indices, features, open_labelled
 from catlip.evaluation.probe import ProbeConfig, linear_probe, probe
@@ -128,7 +128,9 @@ def _key(cfg: CompareConfig) -> str:
     return key_of(
         common,
         {
-            "data": open_dataset(cfg.data, recipe.image_col, recipe.text_col, recipe.cache_gb).fingerprint(),
+            "data": open_dataset(
+                cfg.data, image_col=recipe.image_col, text_col=recipe.text_col, cache_gb=recipe.cache_gb
+            ).fingerprint(),
             "vocabulary": Vocabulary.load(cfg.vocab).hash if cfg.vocab else "",
             "init": fingerprint(recipe.init) if recipe.init else "",
             "objectives": {name: asdict(settings_of(name)) for name in PARTS},

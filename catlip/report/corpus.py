@@ -11,8 +11,9 @@ import numpy as np
 from catlip import page
 from catlip.data.captionfiles import read_rows
 from catlip.data.corpus import corpus_files
+from catlip.data.dataset import Dataset
 from catlip.data.images import UnreadableImageError, open_image, upright
-from catlip.data.sources import Dataset, open_dataset
+from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
@@ -153,7 +154,7 @@ def _dropped(examples: Examples) -> list[page.Html]:
 def _sheets(cfg: ReportConfig, vocabulary: Vocabulary, labeler: Labeler) -> list[page.Html]:
     """A contact sheet, and for the most frequent labels a page each; nothing where there are no pictures."""
     try:
-        source = open_dataset(cfg.data, cfg.image_col, cfg.text_col)
+        source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
     except UsageError:
         return []
     numbers = np.random.default_rng(0).permutation(len(source))[:2000].tolist()
@@ -184,7 +185,7 @@ def _sheets(cfg: ReportConfig, vocabulary: Vocabulary, labeler: Labeler) -> list
 
 
 def _card(source: Dataset, number: int, vocabulary: Vocabulary, labeler: Labeler) -> tuple[page.Html | None, list[str]]:
-    record = source.read(number)
+    record = source[number]
     try:
         picture = upright(open_image(record.image))
         picture.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from catlip.data.batches import Batch
 from catlip.data.images import left_out
-from catlip.data.sources import open_dataset
+from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.features import Captioned, embed_source
 from catlip.labels.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
@@ -64,7 +64,7 @@ def align(cfg: Align) -> Path:
     if cfg.steps < 1 or cfg.batch_size < 2:
         raise UsageError("`steps` is 1 or more, `batch_size` 2 or more")
     encoder, device = load(cfg.run), one_device(cfg.device)
-    source = open_dataset(cfg.data, cfg.image_col, cfg.text_col)
+    source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
     data = with_captions(embed_source(encoder, source, device, said=_progress(len(source))), cfg.data)
     left_out(data=data.unreadable)
     if len(data) < cfg.batch_size:

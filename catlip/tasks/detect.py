@@ -19,11 +19,10 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from catlip.data.boxes import BoxBatches, Placed, decode_placed
 from catlip.data.coco import Instances, Objects, encoded, mask_tools, picture_source, read_instances
 from catlip.data.crops import empty
+from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, UnreadableImageError, left_out
 from catlip.data.loader import Loader
 from catlip.data.order import Order
-from catlip.data.records import Dataset
-from catlip.data.sources import parts
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.evaluation.detection import average_precision
@@ -161,7 +160,7 @@ def _open(cfg: DetectConfig) -> tuple[Instances, Instances]:
 
 def _train(cfg: DetectConfig, world: World, source: Dataset, train: Instances) -> dict[str, Tensor] | None:
     """The trained weights, on the main process; None if the run was asked to stop."""
-    order = Order(parts(source), cfg.seed, source.shards.tolist())
+    order = Order(source.parts, cfg.seed, source.shards.tolist())
     budget = budget_of(cfg, order.length)
     if cfg.batch_size < world.size:
         raise UsageError(f"`batch_size` {cfg.batch_size} gives {world.size} processes less than a picture each")
@@ -252,7 +251,7 @@ def _detected(
     """What is found in each picture, in pixels of the canvas onto which the whole of it fits."""
 
     def decode(number: int) -> tuple[Objects, bytes, Tensor, Placed] | None:
-        record, canvas = source.read(number), empty(size)
+        record, canvas = source[number], empty(size)
         truth = test.pictures[record.key]
         try:
             return truth, record.image, canvas, decode_placed(record.image, truth, canvas)

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from catlip.data.batches import ClassBatches
 from catlip.data.crops import CropConfig
+from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, left_out
-from catlip.data.labelled import Kind, LabelledDataset, open_labelled_dataset
 from catlip.data.loader import Loader
+from catlip.data.open import open_dataset
 from catlip.data.order import Order, samples_at
 from catlip.data.steps import CurriculumConfig, Steps
+from catlip.data.subsets import fraction_of_each_class, subset, with_classes
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, read_names, rows_of
 from catlip.evaluation.classification import evaluate
@@ -54,6 +56,9 @@ class Look:
     watch_limit: int = 2000  # pictures of --test, drawn at random; 0: none
     watch_every: int = 0  # samples between looks; 0: ten looks a run
     track: tuple[str, ...] = ()  # beside TensorBoard: wandb, trackio
+
+
+Kind = Literal["auto", "single", "multi"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -101,8 +106,8 @@ class FinetuneConfig:
 class Sets:
     """What is learned and what is tested, both in the same classes."""
 
-    train: LabelledDataset
-    test: LabelledDataset
+    train: Dataset
+    test: Dataset
     names: list[ClassName]
     notes: list[str]  # what should be said of them
 
@@ -142,18 +147,18 @@ def _finetune(cfg: FinetuneConfig, world: World) -> dict[str, Any] | None:
 
 def open_sets(cfg: FinetuneConfig) -> Sets:
     """Both sets, opened and checked. Raises UsageError."""
-    train = open_labelled_dataset(cfg.train, cfg.image_col, cfg.label_col, cfg.labels)
-    test = open_labelled_dataset(cfg.test, cfg.image_col, cfg.label_col, "multi" if train.multi else "single")
+    train = _open(cfg, cfg.train, {"auto": None, "single": False, "multi": True}[cfg.labels])
+    test = _open(cfg, cfg.test, train.multi)
     if cfg.classes:
         names = read_names(cfg.classes)
         train, test = (
             _named(data, names, cfg.classes, option) for data, option in ((train, "`train`"), (test, "`test`"))
         )
     else:
-        test = test.within(train.classes, "`test`")
+        test = with_classes(test, train.classes, field="`test`")
         names = [ClassName(name) for name in train.classes]
     if cfg.fraction < 1:
-        train = train.share(cfg.fraction, cfg.seed)
+        train = fraction_of_each_class(train, cfg.fraction, cfg.seed)
     learned, tested = train.counts() > 0, test.counts() > 0
     if not train.multi and learned.sum() < 2:
         only = names[int(learned.argmax())].name
@@ -175,7 +180,11 @@ def open_sets(cfg: FinetuneConfig) -> Sets:
     return Sets(train, test, names, notes)
 
 
-def _named(data: LabelledDataset, names: list[ClassName], file: str, option: str) -> LabelledDataset:
+def _open(cfg: FinetuneConfig, data: str, multi: bool | None) -> Dataset:
+    return open_dataset(data, target="classes", image_col=cfg.image_col, label_col=cfg.label_col, multi=multi)
+
+
+def _named(data: Dataset, names: list[ClassName], file: str, option: str) -> Dataset:
     """Numbered as the list of names is. Raises UsageError for labels that are not in it, or mean the same."""
     rows = rows_of(data.classes, names, file, f"{option} {data.name}")
     met: dict[int, str] = {}
@@ -183,7 +192,7 @@ def _named(data: LabelledDataset, names: list[ClassName], file: str, option: str
         if row in met:
             raise UsageError(f"{option} {data.name}: {met[row]!r} and {label!r} are both {names[row].name!r}")
         met[row] = label
-    return data.renumbered(rows, [name.name for name in names])
+    return with_classes(data, [name.name for name in names], rows)
 
 
 def make_task(cfg: FinetuneConfig, sets: Sets, weights: Weights) -> Task:
@@ -240,7 +249,7 @@ def matched(cfg: FinetuneConfig, sets: Sets) -> dict[str, str]:
 def transferred(cfg: FinetuneConfig, encoder: Encoder, sets: Sets) -> TransferRows:
     """Rows of the classifier that the encoder came with, levelled over some of the training pictures."""
     count = min(LEVELLED, len(sets.train))
-    some = sets.train.taken(np.sort(samples_at(np.arange(count), len(sets.train), cfg.seed)))
+    some = subset(sets.train, np.sort(samples_at(np.arange(count), len(sets.train), cfg.seed)))
     pooled, _ = features(encoder, some, torch.device("cpu"))
     return transfer_rows(load(cfg.run), cfg.run, sets.names, pooled, alpha=cfg.alpha, seed=cfg.seed)
 
@@ -304,13 +313,13 @@ def curve_key(cfg: FinetuneConfig) -> str:
 
 
 def make_watch(
-    cfg: FinetuneConfig, test: LabelledDataset, device: torch.device
+    cfg: FinetuneConfig, test: Dataset, device: torch.device
 ) -> Callable[[nn.Module, int], dict[str, float]] | None:
     """A function of (task, samples seen) that measures on some of the test pictures, the same ones every time."""
     count = min(cfg.watch.watch_limit, len(test))
     if not count:
         return None
-    some = test.taken(np.sort(samples_at(np.arange(count), len(test), seed=0)))
+    some = subset(test, np.sort(samples_at(np.arange(count), len(test), seed=0)))
     if not len(some.labels):  # multi-label, and by chance not one picture has a label
         some = test
 

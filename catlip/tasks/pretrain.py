@@ -9,10 +9,10 @@ import torch
 
 from catlip.data.batches import CaptionBatches
 from catlip.data.crops import CropConfig
+from catlip.data.dataset import Dataset
 from catlip.data.loader import Loader
+from catlip.data.open import open_dataset
 from catlip.data.order import Order
-from catlip.data.sources import Dataset, open_dataset
-from catlip.data.sources import parts as parts_of
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.labels.tokenizer import FILE as TOKENIZER
@@ -122,9 +122,9 @@ class Parts:
         """Raises UsageError for a mistake in the configuration."""
         require(cfg, "data", *["vocab"] * reads_labels(cfg.objective))
         vocabulary = Vocabulary.load(cfg.vocab) if cfg.vocab else Vocabulary(synsets=[], names=[], counts=[], samples=0)
-        source = open_dataset(cfg.data, cfg.image_col, cfg.text_col, cfg.cache_gb)
+        source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col, cache_gb=cfg.cache_gb)
         window = min(WINDOW, source.window or WINDOW) if source.remote else 0
-        order = Order(parts_of(source), cfg.seed, source.shards.tolist(), window)
+        order = Order(source.parts, cfg.seed, source.shards.tolist(), window)
         # One process reads the captions: of remote data they are all that is fetched, and others would fetch it again.
         tokenizer = from_main(
             lambda: open_tokenizer(cfg.objective, cfg.tokens, source, Path(cfg.out) if cfg.out else None)

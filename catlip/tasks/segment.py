@@ -222,7 +222,7 @@ def _test(cfg: SegmentConfig, test: MaskDataset, world: World) -> tuple[Tensor, 
     seen, unreadable, names = [], Unreadable(), file_names(test.keys)
     stride = max(1, len(test) // max(cfg.show, 1))
     for number in range(world.rank, len(test), world.size):
-        record = test.read(number)
+        record = test[number]
         try:
             pixels, _, _ = decode_upright(record.image)
             truth = classes.of(read_mask(record), record.key)

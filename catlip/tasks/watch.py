@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from catlip.data.sources import open_dataset
+from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation import held_out
 from catlip.evaluation.features import class_indices, features, open_labelled

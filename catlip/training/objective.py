@@ -6,7 +6,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from catlip.data.records import Dataset
+from catlip.data.dataset import Dataset
 from catlip.errors import UsageError
 from catlip.labels.tokenizer import FILE, Tokenizer, TokenizerConfig, make_tokenizer
 from catlip.labels.vocabulary import Vocabulary

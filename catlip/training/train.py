@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from catlip.config import plain
+from catlip.data.dataset import Dataset
 from catlip.data.loader import Loader
 from catlip.data.order import Order
-from catlip.data.records import Dataset
-from catlip.data.sources import parts
 from catlip.data.steps import Steps
 from catlip.errors import UsageError
 from catlip.notices import say
@@ -75,7 +74,7 @@ class Session:
                 f"{world.size} processes, and `micro_batch` 0"
             )
         window = min(WINDOW, dataset.window or WINDOW) if dataset.remote else 0
-        order = Order(parts(dataset), cfg.seed, dataset.shards.tolist(), window)
+        order = Order(dataset.parts, cfg.seed, dataset.shards.tolist(), window)
         workers = cfg.workers or default_workers(world.local_size, world.device)
         return cls(task, dataset, cfg, world, order, workers)
 

@@ -1,0 +1,136 @@
+"""`open_dataset`: one door for whatever holds images. Readers are imported by those who need them.
+
+Nothing in this file needs torch.
+"""
+
+import glob
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from catlip.data.dataset import Dataset
+from catlip.data.remote import is_url, local_glob
+from catlip.data.shards import expand_names
+from catlip.data.subsets import mix
+from catlip.data.tables import kind_of
+from catlip.errors import UsageError
+
+
+def open_dataset(
+    data: Any,
+    *,
+    target: Literal["classes", "masks"] | None = None,
+    image_col: str | None = None,
+    text_col: str | None = None,
+    label_col: str | None = None,
+    multi: bool | None = None,
+    split: Literal["train", "test"] = "train",
+    cache_gb: float = 100.0,
+) -> Dataset:
+    """Find out what `data` is, and open it.
+
+    data: a path, a pattern of paths, or a URL; `a + b@2` mixes datasets, the second seen twice an epoch. A `Dataset` is
+        returned as it is.
+    target: "classes": labelled images (see `class_labels.py`). "masks": images with a mask each (see `masks.py`).
+    multi: whether images may have several classes; None: the data decide.
+    split: which part of a folder of masks is meant.
+    cache_gb: bound of the folder that remote shards are fetched to.
+
+    Raises UsageError, naming what was found, for anything that cannot be read.
+    """
+    if isinstance(data, Dataset):
+        return data
+    data = str(data)
+    if target == "classes":
+        from catlip.data.class_labels import open_class_labels
+
+        return open_class_labels(data, image_col, label_col, multi)
+    if target == "masks":
+        from catlip.data.masks import open_masks
+
+        return open_masks(data, split)
+    datasets, weights = [], []
+    for name, weight in mixed(data):
+        datasets.append(_open_one(name, image_col, text_col, cache_gb))
+        weights.append(weight)
+    return datasets[0] if weights == [1.0] else mix(datasets, weights, data)
+
+
+def mixed(data: str) -> list[tuple[str, float]]:
+    """`a + b@2` -> [("a", 1.0), ("b", 2.0)]. Raises UsageError for a weight of 0."""
+    return [_weight(part) for part in re.split(r"\s+\+\s+", data.strip())]
+
+
+def _weight(part: str) -> tuple[str, float]:
+    match = re.fullmatch(r"(.+?)\s*@\s*(\d+\.?\d*|\.\d+)", part)
+    if match is None or os.path.exists(part):
+        return part, 1.0
+    weight = float(match[2])
+    if not weight:
+        raise UsageError(f"`data` {part!r}: a weight is greater than 0; leave the source out instead")
+    return match[1], weight
+
+
+def located(data: str) -> tuple[str, list[str]]:
+    """(kind, files or URLs) of what one part of `data` names: a kind of `tables.kind_of`, or "folder".
+
+    In a folder: a metadata file of Hugging Face's imagefolder, else shards, else pictures and sidecars. Raises
+    UsageError for files that cannot be read, or not together.
+    """
+    names = expand_names(data)
+    if len(names) == 1 and os.path.isdir(names[0]):
+        for pattern in ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*.tar", "*.parquet"):
+            if found := local_glob(f"{glob.escape(names[0].rstrip('/'))}/{pattern}"):
+                return kind_of(Path(found[0])), found
+        return "folder", names
+    packed = next((name for name in names if name.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".zip"))), None)
+    if packed:
+        raise UsageError(f"`data` {packed} is compressed; only plain tars can be read at any place: unpack it")
+    kinds = {kind_of(Path(re.sub(r"[?#].*", "", name) if is_url(name) else name)) for name in names}
+    kind = kinds.pop() if len(kinds) == 1 else ""
+    if not kind or (kind == "coco" and len(names) > 1):
+        found = ", ".join(sorted({Path(name).suffix or "a folder" for name in names}))
+        raise UsageError(
+            f"`data` {data!r}: expected files of one kind (.tar, .csv, .tsv, .jsonl, .parquet), a COCO .json "
+            f"or a folder, found {found}"
+        )
+    return kind, names
+
+
+def _open_one(data: str, image_col: str | None, text_col: str | None, cache_gb: float) -> Dataset:
+    kind, names = located(data)
+    if kind == "folder":
+        from catlip.data.folders import FolderDataset
+
+        return FolderDataset(Path(names[0]))
+    if kind == "tar":
+        from catlip.data.tars import TarDataset
+
+        return TarDataset(names, data, cache_gb)
+    if kind in ("parquet", "jsonl"):
+        from catlip.data.embedded import open_embedded
+
+        if (found := open_embedded(kind, names, data, image_col, text_col, cache_gb)) is not None:
+            return found
+    if any(map(is_url, names)):
+        raise UsageError(f"`data` {data!r}: only tars, and Parquet with the bytes of pictures, are read from a URL")
+    paths = list(map(Path, names))
+    if kind == "coco":
+        from catlip.data.folders import coco_source
+
+        return coco_source(paths[0])
+    return _table(paths, data, image_col, text_col)
+
+
+def _table(paths: list[Path], data: str, image_col: str | None, text_col: str | None) -> Dataset:
+    from catlip.data.folders import listed
+    from catlip.data.paths import table_source
+
+    dataset = table_source(paths, data, image_col, text_col)
+    if paths[0].stem == "metadata":  # of a folder of pictures; any other table can be about some of them
+        named = {os.path.normpath(key) for key in dataset.keys()}  # noqa: SIM118 - not a mapping
+        unnamed = [name for name, _ in listed(str(paths[0].parent), {}) if name not in named]
+        if unnamed:
+            dataset.note(unnamed[0], f"{len(unnamed):,} pictures of the folder have no row in {paths[0].name}")
+    return dataset
