@@ -18,7 +18,7 @@ from typing import get_args, get_type_hints
 import torch
 
 from catlip.data.maskbatches import Window
-from catlip.models.segmentation import Head
+from catlip.models.segmenter import Head
 from catlip.tasks.segment import SegmentConfig, fine_tune
 from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig

@@ -6,17 +6,18 @@ __version__ = "0.1.0"
 __all__ = ["Encoder", "Labeler", "Vocabulary", "load", "load_segmenter"]
 
 if TYPE_CHECKING:
-    from catlip.evaluation.segmentation import load_segmenter
     from catlip.labels.labeler import Labeler
     from catlip.labels.vocabulary import Vocabulary
-    from catlip.models.encoder import Encoder, load
+    from catlip.models.encoder import Encoder
+    from catlip.models.segmenter import load_segmenter
+    from catlip.models.weights import load
 
 _HOMES = {
     "Labeler": "catlip.labels.labeler",
     "Vocabulary": "catlip.labels.vocabulary",
     "Encoder": "catlip.models.encoder",
-    "load": "catlip.models.encoder",
-    "load_segmenter": "catlip.evaluation.segmentation",
+    "load": "catlip.models.weights",
+    "load_segmenter": "catlip.models.segmenter",
 }
 
 

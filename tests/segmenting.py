@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.multiprocessing.spawn import start_processes
 
-from catlip.models.segmentation import Head
+from catlip.models.segmenter import Head
 from catlip.tasks.segment import SegmentConfig, fine_tune
 from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig

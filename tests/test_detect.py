@@ -19,8 +19,9 @@ from catlip.data.boxes import BoxBatch, Placed
 from catlip.data.coco import Objects
 from catlip.errors import UsageError
 from catlip.evaluation.detection import NAMES
-from catlip.models.encoder import Encoder, load
+from catlip.models.encoder import Encoder
 from catlip.models.pyramid import Pyramid, SimplePyramid, freeze_unused
+from catlip.models.weights import load
 from catlip.objectives.boxes import Boxes, BoxObjective, targets
 from catlip.recipes import RECIPES, load_recipe
 from catlip.report.detections import DetectConfig, detect
@@ -54,7 +55,7 @@ def test_the_simple_pyramid_makes_all_scales_of_one(stride: int) -> None:
 
 def test_what_no_map_depends_on_does_not_train() -> None:
     pyramid = Pyramid(Encoder.create("convnext_atto", image_size=64), 8)
-    freeze_unused(pyramid)
+    freeze_unused(pyramid, pyramid.encoder.image_size, lambda module, x: list(module(x).values()))
     still = [name for name, parameter in pyramid.named_parameters() if not parameter.requires_grad]
     assert still == ["encoder.backbone.head.norm.weight", "encoder.backbone.head.norm.bias"]
     with pytest.raises(UsageError, match="patches of 14 pixels"):

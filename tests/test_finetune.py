@@ -30,8 +30,8 @@ from catlip.errors import UsageError
 from catlip.evaluation.classification import evaluate
 from catlip.evaluation.multilabel import exact_metrics
 from catlip.export.predict import PredictConfig, predict
-from catlip.models.encoder import Encoder, load
-from catlip.models.initial import open_start, open_weights
+from catlip.models.encoder import Encoder
+from catlip.models.weights import load, open_weights
 from catlip.objectives.classes import Classes, ClassObjective, asymmetric, dense, mix
 from catlip.objectives.linear import linear_asymmetric, linear_bce
 from catlip.recipes import RECIPES, load_recipe
@@ -325,7 +325,7 @@ def test_wise_goes_from_the_start_to_the_end(start: str, sets: tuple[str, str], 
     cfg = config(start, *sets, tmp_path / "out")
     finetune(cfg)
     tuned = weights(tmp_path / "out")
-    before = make_task(cfg, open_sets(cfg), open_start(cfg.run, cfg.untrained)).state_dict()
+    before = make_task(cfg, open_sets(cfg), open_weights(cfg.run, cfg.untrained)).state_dict()
     for wise in (0.0, 0.5, 1.0):
         finetune(replace(cfg, wise=wise))
         found = open_weights(str(tmp_path / "out"))
@@ -348,7 +348,7 @@ def test_a_vit_at_another_size_keeps_what_it_knows(tmp_path: Path, sets: tuple[s
     vit = Encoder.create("test_vit", image_size=64)
     vit.save(tmp_path / "vit")
     cfg = config(str(tmp_path / "vit"), *sets, tmp_path / "out", samples=48, image_size=96, drop_path=0.1, center=0.875)
-    task = make_task(cfg, open_sets(cfg), open_start(cfg.run, cfg.untrained))
+    task = make_task(cfg, open_sets(cfg), open_weights(cfg.run, cfg.untrained))
     kept, old = task.encoder.backbone, vit.backbone
     assert torch.equal(kept.blocks[0].mlp.fc1.weight, old.blocks[0].mlp.fc1.weight)
     assert kept.pos_embed.shape[1] > old.pos_embed.shape[1]
@@ -372,7 +372,7 @@ def test_what_the_start_was_made_with_stays(tmp_path: Path, sets: tuple[str, str
 
 def test_an_untrained_baseline_of_a_name_and_of_a_run(start: str, sets: tuple[str, str], tmp_path: Path) -> None:
     cfg = config(start, *sets, tmp_path / "out", untrained=True)
-    of_run = make_task(cfg, open_sets(cfg), open_start(cfg.run, cfg.untrained)).encoder
+    of_run = make_task(cfg, open_sets(cfg), open_weights(cfg.run, cfg.untrained)).encoder
     first = (
         "backbone.conv1.weight" if "backbone.conv1.weight" in of_run.state_dict() else next(iter(of_run.state_dict()))
     )
@@ -522,7 +522,7 @@ def test_the_classifier_starts_from_rows_of_the_runs_own(
     """Before the first step, logits are the old ones' up to a level and a scale of each class."""
     cfg = config(fruits[0], *sets, tmp_path / "out", classes=fruits[1], init="transfer")
     opened = open_sets(cfg)
-    task = make_task(cfg, opened, open_start(cfg.run, cfg.untrained)).eval()
+    task = make_task(cfg, opened, open_weights(cfg.run, cfg.untrained)).eval()
     pictures = torch.rand(64, 3, 32, 32)
     old, new = load(fruits[0]), task.objective
     rows = [old.labels.index(FRUITS[name.name]) for name in opened.names]
@@ -532,7 +532,7 @@ def test_the_classifier_starts_from_rows_of_the_runs_own(
     centred = theirs - theirs.mean(1, keepdim=True)  # the mean row is taken off
     both = torch.stack([ours.T, centred.T], dim=1)
     assert min(torch.corrcoef(pair)[0, 1].item() for pair in both) > 0.99
-    again = make_task(cfg, opened, open_start(cfg.run, cfg.untrained))
+    again = make_task(cfg, opened, open_weights(cfg.run, cfg.untrained))
     assert torch.equal(again.objective.head.weight, new.head.weight)
     result = finetune(cfg)
     assert result is not None

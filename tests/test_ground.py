@@ -15,7 +15,8 @@ from catlip import cli
 from catlip.data.coco import read_instances
 from catlip.errors import UsageError
 from catlip.evaluation.grounding import GroundConfig, Pointed, area, inside, look, peak, place_vectors, pointing_game
-from catlip.models.encoder import Encoder, load
+from catlip.models.encoder import Encoder
+from catlip.models.weights import load
 from tests.conftest import jpeg, write_tar
 from tests.test_zero_shot import FRUITS
 

@@ -15,7 +15,8 @@ from catlip.errors import UsageError
 from catlip.evaluation.features import Captioned, read_captions
 from catlip.evaluation.retrieval import RetrieveConfig, both_ways, first_ranks, recalls, retrieve
 from catlip.models.dual import load_dual
-from catlip.models.encoder import Encoder, load
+from catlip.models.encoder import Encoder
+from catlip.models.weights import load
 from tests.test_zero_shot import FRUITS
 
 

@@ -20,17 +20,10 @@ from catlip import cli
 from catlip.data.maskbatches import MaskBatch, Window
 from catlip.data.masklabels import VOID, palette
 from catlip.errors import UsageError
-from catlip.evaluation import segmentation as windows
 from catlip.evaluation.segmentation import confusion, file_names, fit_of
+from catlip.models import sliding_window as windows
 from catlip.models.encoder import Encoder
-from catlip.models.segmentation import (
-    Head,
-    SegmentationCard,
-    Segmenter,
-    open_encoder,
-    restore_segmenter,
-    save_segmenter,
-)
+from catlip.models.segmenter import Head, SegmentationCard, Segmenter, load_segmenter, open_encoder, save_segmenter
 from catlip.objectives.masks import MaskObjective
 from catlip.recipes import RECIPES, load_recipe
 from catlip.recipes.segment import PICTURES
@@ -253,7 +246,8 @@ def test_a_saved_model_says_the_same(tmp_path: Path) -> None:
         "head": "deeplab", "stride": 8, "head_width": 8, "head_dropout": 0.5, "rates": [1, 2],
     })  # fmt: skip
     save_segmenter(tmp_path, model, card)
-    again, found = restore_segmenter(tmp_path)
+    trained = load_segmenter(tmp_path, "cpu")
+    again, found = trained.model, trained.card
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(again(x), model(x))
@@ -261,9 +255,9 @@ def test_a_saved_model_says_the_same(tmp_path: Path) -> None:
     card_file = tmp_path / "segmentation.json"
     card_file.write_text(card_file.read_text().replace('"c"', '"c", "d"'))
     with pytest.raises(UsageError, match="does not fit"):
-        restore_segmenter(tmp_path)
+        load_segmenter(tmp_path)
     with pytest.raises(UsageError, match="holds no segmentation model"):
-        restore_segmenter(tmp_path / "nowhere")
+        load_segmenter(tmp_path / "nowhere")
 
 
 def config(data: str, out: Path, **changes: object) -> SegmentConfig:

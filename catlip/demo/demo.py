@@ -22,7 +22,8 @@ from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.held_out import HeldOut, open_held_out, score
 from catlip.labels.vocabulary import Vocabulary
-from catlip.models.encoder import Encoder, load
+from catlip.models.encoder import Encoder
+from catlip.models.weights import load
 from catlip.notices import say
 from catlip.tasks.pretrain import PretrainConfig, pretrain, speed_of
 from catlip.training.log import append_json, duration, table

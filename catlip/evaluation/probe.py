@@ -27,7 +27,8 @@ from catlip.evaluation.linear_probe import voc07_svm
 from catlip.evaluation.multilabel import exact_metrics
 from catlip.evaluation.transfer_init import ALPHA, TransferRows, head_of, match_rows, scale_rows, told
 from catlip.evaluation.zero_shot import own_names
-from catlip.models.encoder import Encoder, load
+from catlip.models.encoder import Encoder
+from catlip.models.weights import load
 from catlip.notices import say
 from catlip.training.distributed import one_device
 from catlip.training.log import append_json, table

@@ -25,7 +25,8 @@ from catlip.evaluation.transfer_init import head_of as head_of
 from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.wordnet import open_lexicon
 from catlip.models.dual import DualEncoder, load_dual, text_folder
-from catlip.models.encoder import Encoder, load
+from catlip.models.encoder import Encoder
+from catlip.models.weights import load
 from catlip.notices import say
 from catlip.training.distributed import one_device
 from catlip.training.log import append_json, table
@@ -108,7 +109,7 @@ def open_routes(run: str, route: Route) -> tuple[Encoder, DualEncoder | None, To
 
     Raises UsageError for a route, or for "auto" every route, that the run does not have.
     """
-    has_text = text_folder(run).is_dir()
+    has_text = text_folder(run) is not None
     if route == "text" or (route == "auto" and has_text):
         dual, tokenizer = load_dual(run)
         return dual.encoder, dual, tokenizer

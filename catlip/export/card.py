@@ -10,8 +10,8 @@ from typing import Any
 from catlip.errors import UsageError
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.dual import TEXT_FOLDER
-from catlip.models.encoder import Encoder, load
-from catlip.models.folders import TIMM, model_folder, read_json
+from catlip.models.encoder import Encoder
+from catlip.models.weights import TIMM_FILES, load, model_folder, read_json
 from catlip.notices import say
 
 # Bookkeeping of results.jsonl, not measurements.
@@ -40,7 +40,7 @@ def push(cfg: PushConfig) -> str:
         raise UsageError(f"`license` {cfg.license!r}: expected an identifier such as apache-2.0 or other")
     folder = model_folder(cfg.run)
     card = model_card(Path(cfg.run), cfg.repo, cfg.license)
-    files = {name: folder / name for name in (*TIMM, "README.md")}
+    files = {name: folder / name for name in (*TIMM_FILES, "README.md")}
     files |= {f"{TEXT_FOLDER}/{file.name}": file for file in sorted((Path(cfg.run) / TEXT_FOLDER).glob("*.*"))}
     with TemporaryDirectory() as extra:
         if (Path(cfg.run) / "vocab.tsv").is_file():
@@ -77,7 +77,7 @@ def model_card(run: Path, repo: str, license: str) -> str:
     encoder = load(run)
     record = read_json(run / "config.json") if (run / "config.json").is_file() else {}
     config = record.get("config") or {}
-    in_timm = not hasattr(encoder.backbone, "build_args")
+    in_timm = encoder.in_timm
     parts = [
         _header(license, in_timm),
         f"# {repo.split('/')[1]}\n\n{_what(encoder, config)}",

@@ -20,8 +20,8 @@ from catlip.errors import UsageError
 from catlip.export.files import check_empty, save_classifier
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.corenet_vit import architecture_of
-from catlip.models.encoder import Encoder
-from catlip.models.folders import ENCODER_FOLDER, misfit
+from catlip.models.encoder import Encoder, misfit
+from catlip.models.weights import ENCODER_FOLDER
 from catlip.notices import say
 
 # CoreNet's names -> timm's. Some models write out_proj for out_proj_attn.

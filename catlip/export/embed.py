@@ -16,7 +16,8 @@ from catlip.data.images import Unreadable, left_out
 from catlip.data.pictures import open_pictures
 from catlip.errors import UsageError
 from catlip.evaluation.features import decoded
-from catlip.models.encoder import Encoder, load
+from catlip.models.encoder import Encoder
+from catlip.models.weights import load
 from catlip.notices import say
 from catlip.training.distributed import one_device
 

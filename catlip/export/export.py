@@ -23,8 +23,8 @@ from catlip.export.files import check_empty
 from catlip.export.open_clip import text_tower_of, to_open_clip
 from catlip.export.outputs import BATCHES, Outputs, Results, compare, takes_any_size
 from catlip.export.pictures import sample_pictures, to_input
-from catlip.models.encoder import Encoder, load
-from catlip.models.folders import TIMM, model_folder, read_json, read_tensors
+from catlip.models.encoder import Encoder
+from catlip.models.weights import TIMM_FILES, load, model_folder, read_json, read_tensors
 from catlip.notices import say
 
 FORMATS = ("timm", "open_clip", "onnx", "torch-export", "state-dict")
@@ -89,13 +89,13 @@ def _write(
 
 def _to_timm(cfg: ExportConfig, encoder: Encoder, out: Path) -> Callable[[Tensor], Results]:
     """The run's encoder folder is timm's layout already: it is copied, with its label names and input constants."""
-    if hasattr(encoder.backbone, "build_args"):
+    if not encoder.in_timm:
         raise UsageError(
             f"plain timm has no {encoder.architecture}: its ViTs lack the convolutional stem of the official models. "
-            f"`--format onnx`, `torch-export` and `state-dict` carry it, catlip.load({cfg.run!r}) opens it"
+            f"`format` onnx, torch-export and state-dict carry it, catlip.load({cfg.run!r}) opens it"
         )
     source = model_folder(cfg.run)
-    for name in (*TIMM, "README.md"):
+    for name in (*TIMM_FILES, "README.md"):
         if (source / name).is_file():
             shutil.copy(source / name, out / name)
     model: Any = timm.create_model(f"local-dir:{out}", pretrained=True)
@@ -107,7 +107,7 @@ def _to_state_dict(encoder: Encoder, out: Path) -> Callable[[Tensor], Results]:
     state = {name: value.contiguous() for name, value in encoder.backbone.state_dict().items()}
     save_file(state, out / "state_dict.safetensors", metadata={"format": "pt"})
     facts = {name: _plain(value) for name, value in graphs.facts_of(encoder).items()}
-    args: dict[str, Any] = getattr(encoder.backbone, "build_args", {})
+    args: dict[str, Any] = dict(encoder.arguments)
     if timm.get_pretrained_cfg_value(encoder.architecture, "fixed_input_size"):
         args = {"img_size": encoder.image_size}
     facts["model_args"] = args

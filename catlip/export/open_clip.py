@@ -24,9 +24,9 @@ from catlip.errors import UsageError
 from catlip.export.outputs import Results
 from catlip.labels.tokenizer import END, FILE, PAD, START, Tokenizer
 from catlip.models.dual import load_dual, text_folder
-from catlip.models.encoder import Encoder, classifiers
-from catlip.models.folders import OPEN_CLIP, misfit
+from catlip.models.encoder import Encoder, classifiers, misfit
 from catlip.models.text import HEAD_WIDTH
+from catlip.models.weights import OPEN_CLIP_FILES
 
 CAPTIONS = ["a dog", "", "two men eating hot dogs in front of a red brick wall on a rainy day"]  # that are compared
 # Of an encoder without text side: open_clip cannot do without one, so it gets the smallest, all zeros.
@@ -57,7 +57,7 @@ def text_tower_of(run: str) -> tuple[TextTower | None, str]:
     Raises UsageError for a text tower that cannot be read.
     """
     empty = "open_clip's text side is empty: {}. encode_image gives the pooled vector"
-    if not text_folder(run).is_dir():
+    if text_folder(run) is None:
         return None, empty.format("this run has learned none")
     dual, tokenizer = load_dual(run)
     if not isinstance(dual.text_projection, nn.Identity):
@@ -153,8 +153,8 @@ def to_open_clip(
         "resize_mode": "shortest",
     }
     card = json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess}, indent=2)
-    (folder / OPEN_CLIP[0]).write_text(card + "\n", encoding="utf-8")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / OPEN_CLIP[1])
+    (folder / OPEN_CLIP_FILES[0]).write_text(card + "\n", encoding="utf-8")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / OPEN_CLIP_FILES[1])
     again = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0].eval()
     asked = None
     if text is not None and text.tokenizer is not None and text.embed is not None:
@@ -191,7 +191,7 @@ def _visual(encoder: Encoder, projection: Tensor, bias: Tensor | None) -> tuple[
     """(vision_cfg, the tower's state): a timm backbone under its name if that fits, else open_clip's own ViT."""
     heads = tuple(f"{name}." for name in classifiers(encoder.backbone.pretrained_cfg))
     state = {k: v.detach().cpu() for k, v in encoder.backbone.state_dict().items() if not k.startswith(heads)}
-    own = hasattr(encoder.backbone, "build_args")  # our architecture: open_clip, without catlip, has not heard of it
+    own = not encoder.in_timm  # our architecture: open_clip, without catlip, has not heard of it
     if not own and not misfit(
         timm.create_model(encoder.architecture, num_classes=0, device="meta").state_dict(), state
     ):
@@ -208,7 +208,7 @@ def _visual(encoder: Encoder, projection: Tensor, bias: Tensor | None) -> tuple[
     if own or bias is not None or not _is_plain_vit(encoder.backbone):
         raise UsageError(
             f"open_clip cannot hold a {encoder.architecture} at {encoder.image_size} px; "
-            f"`--format onnx`, `torch-export` and `state-dict` can"
+            f"`format` onnx, torch-export and state-dict can"
         )
     return _own_vit(encoder, state, projection)
 

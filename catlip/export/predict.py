@@ -9,8 +9,8 @@ from PIL import Image
 
 from catlip.data.images import UnreadableImageError, read_image
 from catlip.errors import UsageError
-from catlip.models.encoder import Encoder, load
-from catlip.models.folders import model_folder, read_json
+from catlip.models.encoder import Encoder
+from catlip.models.weights import load, model_folder, read_json
 from catlip.notices import say
 from catlip.training.distributed import one_device
 from catlip.training.log import table

@@ -2,8 +2,8 @@
 
 It is timm's VisionTransformer but for two things. Patches come from three convolutions with BatchNorm, the first of
 which is padded by one pixel; timm's nearest relative, vit_base_mci_224, is not padded, so that its patches lie one
-pixel further down and to the right. And the official code enlarges or shrinks the 196 learned positions as if they
-stood in one row, not on a 14 x 14 grid: wherever a picture is not 224 px wide, a position's column is lost.
+pixel further down and to the right. And the official code interpolates the 196 learned positions as if they stood in
+one row, not on a 14 x 14 grid: wherever an image is not 224 px wide, a position's column is lost.
 
     positions="1d"  as the official code: exact for the official weights at any size
     positions="2d"  on the grid, bicubic, as timm does for its own models; the same at 224 px
@@ -11,6 +11,7 @@ stood in one row, not on a 14 x 14 grid: wherever a picture is not 224 px wide, 
 Importing this file tells timm the names below; a folder with such weights then loads with `timm.create_model` too.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ SIZES = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (102
 
 
 class ConvStem(nn.Module):
-    """Pictures [B, 3, H, W] -> patches [B, H / stride, W / stride, D].
+    """Images [B, 3, H, W] -> patches [B, H / stride, W / stride, D].
 
     stride: 16, or 8 as DeepLabv3 uses it: the first convolution then takes half the step with the same kernel.
     """
@@ -53,7 +54,7 @@ class ConvStem(nn.Module):
         return self.stride if as_scalar else (self.stride, self.stride)
 
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches of a picture: the convolutions' own arithmetic, for sizes that do not divide."""
+        """Rows and columns of patches of an image: the convolutions' own arithmetic, for sizes that do not divide."""
         step = self.conv1.stride[0]
         height, width = (((size - 2) // step + 1) // 4 for size in img_size)
         return height, width
@@ -106,13 +107,14 @@ class CorenetVit(VisionTransformer):
         """x [B, h, w, D] -> tokens [B, (1 +) h * w, D]. The class token has no position."""
         assert self.pos_embed is not None
         batch, height, width, dim = x.shape
-        place: Tensor = self.pos_embed
+        position: Tensor = self.pos_embed
         if self.positions == "1d":
             # Also at 224 px, where it returns the same numbers: a branch would fix an exported graph's size.
-            place = F.interpolate(place[None], size=(height * width, dim), mode="bilinear", align_corners=False)[0]
+            size = (height * width, dim)
+            position = F.interpolate(position[None], size=size, mode="bilinear", align_corners=False)[0]
         else:
-            place = resample_abs_pos_embed(place, [height, width], list(GRID), num_prefix_tokens=0)
-        x = x.reshape(batch, -1, dim) + place
+            position = resample_abs_pos_embed(position, [height, width], list(GRID), num_prefix_tokens=0)
+        x = x.reshape(batch, -1, dim) + position
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(batch, -1, -1), x], dim=1)
         return self.pos_drop(x)
@@ -141,31 +143,17 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _make(name: str, pretrained: bool, **kwargs: Any) -> Any:
-    width, depth = SIZES[name]
-    return build_model_with_cfg(CorenetVit, f"corenet_vit_{name}", pretrained, embed_dim=width, depth=depth, **kwargs)
+def _entry(size: str) -> Callable[..., CorenetVit]:
+    """What `timm.create_model` calls for a name."""
+
+    def create(pretrained: bool = False, **kwargs: Any) -> CorenetVit:
+        width, depth = SIZES[size]
+        name = f"corenet_vit_{size}"
+        return build_model_with_cfg(CorenetVit, name, pretrained, embed_dim=width, depth=depth, **kwargs)  # pyright: ignore[reportReturnType]
+
+    create.__name__ = f"corenet_vit_{size}"
+    return create
 
 
-@register_model
-def corenet_vit_tiny(pretrained: bool = False, **kwargs: Any) -> CorenetVit:
-    return _make("tiny", pretrained, **kwargs)
-
-
-@register_model
-def corenet_vit_small(pretrained: bool = False, **kwargs: Any) -> CorenetVit:
-    return _make("small", pretrained, **kwargs)
-
-
-@register_model
-def corenet_vit_base(pretrained: bool = False, **kwargs: Any) -> CorenetVit:
-    return _make("base", pretrained, **kwargs)
-
-
-@register_model
-def corenet_vit_large(pretrained: bool = False, **kwargs: Any) -> CorenetVit:
-    return _make("large", pretrained, **kwargs)
-
-
-@register_model
-def corenet_vit_huge(pretrained: bool = False, **kwargs: Any) -> CorenetVit:
-    return _make("huge", pretrained, **kwargs)
+for _size in SIZES:
+    register_model(_entry(_size))

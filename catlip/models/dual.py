@@ -1,6 +1,6 @@
-"""A dual encoder: pictures and captions as vectors of one space, for contrastive objectives, zero-shot and retrieval.
+"""A dual encoder: images and captions as vectors of one space, for contrastive objectives, zero-shot and retrieval.
 
-What the encoder's own folder does not hold is written beside it, as `text/`: the text tower, the picture's projection,
+What the encoder's own folder does not hold is written beside it, as `text/`: the text tower, the image's projection,
 the temperature and the tokenizer. The encoder stays a plain timm model that knows nothing of text.
 """
 
@@ -12,16 +12,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from catlip.atomic import write_text
 from catlip.errors import UsageError
 from catlip.labels.tokenizer import FILE, Tokenizer
-from catlip.models import encoder as encoders
 from catlip.models.encoder import Encoder
-from catlip.models.folders import HUB, download
 from catlip.models.text import TextConfig, TextTower
+from catlip.models.weights import HUB, Source, download, load, origin, read_json, read_tensors, write_tensors
 
 TEXT_FOLDER = "text"
 MAX_SCALE = 100.0  # CLIP, section 2.5: beyond this training became unstable
@@ -60,7 +58,7 @@ class DualEncoder(nn.Module):
     ) -> None:
         """embed: length of the vectors; 0: the encoder's own, its pooled vector as it is. scale, bias: at the start.
 
-        mlp: both vectors go through a `Projection` to this length instead (CLIP-Lite); 0: a linear one of the picture.
+        mlp: both vectors go through a `Projection` to this length instead (CLIP-Lite); 0: a linear one of the image.
         """
         super().__init__()
         self.encoder = encoder
@@ -101,11 +99,11 @@ class DualEncoder(nn.Module):
 
     def save_text(self, folder: Path, tokenizer: Tokenizer) -> None:
         """Write everything but the encoder into `folder`/text; `load_dual` reads it."""
-        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items() if not k.startswith("encoder.")}
         to = folder / TEXT_FOLDER
         to.mkdir(parents=True, exist_ok=True)
-        (to / "config.json").write_text(json.dumps(self._card, indent=2) + "\n", encoding="utf-8")
-        save_file(state, to / "model.safetensors")
+        write_text(to / "config.json", json.dumps(self._card, indent=2) + "\n")
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
+        write_tensors(to / "model.safetensors", state)
         tokenizer.save(to / FILE)
 
 
@@ -127,29 +125,35 @@ class _Capped(torch.autograd.Function):
         return grads[0].masked_fill(beyond & (grads[0] < 0), 0.0), None
 
 
-def text_folder(run: str | Path) -> Path:
-    """Where the text tower of a run folder or "hf-hub:org/name" is; it does not exist if there is none."""
-    return (download(str(run), (f"{TEXT_FOLDER}/*",)) if str(run).startswith(HUB) else Path(run)) / TEXT_FOLDER
+def text_folder(source: Source) -> Path | None:
+    """Where the text tower lies beside an encoder (see `catlip.load`), if there is one."""
+    name = origin(source)
+    if not name:
+        return None
+    folder = (download(name, (f"{TEXT_FOLDER}/*",)) if name.startswith(HUB) else Path(name)) / TEXT_FOLDER
+    return folder if folder.is_dir() else None
 
 
-def load_dual(run: str | Path) -> tuple[DualEncoder, Tokenizer]:
-    """The dual encoder of a run folder or "hf-hub:org/name", ready to embed. Raises UsageError for a run without a text
-    tower."""
-    folder = text_folder(run)
-    if not folder.is_dir():
+def load_dual(source: Source) -> tuple[DualEncoder, Tokenizer]:
+    """The dual encoder of a run folder, "hf-hub:org/name", a Run, or an Encoder loaded from one, ready to embed.
+
+    Raises UsageError for a run without a text tower.
+    """
+    folder = text_folder(source)
+    if folder is None:
+        name = origin(source) or "this encoder"
         raise UsageError(
-            f"{run} has no text tower ({folder} does not exist): `catlip align RUN --data CAPTIONED "
-            "`out` NEW` trains one"
+            f"{name} has no text tower (no folder {TEXT_FOLDER}/): `catlip align RUN --data CAPTIONED `out` NEW` "
+            "trains one"
         )
-    encoder = encoders.load(run)
+    encoder = load(source)
+    card, state = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
+    bias = 0.0 if "logit_bias" in state else None
     try:
-        card = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        state = load_file(folder / "model.safetensors")
-        bias = 0.0 if "logit_bias" in state else None
         tokenizer = Tokenizer.load(folder / FILE, card["context"])
         text, embed, mlp = TextConfig(**card["text"]), card["embed"], card.get("mlp", 0)
         dual = DualEncoder(encoder, tokenizer, text, embed=embed, scale=1.0, bias=bias, mlp=mlp)
         dual.load_state_dict(state | {f"encoder.{k}": v for k, v in encoder.state_dict().items()})
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UsageError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
     return dual.eval(), tokenizer

@@ -9,7 +9,8 @@ convolutions a level, as in ViTDet, are all there is.
 
 import copy
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from catlip.errors import UsageError
 from catlip.models.encoder import Encoder
 
+M = TypeVar("M", bound=nn.Module)
 STRIDES = (4, 8, 16, 32)  # and 64, by taking every second place of the last
 
 
@@ -49,7 +51,7 @@ class SimplePyramid(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """An encoder as a detector's backbone: pictures -> {"0": finest map, "1": ..., "pool": coarsest}."""
+    """An encoder as a detector's backbone: images -> {"0": finest map, "1": ..., "pool": coarsest}."""
 
     def __init__(self, encoder: Encoder, channels: int) -> None:
         """Raises UsageError for a backbone whose maps do not fit."""
@@ -103,14 +105,19 @@ def freeze_lowest(encoder: Encoder, layers: int) -> None:
             parameter.requires_grad_(False)
 
 
-def freeze_unused(pyramid: Pyramid) -> None:
-    """Parameters that no map depends on (a norm after the last stage, a pooling head) do not train: several
-    processes wait for the gradient of each parameter that does. Found on the meta device, so nothing is computed."""
-    shadow = copy.deepcopy(pyramid).to("meta")
-    size = pyramid.encoder.image_size
-    maps = shadow(torch.empty(1, 3, size, size, device="meta"))
-    total = torch.stack([value.sum() for value in maps.values()]).sum()
-    named = {name: parameter for name, parameter in shadow.named_parameters() if parameter.requires_grad}
-    grads = dict(zip(named, torch.autograd.grad(total, list(named.values()), allow_unused=True), strict=True))
-    for name, parameter in pyramid.named_parameters():
-        parameter.requires_grad_(grads.get(name) is not None)
+def freeze_unused(module: M, size: int, maps: Callable[[M, Tensor], list[Tensor]]) -> list[Tensor]:
+    """Parameters that no map depends on (a norm after the last stage, a pooling head) do not train: several processes
+    wait for the gradient of each parameter that does.
+
+    maps(module, x [1, 3, size, size]): feature maps. Returns them, on the meta device: nothing is computed.
+    """
+    shadow = copy.deepcopy(module).to("meta").eval()
+    found = maps(shadow, torch.empty(1, 3, size, size, device="meta"))
+    learned = {name: parameter for name, parameter in shadow.named_parameters() if parameter.requires_grad}
+    if learned:
+        total = torch.stack([value.sum() for value in found]).sum()
+        grads = torch.autograd.grad(total, list(learned.values()), allow_unused=True)
+        used = {name for name, grad in zip(learned, grads, strict=True) if grad is not None}
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name in used)
+    return found

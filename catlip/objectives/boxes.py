@@ -62,7 +62,7 @@ class BoxObjective(nn.Module):
         self.cfg = cfg
         pyramid = Pyramid(encoder, cfg.channels)
         freeze_lowest(encoder, cfg.freeze)
-        freeze_unused(pyramid)
+        freeze_unused(pyramid, encoder.image_size, lambda module, x: list(module(x).values()))
         if len(cfg.anchors) != pyramid.n_levels + 1:
             raise UsageError(
                 f"`anchors` names {len(cfg.anchors)} sizes, and the pyramid of {encoder.architecture} has "

@@ -7,7 +7,7 @@ from torch import Tensor
 from catlip.data.batches import Batch
 from catlip.data.maskbatches import MaskBatch
 from catlip.data.masklabels import VOID
-from catlip.models.segmentation import Segmenter
+from catlip.models.segmenter import Segmenter
 
 
 class MaskObjective(Segmenter):

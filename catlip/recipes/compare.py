@@ -25,8 +25,7 @@ from catlip.evaluation.features import class_indices, features, open_labelled
 from catlip.evaluation.probe import ProbeConfig, linear_probe, probe
 from catlip.evaluation.retrieval import RetrieveConfig, retrieve
 from catlip.labels.vocabulary import Vocabulary
-from catlip.models.encoder import load
-from catlip.models.initial import fingerprint
+from catlip.models.weights import fingerprint, load
 from catlip.notices import say
 from catlip.recipes import load_recipe
 from catlip.report import comparison

@@ -15,7 +15,7 @@ Published mIoU on the validation set, released weights: B 50.1, L 54.8, H 55.6 (
 """
 
 from catlip.data.maskbatches import Window
-from catlip.models.segmentation import Head
+from catlip.models.segmenter import Head
 from catlip.tasks.segment import SegmentConfig
 from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig

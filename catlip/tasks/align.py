@@ -20,9 +20,8 @@ from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.features import Captioned, embed_source
 from catlip.labels.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
-from catlip.models.encoder import load
-from catlip.models.folders import ENCODER_FOLDER, model_folder
 from catlip.models.text import TextConfig
+from catlip.models.weights import ENCODER_FOLDER, load, model_folder
 from catlip.notices import say
 from catlip.objectives.align import Align as AlignSettings
 from catlip.objectives.align import AlignObjective

@@ -27,8 +27,7 @@ from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.evaluation.detection import average_precision
 from catlip.models.augment import AugmentConfig, RangeAugment
-from catlip.models.folders import ENCODER_FOLDER
-from catlip.models.initial import fingerprint, open_start, started
+from catlip.models.weights import ENCODER_FOLDER, fingerprint, open_weights
 from catlip.notices import say
 from catlip.objectives.boxes import Boxes, BoxObjective
 from catlip.training.distributed import World, joined
@@ -209,7 +208,8 @@ def _train(cfg: DetectConfig, world: World, source: Dataset, train: Instances) -
 def make_task(cfg: DetectConfig, classes: int) -> Task:
     """Detector and augmentation with their initial weights: a function of the settings and the encoder's weights."""
     torch.manual_seed(cfg.seed)
-    encoder = started(open_start(cfg.run, cfg.untrained), image_size=cfg.image_size, drop_path=cfg.drop_path)
+    weights = open_weights(cfg.run, cfg.untrained)
+    encoder = weights.build(image_size=cfg.image_size, drop_path=cfg.drop_path)
     if cfg.loop.checkpointing:
         encoder.backbone.set_grad_checkpointing(True)
     objective = BoxObjective(encoder, classes, cfg.objective)

@@ -26,8 +26,8 @@ from catlip.evaluation.classification import evaluate
 from catlip.evaluation.features import features
 from catlip.evaluation.transfer_init import ALPHA, TransferRows, match_rows, told, transfer_rows
 from catlip.models.augment import AugmentConfig, RangeAugment
-from catlip.models.encoder import ENCODER_FOLDER, Encoder, load
-from catlip.models.initial import Weights, fingerprint, open_start, started
+from catlip.models.encoder import Encoder
+from catlip.models.weights import ENCODER_FOLDER, Weights, fingerprint, load, open_weights
 from catlip.notices import say
 from catlip.objectives.classes import Classes, ClassObjective
 from catlip.objectives.synsets import log_odds
@@ -131,7 +131,7 @@ def _finetune(cfg: FinetuneConfig, world: World) -> dict[str, Any] | None:
     for option in ("fraction", "wise", "center"):
         if not 0 <= getattr(cfg, option) <= 1 or (option != "wise" and not getattr(cfg, option)):
             raise UsageError(f"`{option}` is a share between 0 and 1, not {getattr(cfg, option)}")
-    sets, weights = open_sets(cfg), open_start(cfg.run, cfg.untrained)
+    sets, weights = open_sets(cfg), open_weights(cfg.run, cfg.untrained)
     names = matched(cfg, sets)
     trained = _train(cfg, world, sets, weights)
     if not world.main or trained is None:
@@ -198,8 +198,7 @@ def _named(data: Dataset, names: list[ClassName], file: str, option: str) -> Dat
 def make_task(cfg: FinetuneConfig, sets: Sets, weights: Weights) -> Task:
     """Encoder, head and augmentation with their initial weights: a function of settings and data alone."""
     torch.manual_seed(cfg.seed)
-    encoder = started(
-        weights,
+    encoder = weights.build(
         image_size=cfg.image_size,
         any_size=bool(cfg.curriculum.scales or cfg.curriculum.low_res),
         drop_patches=cfg.curriculum.patch_keep < 1,
@@ -308,7 +307,7 @@ def curve_key(cfg: FinetuneConfig) -> str:
     """Of everything that decides the points of a curve, up to share, seed and classifier. Raises UsageError."""
     one = replace(cfg, fraction=1.0, fractions="", seeds=1, seed=0, init="random")
     sets = open_sets(one)
-    facts = _facts(one, sets, open_start(cfg.run, cfg.untrained), budget=0)
+    facts = _facts(one, sets, open_weights(cfg.run, cfg.untrained), budget=0)
     return key_of(one, {**facts, "test": sets.test.fingerprint(), "wise": cfg.wise, "center": cfg.center})
 
 

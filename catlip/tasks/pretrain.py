@@ -20,8 +20,8 @@ from catlip.labels.tokenizer import Tokenizer, TokenizerConfig
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.augment import AugmentConfig, RangeAugment
 from catlip.models.encoder import Encoder
-from catlip.models.initial import fingerprint, start_from
 from catlip.models.text import TextConfig
+from catlip.models.weights import fingerprint, start_from
 from catlip.notices import say
 from catlip.objectives.synsets import Synsets
 from catlip.tasks.watch import Watch, make_watch

@@ -32,9 +32,9 @@ from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import read_names
-from catlip.evaluation.segmentation import Fit, confusion, file_names, fit_of, load_segmenter, save_mask
-from catlip.models.initial import fingerprint
-from catlip.models.segmentation import Head, SegmentationCard, open_encoder, save_segmenter
+from catlip.evaluation.segmentation import Fit, confusion, file_names, fit_of, save_mask
+from catlip.models.segmenter import Head, SegmentationCard, load_segmenter, open_encoder, save_segmenter
+from catlip.models.weights import fingerprint
 from catlip.notices import say
 from catlip.objectives.masks import MaskObjective
 from catlip.training.distributed import World, any_rank, gathered, joined, total

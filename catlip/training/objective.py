@@ -11,8 +11,9 @@ from catlip.errors import UsageError
 from catlip.labels.tokenizer import FILE, Tokenizer, TokenizerConfig, make_tokenizer
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.dual import DualEncoder
-from catlip.models.encoder import ENCODER_FOLDER, Encoder
+from catlip.models.encoder import Encoder
 from catlip.models.text import TextConfig
+from catlip.models.weights import ENCODER_FOLDER
 from catlip.objectives.clip import Clip, ClipObjective
 from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective
 from catlip.objectives.hybrid import Hybrid, HybridObjective

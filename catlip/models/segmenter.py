@@ -1,9 +1,9 @@
 """An encoder with a head that gives every pixel a class: DeepLabv3's, or one linear layer.
 
-The heads read the last feature map, 8, 16 or 32 pixels of the picture apart (the output stride). Convolutional
-backbones that timm can dilate are (Chen et al. 2017, arXiv 1706.05587, section 3.2: stride of the last stages off,
-their kernels spread); the official CatLIP ViT takes smaller steps between patches; all others keep their own map,
-enlarged where it is coarser than asked.
+The heads read the last feature map, whose positions are 8, 16 or 32 pixels apart (the output stride). Convolutional
+backbones that timm can dilate are dilated (Chen et al. 2017, arXiv 1706.05587, section 3.2: the last stages lose their
+stride, their kernels spread); the official CatLIP ViT takes smaller steps between patches; all others keep their own
+map, enlarged where it is coarser than asked.
 """
 
 import json
@@ -11,17 +11,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from catlip.atomic import write_text
+from catlip.data.images import decode_upright, to_rgb
+from catlip.data.masklabels import Classes
 from catlip.errors import UsageError
-from catlip.models.encoder import ENCODER_FOLDER, Encoder
-from catlip.models.folders import misfit, read_json, read_tensors
-from catlip.models.initial import open_start, started
+from catlip.models.encoder import REFUSALS, Encoder, misfit, size_refused
+from catlip.models.pyramid import freeze_unused
+from catlip.models.sliding_window import segment
+from catlip.models.weights import ENCODER_FOLDER, Source, open_weights, origin, read_json, read_tensors, write_tensors
 
 CARD, WEIGHTS = "segmentation.json", "segmentation.safetensors"
 
@@ -31,7 +35,7 @@ class Head:
     """Settings of the head."""
 
     head: Literal["deeplab", "linear"] = "deeplab"
-    stride: Literal[8, 16, 32] = 16  # pixels between places of the feature map
+    stride: Literal[8, 16, 32] = 16  # pixels between positions of the feature map
     head_width: int = 256  # channels; 512 in the official models. deeplab only, as what follows
     head_dropout: float = 0.5  # .1 in the official models
     rates: tuple[int, ...] = ()  # dilations of its kernels; default: 12, 24, 36 at stride 8, and half that at 16
@@ -43,25 +47,25 @@ class SegmentationCard:
 
     names: list[str]
     image_size: int  # pixels of the square windows it was trained with
-    short_side: int = 0  # pixels that pictures are brought to before; 0: as they are
+    short_side: int = 0  # pixels that images are brought to before; 0: as they are
     head: dict[str, Any] = field(default_factory=dict)  # fields of Head
     first: int = 0  # number of the first class in mask files
     void: tuple[int, ...] = (255,)
 
 
 class Segmenter(nn.Module):
-    """x: square pictures [B, 3, S, S] in the encoder's input space -> logits [B, C, h, w] at the stride."""
+    """x: square images [B, 3, S, S] in the encoder's input space -> logits [B, C, h, w] at the stride."""
 
     def __init__(self, encoder: Encoder, classes: int, cfg: Head) -> None:
-        """Raises UsageError for a picture size that the encoder refuses."""
+        """Raises UsageError for an image size that the encoder refuses."""
         super().__init__()
         self.encoder = encoder
         self.classes, self.stride = classes, cfg.stride
-        width, self.own_stride = _try_out(encoder)
+        width, self.own_stride = _prepare(encoder)
         self.head = _deeplab(width, classes, cfg) if cfg.head == "deeplab" else nn.Conv2d(width, classes, 1)
 
     def features(self, x: Tensor) -> Tensor:
-        """[B, D, h, w], h = S / stride; finer where the encoder's own places are."""
+        """[B, D, h, w], h = S / stride; finer where the encoder's own map is."""
         found = feature_map(self.encoder, x)
         size = -(-x.shape[-1] // self.stride)
         if found.shape[-1] < size:
@@ -78,43 +82,50 @@ class Segmenter(nn.Module):
         return self.logits(x)
 
 
+class Trained:
+    """A trained model: images of any size in, class numbers out. names: of the classes."""
+
+    def __init__(self, model: Segmenter, card: SegmentationCard) -> None:
+        self.model, self.card = model, card
+        self.names = card.names
+        self.classes = Classes(tuple(card.names), card.void)
+
+    def __call__(self, image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
+        """uint8 [h, w]: the class of each pixel. image: a PIL image, a file, or uint8 [h, w, 3].
+
+        Raises UnreadableImageError for a file that is no image.
+        """
+        if isinstance(image, str | Path):
+            image = decode_upright(Path(image).read_bytes())[0]
+        pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
+        return segment(self.model, pixels, window=self.card.image_size, short_side=self.card.short_side)
+
+
 def feature_map(encoder: Encoder, x: Tensor) -> Tensor:
     """The last feature map, or the patches after the last norm, as a map: [B, D, h, w]. x is square."""
     backbone = encoder.backbone
     features = backbone.forward_features(x)
     if features.ndim == 4:
-        return features.permute(0, 3, 1, 2) if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else features
+        return encoder.as_map(features)
     tokens = encoder.as_tokens(features)
     if isinstance(getattr(backbone, "fc_norm", None), nn.LayerNorm):  # the only norm of ViTs that pool by the mean
         tokens = backbone.fc_norm(tokens)
     side = round(tokens.shape[1] ** 0.5)
-    assert side * side == tokens.shape[1], "a square picture has a square of patches"
+    assert side * side == tokens.shape[1], "a square image has a square of patches"
     return tokens.transpose(1, 2).unflatten(2, (side, side))
 
 
-def _try_out(encoder: Encoder) -> tuple[int, int]:
-    """(channels of the feature map, pixels between its places). Parameters that it does not depend on are frozen, as
-    several processes wait for the gradient of every other one."""
-    x = torch.zeros(1, 3, encoder.image_size, encoder.image_size)
-    training = encoder.training
-    encoder.eval()  # a look must not move running statistics
+def _prepare(encoder: Encoder) -> tuple[int, int]:
+    """(channels of the feature map, pixels between its positions). What the map does not depend on is frozen."""
+    size = encoder.image_size
     try:
-        found = feature_map(encoder, x)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        what = (str(error).splitlines() or [repr(error)])[0]
-        raise UsageError(f"`image_size` {encoder.image_size}: {encoder.architecture} refuses it: {what}") from None
-    if hasattr(encoder.backbone, "patch_embed") and encoder.image_size % found.shape[2]:
-        patch = encoder.image_size // found.shape[2]
-        raise UsageError(
-            f"`image_size` {encoder.image_size} is no multiple of the patches of {encoder.architecture} ({patch} px)"
-        )
-    learned = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
-    if learned:
-        gradients = torch.autograd.grad(found.sum(), learned, allow_unused=True)
-        for parameter, gradient in zip(learned, gradients, strict=True):
-            parameter.requires_grad_(gradient is not None)
-    encoder.train(training)
-    return found.shape[1], round(encoder.image_size / found.shape[2])
+        (found,) = freeze_unused(encoder, size, lambda module, x: [feature_map(module, x)])
+    except REFUSALS as error:
+        raise size_refused(size, encoder.architecture, error) from None
+    if hasattr(encoder.backbone, "patch_embed") and size % found.shape[2]:
+        patch = size // found.shape[2]
+        raise UsageError(f"`image_size` {size} is no multiple of the patches of {encoder.architecture} ({patch} px)")
+    return found.shape[1], round(size / found.shape[2])
 
 
 def _deeplab(width: int, classes: int, cfg: Head) -> nn.Sequential:
@@ -139,39 +150,41 @@ def _deeplab(width: int, classes: int, cfg: Head) -> nn.Sequential:
 
 
 def open_encoder(
-    source: str, *, image_size: int, stride: int, untrained: bool = False, drop_path: float = 0.0
+    source: Source, *, image_size: int, stride: int, untrained: bool = False, drop_path: float = 0.0
 ) -> Encoder:
-    """The encoder of a run folder, a model folder, hf-hub:ORG/NAME or timm:NAME, for square pictures of this size.
+    """An encoder (see `catlip.load`) for square images of this size, dilated to the stride where that can be.
 
     untrained: the same architecture with random weights. Raises UsageError for anything else.
     """
-    weights = open_start(source, untrained)
+    weights = open_weights(source, untrained)
 
-    def create(**geometry: Any) -> Encoder:
-        return started(weights, image_size=image_size, drop_path=drop_path, geometry=geometry)
+    def build(**geometry: Any) -> Encoder:
+        return weights.build(image_size=image_size, drop_path=drop_path, geometry=geometry)
 
     if weights.architecture.startswith("corenet_vit"):
-        return create(stride=8 if stride == 8 else 16)  # it has no stride 32: a finer map does no harm
+        return build(stride=8 if stride == 8 else 16)  # it has no stride 32: a finer map does no harm
     try:
-        return create(output_stride=stride) if stride < 32 else create()
+        return build(output_stride=stride) if stride < 32 else build()
     except UsageError:
-        return create()  # timm cannot dilate this family; the map is enlarged instead
+        return build()  # timm cannot dilate this family; the map is enlarged instead
 
 
 def save_segmenter(out: Path, model: Segmenter, card: SegmentationCard) -> None:
     """Write encoder/, as a folder that plain timm can load, and the head beside it."""
     model.encoder.save(out / ENCODER_FOLDER)
-    head = {name: value.detach().float().cpu().contiguous() for name, value in model.head.state_dict().items()}
-    save_file(head, out / (WEIGHTS + ".part"))
-    (out / (WEIGHTS + ".part")).replace(out / WEIGHTS)
+    write_tensors(out / WEIGHTS, {name: value.float() for name, value in model.head.state_dict().items()})
     write_text(out / CARD, json.dumps(asdict(card), indent=2) + "\n")
 
 
-def restore_segmenter(out: str | Path) -> tuple[Segmenter, SegmentationCard]:
-    """A trained model from its folder. Raises UsageError for a folder that holds none."""
-    folder = Path(out)
+def load_segmenter(run: Source, device: str = "auto") -> Trained:
+    """A trained model: catlip.load_segmenter("runs/seg")("photo.jpg") -> uint8 [h, w], the class of each pixel.
+
+    run: the folder that `catlip segment` wrote, or the Run that it returned. device: auto, cpu, cuda, mps. Raises
+    UsageError for a folder that holds no such model, and for a device that is not there.
+    """
+    folder = Path(origin(run))
     if not (folder / CARD).is_file():
-        raise UsageError(f"{out} holds no segmentation model: {folder / CARD} does not exist")
+        raise UsageError(f"{folder} holds no segmentation model: {folder / CARD} does not exist")
     try:
         card = SegmentationCard(**read_json(folder / CARD))
         card.void, settings = tuple(card.void), Head(**card.head)
@@ -184,4 +197,9 @@ def restore_segmenter(out: str | Path) -> tuple[Segmenter, SegmentationCard]:
     if wrong := misfit(model.head.state_dict(), state):
         raise UsageError(f"{folder / WEIGHTS} does not fit {folder / CARD}: {wrong}")
     model.head.load_state_dict(state)
-    return model.eval(), card
+    if device == "auto":
+        device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    try:
+        return Trained(model.eval().to(device), card)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from None

@@ -24,8 +24,8 @@ from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.dual import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder
-from catlip.models.initial import fingerprint, keep_rows, open_start, open_weights, start_from, started
 from catlip.models.text import TextConfig
+from catlip.models.weights import fingerprint, open_weights, start_from
 from tests.conftest import COLOURS, jpeg
 
 OLD = ["n02084071", "n02121620", "n10287213", "n07739125", "n12102133"]
@@ -95,7 +95,7 @@ def test_a_loaded_encoder_takes_another_picture_size_as_training_would(
 ) -> None:
     encoder = catlip.load(make_run(tmp_path, OLD[:3], name, sizes[0]))
     encoder.resize(sizes[1])
-    started_there = started(open_start(str(tmp_path)), image_size=sizes[1]).eval()
+    started_there = open_weights(str(tmp_path)).build(image_size=sizes[1]).eval()
     x = torch.rand(1, 3, sizes[1], sizes[1])
     with torch.no_grad():
         assert torch.equal(encoder.pooled(x), started_there.pooled(x))
@@ -107,7 +107,7 @@ def test_a_loaded_encoder_takes_another_picture_size_as_training_would(
 def test_a_picture_size_that_cannot_be_is_said_in_one_line(tmp_path: Path) -> None:
     """pit: convolutions over a table of positions that timm does not interpolate."""
     run = str(make_run(tmp_path, OLD, "pit_ti_224", 224))
-    for refused in (lambda: catlip.load(run).resize(64), lambda: started(open_start(run), image_size=64)):
+    for refused in (lambda: catlip.load(run).resize(64), lambda: open_weights(run).build(image_size=64)):
         with pytest.raises(UsageError, match=r"`image_size` (64|224)") as error:
             refused()
         assert "\n" not in str(error.value)
@@ -133,8 +133,8 @@ def hub(tmp_path: Path, monkeypatch) -> str:
 def test_a_classifier_without_names_is_no_obstacle(hub: str, format: str, tmp_path: Path) -> None:
     encoder = catlip.load(hub)
     assert (encoder.labels, encoder.backbone.num_classes) == ([], 5)
-    assert open_start(hub).weight is None
-    fresh = started(open_start(hub), image_size=32).eval()
+    assert open_weights(hub).weight is None
+    fresh = open_weights(hub).build(image_size=32).eval()
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(fresh.pooled(x), encoder.pooled(x))
@@ -153,7 +153,7 @@ def test_a_classifier_of_two_layers_is_filled_and_left_behind(tmp_path: Path) ->
     with torch.no_grad():
         expected = encoder.backbone.head(encoder.pooled(x))
         torch.testing.assert_close(encoder.logits(x), expected, rtol=1e-4, atol=1e-5)
-        again = started(open_start(str(run)), image_size=32).eval()
+        again = open_weights(str(run)).build(image_size=32).eval()
         torch.testing.assert_close(again.pooled(x), encoder.pooled(x))
     assert torch.equal(open_weights(str(run)).weight, encoder.backbone.head.weight)
 
@@ -161,7 +161,7 @@ def test_a_classifier_of_two_layers_is_filled_and_left_behind(tmp_path: Path) ->
 def test_weights_of_timm_bring_their_input_space(monkeypatch) -> None:
     torch.manual_seed(3)
     source = timm.create_model("test_vit", num_classes=0)
-    monkeypatch.setattr("catlip.models.initial.pretrained", lambda name, **_: source)
+    monkeypatch.setattr("catlip.models.weights.pretrained", lambda name, **_: source)
     encoder = Encoder.create("test_vit", image_size=160)
     start_from("timm:test_vit", encoder, nn.Linear(encoder.width, 2), NEW[:2])
     assert encoder.mean.flatten().tolist() == pytest.approx(list(source.pretrained_cfg["mean"]))
@@ -221,7 +221,7 @@ def test_init_that_cannot_be_is_said_in_one_line(run: Path, tmp_path: Path) -> N
     weights = open_weights(str(run))
     weights.weight = torch.zeros(5, 32)
     with pytest.raises(UsageError, match="reads 32 features, this one 5"):
-        keep_rows(nn.Linear(5, 2), OLD[:2], weights)
+        weights.keep_rows(nn.Linear(5, 2), OLD[:2])
     assert fingerprint(str(run)) == fingerprint(str(run))
 
 
@@ -420,7 +420,7 @@ def test_every_positional_finds_its_setting() -> None:
 def test_a_pushed_folder_loads_from_the_hub(run: Path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: str(run / "encoder"))
     assert catlip.load("hf-hub:org/name").labels == OLD
-    assert not text_folder("hf-hub:org/name").is_dir()
+    assert text_folder("hf-hub:org/name") is None
     tokenizer = Tokenizer.train(["a dog on a mat"] * 2, size=520, context=12)
     dual = DualEncoder(catlip.load(run), tokenizer, TextConfig(text_width=64, text_layers=1), embed=0, scale=1.0).eval()
     dual.save_text(run / "encoder", tokenizer)  # the layout of the Hub

@@ -1,0 +1,349 @@
+"""Weights in: an encoder from a run folder, a model folder, timm, open_clip's folders or the Hugging Face Hub.
+
+`load` opens an encoder as it is, with its classifier. Training that starts from weights takes `open_weights`: the
+backbone gets the weights and the input space (mean, std) they were made for; of a classifier the rows of synsets that
+both vocabularies have are kept bit for bit, wherever they stand; rows of new synsets stay as they are.
+
+Weights are read from safetensors files only: opening a folder runs nothing that is in it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from catlip.atomic import whole
+from catlip.errors import UsageError
+from catlip.models.encoder import (
+    MEAN,
+    STD,
+    Encoder,
+    check_name,
+    classifiers,
+    misfit,
+    own_arguments,
+    translated,
+    without_classifier,
+)
+
+ENCODER_FOLDER = "encoder"
+HUB, TIMM, OPEN_CLIP = "hf-hub:", "timm:", "open_clip:"
+TIMM_FILES = ("config.json", "model.safetensors")
+OPEN_CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
+OPEN_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # what open_clip assumes where a folder says nothing
+OPEN_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# An Encoder; a Run, which is anything with `encoder` and `out`; or where one lies: a run folder, a model folder in
+# timm's layout, "hf-hub:org/name", "timm:NAME".
+Source = Any
+
+
+def load(source: Source) -> Encoder:
+    """An encoder, in evaluation mode, from a run folder, a model folder in timm's layout, "hf-hub:org/name" or
+    "timm:NAME" (pretrained). An Encoder, and the encoder of a Run, is returned as it is.
+
+    Raises UsageError, with one clear line, for anything else.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> Encoder.create("test_resnet", image_size=64).save(folder)
+    >>> load(folder).architecture
+    'test_resnet'
+    """
+    found = source if isinstance(source, Encoder) else getattr(source, "encoder", None)
+    if isinstance(found, Encoder):
+        return found
+    name = origin(source)
+    if name.startswith(TIMM):
+        encoder = Encoder(pretrained(name.removeprefix(TIMM)).eval()).eval()
+        encoder.source = name
+        return encoder
+    folder, card, state = _read_folder(name)
+    architecture = card.get("architecture")
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise UsageError(f"{folder / 'config.json'}: timm {timm.__version__} has no architecture {architecture!r}")
+    try:
+        backbone: Any = timm.create_model(f"local-dir:{folder}", pretrained=False)
+    except (TypeError, ValueError, RuntimeError, KeyError, AssertionError) as error:
+        what = str(error).splitlines()[0]
+        raise UsageError(f"{folder / 'config.json'}: {architecture} cannot be made: {what}") from None
+    if wrong := misfit(backbone.state_dict(), state):
+        raise UsageError(f"{folder}: the weights are not those of {architecture}, which config.json names: {wrong}")
+    backbone.load_state_dict(state)
+    labels, names = card.get("label_names") or [], card.get("label_descriptions") or {}
+    encoder = Encoder(backbone.eval(), labels, [names.get(label, label) for label in labels]).eval()
+    encoder.arguments |= own_arguments(card.get("model_args"))
+    encoder.multi_label = card.get("multi_label") is not False
+    encoder.source = name
+    return encoder
+
+
+def origin(source: Source) -> str:
+    """Where a source lies: its path or name, a Run's folder, where an Encoder was loaded from; "" if nowhere."""
+    if isinstance(source, Encoder):
+        return source.source
+    try:
+        return os.fspath(getattr(source, "out", source))
+    except TypeError:
+        raise UsageError(f"an Encoder, a Run or where one lies is expected, not {type(source).__name__}") from None
+
+
+@dataclass(kw_only=True, slots=True)
+class Weights:
+    """A backbone's weights, the input space they want, and the rows of a classifier by label."""
+
+    source: str
+    state: dict[str, Tensor]  # {}: random ones
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    architecture: str = ""  # if it is known
+    arguments: dict[str, Any] = field(default_factory=dict)  # what else its making wants
+    image_size: int = 224  # pixels
+    labels: list[str] = field(default_factory=list)
+    weight: Tensor | None = None  # [len(labels), D]
+    bias: Tensor | None = None  # [len(labels)]
+
+    def build(self, *, image_size: int = 0, **options: Any) -> Encoder:
+        """An encoder of the weights' architecture with these weights, without classifier.
+
+        image_size: pixels; 0: the weights' own. options: see `Encoder.create`. Raises UsageError for weights that do
+        not say which architecture they are of.
+        """
+        if not self.architecture:
+            raise UsageError(
+                f"{self.source} does not say which architecture it is; name a run, a model folder or timm:NAME"
+            )
+        size = image_size or self.image_size
+        encoder = Encoder.create(self.architecture, image_size=size, arguments=self.arguments, **options)
+        if self.state:
+            self.fill(encoder)
+        return encoder
+
+    def fill(self, encoder: Encoder) -> None:
+        """Put the weights into an encoder; positions for another image size are interpolated.
+
+        Raises UsageError for weights of another architecture.
+        """
+        backbone = encoder.backbone
+        wanted, state = backbone.state_dict(), self.state
+        if misfit(wanted, state):
+            state = without_classifier(translated(backbone, state), backbone.pretrained_cfg)
+        if wrong := misfit(wanted, state):
+            other = self.architecture not in ("", encoder.architecture)
+            known = f" (it is a {self.architecture})" if other else ""
+            resized = not other and self.image_size != encoder.image_size
+            hint = f"; they are for `image_size` {self.image_size}" if resized else ""
+            raise UsageError(
+                f"`init` {self.source} does not fit `backbone` {encoder.architecture}{known}: {wrong}{hint}"
+            )
+        backbone.load_state_dict(state)
+        space = {"mean": tuple(self.mean), "std": tuple(self.std), "interpolation": self.interpolation}
+        backbone.pretrained_cfg = {**backbone.pretrained_cfg, **space}
+        encoder.mean.copy_(torch.tensor(self.mean).view(3, 1, 1))
+        encoder.std.copy_(torch.tensor(self.std).view(3, 1, 1))
+
+    @torch.no_grad()
+    def keep_rows(self, head: nn.Linear, synsets: list[str]) -> int:
+        """Copy the rows of synsets that both classifiers have, weight and bias; how many there are."""
+        if self.weight is None:
+            return 0
+        if self.weight.shape[1] != head.in_features:
+            theirs = self.weight.shape[1]
+            raise UsageError(
+                f"`init` {self.source}: its classifier reads {theirs} features, this one {head.in_features}"
+            )
+        row_of = {label: row for row, label in enumerate(self.labels)}
+        here = [i for i, synset in enumerate(synsets) if synset in row_of]
+        there = [row_of[synsets[i]] for i in here]
+        head.weight[here] = self.weight[there].to(head.weight)
+        if self.bias is not None and head.bias is not None:
+            head.bias[here] = self.bias[there].to(head.bias)
+        return len(here)
+
+
+def start_from(source: Source, encoder: Encoder, head: nn.Linear | None, synsets: list[str]) -> str:
+    """Fill encoder and head in place; a line that says what was kept.
+
+    synsets: of the head's rows. Raises UsageError for weights that cannot be had or are of another architecture.
+    """
+    weights = open_weights(source)
+    weights.fill(encoder)
+    mean, std = ("/".join(f"{number:.3g}" for number in numbers) for numbers in (weights.mean, weights.std))
+    told = f"weights from {weights.source}, input space mean {mean}, std {std}"
+    if head is None or weights.weight is None:
+        return told
+    kept = weights.keep_rows(head, synsets)
+    return f"{told}; {kept:,} of {len(synsets):,} classes keep their row of its classifier"
+
+
+def open_weights(source: Source, untrained: bool = False) -> Weights:
+    """The weights of what `load` takes, or of "open_clip:FOLDER".
+
+    untrained: what they are for, without weights; nothing is downloaded for timm:NAME. Raises UsageError, with one
+    clear line, for anything that holds no weights.
+    """
+    if isinstance(source, Encoder):
+        cfg, state = source.backbone.pretrained_cfg, source.backbone.state_dict()
+        weights = _weights(source.name, cfg, state, source.arguments, source.labels)
+    elif (name := origin(source)).startswith(TIMM):
+        architecture = name.removeprefix(TIMM)
+        if untrained:
+            check_name(architecture)
+            size: Any = timm.get_pretrained_cfg_value(architecture, "input_size") or (3, 224, 224)
+            return Weights(source=name, state={}, mean=MEAN, std=STD, architecture=architecture, image_size=size[-1])
+        backbone = pretrained(architecture, num_classes=0)
+        weights = Weights(source=name, state=backbone.state_dict(), **_space(backbone.pretrained_cfg))
+    elif name.startswith(OPEN_CLIP):
+        weights = _from_open_clip(name)
+    else:
+        _, card, state = _read_folder(name)
+        cfg = {**(card.get("pretrained_cfg") or {}), "architecture": card.get("architecture")}
+        weights = _weights(name, cfg, state, card.get("model_args") or {}, card.get("label_names") or [])
+    return replace(weights, state={}, labels=[], weight=None, bias=None) if untrained else weights
+
+
+def fingerprint(source: Source, untrained: bool = False) -> str:
+    """Identifies the weights for the record of a run: a run that resumes must have started from the same ones."""
+    if untrained:
+        return f"untrained {origin(source) or source.architecture}"
+    if isinstance(source, Encoder):
+        digest = hashlib.sha256(source.architecture.encode())
+        for name, value in source.backbone.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:12]
+    name = origin(source)
+    if name.startswith(TIMM):
+        return name
+    if name.startswith(OPEN_CLIP):
+        file = _open_clip_folder(name) / OPEN_CLIP_FILES[1]
+    else:
+        file = model_folder(name) / TIMM_FILES[1]
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:12]
+
+
+def pretrained(name: str, **changes: Any) -> Any:
+    """timm's model of this name with its weights, from the cache or the net. Raises UsageError if there are none."""
+    check_name(name)
+    try:
+        return timm.create_model(name, pretrained=True, **changes)
+    except Exception as error:  # timm, the hub and the net below it each raise their own
+        raise UsageError(f"timm:{name} cannot be had: {(str(error).splitlines() or [repr(error)])[0]}") from None
+
+
+def model_folder(path: str | Path) -> Path:
+    """The folder in timm's layout that is meant: a run's encoder, the path itself, or "hf-hub:org/name" downloaded.
+
+    Raises UsageError, naming the file that is missing.
+    """
+    folder = download(str(path), TIMM_FILES) if str(path).startswith(HUB) else Path(path)
+    if (folder / ENCODER_FOLDER).is_dir():
+        folder = folder / ENCODER_FOLDER
+    return _complete(folder, TIMM_FILES, f"{path} is no run and no model folder")
+
+
+def download(name: str, files: tuple[str, ...]) -> Path:
+    """The folder with these files (or patterns) of a model on the Hugging Face Hub, or of its cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name.removeprefix(HUB), allow_patterns=list(files)))
+    except Exception as error:  # the hub's and the net's errors have no common base
+        raise UsageError(f"{name} cannot be had: {(str(error).splitlines() or [repr(error)])[0]}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises UsageError for anything but a JSON object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} holds no JSON object")
+    return found
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Raises UsageError for a file that is no safetensors file, or cut off."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(f"{path} is damaged or cut off: {str(error).splitlines()[0]}") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, which appears whole or not at all."""
+    with whole(path) as part:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part, metadata)
+
+
+def _read_folder(name: str) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
+    """(folder in timm's layout, its config.json, its weights)."""
+    folder = model_folder(name)
+    card = read_json(folder / TIMM_FILES[0])
+    state = read_tensors(folder / TIMM_FILES[1])
+    labels = card.get("label_names") or []
+    for head in classifiers(card.get("pretrained_cfg") or {}):
+        rows = state.get(f"{head}.weight")
+        if labels and rows is not None and len(labels) != len(rows):
+            raise UsageError(f"{folder}: {len(labels):,} labels for a classifier of {len(rows):,} classes")
+    return folder, card, state
+
+
+def _weights(
+    source: str, cfg: Mapping[str, Any], state: dict[str, Tensor], arguments: Mapping[str, Any], labels: list[str]
+) -> Weights:
+    """cfg: timm's configuration of the backbone. Rows without names cannot be matched: nothing is kept of them."""
+    found = Weights(source=source, state=without_classifier(state, cfg), arguments=dict(arguments), **_space(cfg))
+    rows = next((state[f"{name}.weight"] for name in classifiers(cfg) if f"{name}.weight" in state), None)
+    if labels and rows is not None:
+        found.labels, found.weight = list(labels), rows
+        found.bias = state.get(f"{classifiers(cfg)[0]}.bias")
+    return found
+
+
+def _from_open_clip(source: str) -> Weights:
+    """The image side of a dual encoder: a timm backbone, or open_clip's own ViT, which timm can translate."""
+    folder = _open_clip_folder(source)
+    card = read_json(folder / OPEN_CLIP_FILES[0])
+    state = read_tensors(folder / OPEN_CLIP_FILES[1])
+    trunk = {k.removeprefix("visual.trunk."): v for k, v in state.items() if k.startswith("visual.trunk.")}
+    state = trunk or {name: value for name, value in state.items() if name.startswith("visual.")}
+    if not state:
+        raise UsageError(f"{folder} holds no image side: none of its tensors is named visual.*")
+    cfg = {"mean": OPEN_CLIP_MEAN, "std": OPEN_CLIP_STD, **(card.get("preprocess_cfg") or {})}
+    return Weights(source=source, state=state, **_space(cfg))
+
+
+def _open_clip_folder(source: str) -> Path:
+    path = source.removeprefix(OPEN_CLIP)
+    return _complete(Path(path), OPEN_CLIP_FILES, f"{path} is no open_clip folder")
+
+
+def _complete(folder: Path, files: tuple[str, str], otherwise: str) -> Path:
+    for file in files:
+        if not (folder / file).is_file():
+            raise UsageError(f"{otherwise}: {folder / file} does not exist")
+    return folder
+
+
+def _space(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "architecture": cfg.get("architecture") or "",
+        "mean": tuple(cfg.get("mean") or (0.5,) * 3),
+        "std": tuple(cfg.get("std") or (0.5,) * 3),
+        "interpolation": cfg.get("interpolation") or "bilinear",
+        "image_size": (cfg.get("input_size") or (3, 224, 224))[-1],
+    }
