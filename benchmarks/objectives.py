@@ -61,7 +61,11 @@ def main() -> None:
     size = 224 if args.gpu else 128
     shards, vocab = args.out / f"shards-{size}", args.out / "vocab.tsv"
     if not shards.exists():
-        pack(PackConfig(data=str(args.data / "flickr8k" / "train-{000000..000005}.tar"), out=str(shards), size=size))
+        pack(
+            config=PackConfig(
+                data=str(args.data / "flickr8k" / "train-{000000..000005}.tar"), out=str(shards), size=size
+            )
+        )
     if not vocab.exists():
         build_vocabulary(VocabularyConfig(data=str(shards / "*.tar"), out=str(vocab), min_count=8))
     compare(

@@ -276,7 +276,7 @@ def test_pack_writes_shards_that_read_back(tmp_path: Path) -> None:
         (tmp_path / f"my picture.{i}.jpg").write_bytes(jpeg(size=(400, 300), seed=i))
         rows.append(f"my picture.{i}.jpg,a dog number {i}")
     (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
-    pack(PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "shards"), size=64, per_shard=2))
+    pack(config=PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "shards"), size=64, per_shard=2))
     assert len(expand(str(tmp_path / "shards" / "{000000..000002}.tar"))) == 3
     index = json.loads((tmp_path / "shards" / "index.json").read_text())
     assert index["samples"] == 5
@@ -289,7 +289,7 @@ def test_pack_writes_shards_that_read_back(tmp_path: Path) -> None:
     assert list(source.captions()) == [[f"a dog number {i}"] for i in range(5)]
     assert min(Image.open(io.BytesIO(source[0].image)).size) == 64
     with pytest.raises(UsageError, match="not empty"):
-        pack(PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "shards")))
+        pack(config=PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "shards")))
 
 
 def test_an_index_of_other_bytes_is_not_believed(tmp_path: Path) -> None:
@@ -310,14 +310,14 @@ def test_a_tar_that_was_rewritten_is_not_read_by_its_old_index(tmp_path: Path, m
     (tmp_path / "new").mkdir()
     captions = [b"a dog number %d" % i for i in range(100)]
     write(tmp_path, captions)
-    pack(PackConfig(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
+    pack(config=PackConfig(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
     tar = tmp_path / "s" / "000000.tar"
     packed = open_dataset(str(tar))
     assert packed.fingerprint()[0][:1] == ["000000.tar"]
     assert len(packed.fingerprint()[0]) == 3, "name, bytes, SHA-256"
     before, index = tar.stat(), (tmp_path / "s" / "index.json").stat()
     other = write(tmp_path / "new", [caption[::-1] + b"!" * (i % 7) for i, caption in enumerate(captions)])
-    pack(PackConfig(data=str(other), out=str(tmp_path / "t")))
+    pack(config=PackConfig(data=str(other), out=str(tmp_path / "t")))
     again = (tmp_path / "t" / "000000.tar").read_bytes()
     assert len(again) == before.st_size
     tar.write_bytes(again)
@@ -333,7 +333,7 @@ def test_a_tar_that_was_rewritten_is_not_read_by_its_old_index(tmp_path: Path, m
 
 def test_a_copy_whose_dates_are_other_ones_is_the_same_data(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": b"a dog"})
-    pack(PackConfig(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
+    pack(config=PackConfig(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
     tar = tmp_path / "s" / "000000.tar"
     packed = open_dataset(str(tar))
     os.utime(tar, (2e9, 2e9))

@@ -171,7 +171,9 @@ def test_a_plan_counts_every_kind_of_step() -> None:
 
 
 def test_bench_data_measures_every_part(coloured_shards, capsys: pytest.CaptureFixture) -> None:
-    rates = bench_data(BenchConfig(data=coloured_shards(40), image_size=32, batch_size=8, workers=1, seconds=0.1))
+    rates = bench_data(
+        config=BenchConfig(data=coloured_shards(40), image_size=32, batch_size=8, workers=1, seconds=0.1)
+    )
     assert all(rate > 0 for rate in rates.values())
     assert "pictures/s" in capsys.readouterr().out
 

@@ -169,7 +169,7 @@ def test_the_cache_stays_within_its_bound_and_keeps_what_is_open(tmp_path: Path)
 
 def test_prefetch_fetches_and_never_waits(tmp_path: Path, url: str) -> None:
     write_shards(tmp_path, shards=6)
-    pack(PackConfig(data=f"{tmp_path}/*.tar", out=str(tmp_path / "packed"), per_shard=3))
+    pack(config=PackConfig(data=f"{tmp_path}/*.tar", out=str(tmp_path / "packed"), per_shard=3))
     source = open_dataset(f"{url}/packed/{{000000..000005}}.tar")
     assert not [path for path in Server.asked if path.endswith(".tar")], "the index is in index.json"
     assert source.shards.tolist() == [3] * 6
@@ -234,7 +234,7 @@ def test_other_bytes_under_the_same_url_are_fetched_anew(tmp_path: Path, url: st
     write_tar(tmp_path / "000.tar", {"new.jpg": jpeg(seed=5), "new.txt": b"a cat"})
     assert open_dataset(f"file://{tmp_path}/000.tar")[0].captions == ["a cat"]
     assert old[0].captions == ["a dog 0 0"]  # a run goes on with what it began with
-    pack(PackConfig(data=f"{tmp_path}/000.tar", out=str(tmp_path / "packed")))
+    pack(config=PackConfig(data=f"{tmp_path}/000.tar", out=str(tmp_path / "packed")))
     write_shards(tmp_path / "packed", shards=1, samples=30)
     (tmp_path / "packed" / "000.tar").replace(tmp_path / "packed" / "000000.tar")
     with pytest.raises(UsageError, match=r"000000\.tar has .* bytes were expected: is the index\.json"):
@@ -245,7 +245,7 @@ def test_an_index_that_cannot_be_read_is_asked_for_again_and_then_said(
     tmp_path: Path, url: str, capsys: pytest.CaptureFixture
 ) -> None:
     write_shards(tmp_path)
-    pack(PackConfig(data=f"{tmp_path}/*.tar", out=str(tmp_path / "packed"), per_shard=3))
+    pack(config=PackConfig(data=f"{tmp_path}/*.tar", out=str(tmp_path / "packed"), per_shard=3))
     Server.failures["/packed/index.json"] = 2
     source = open_dataset(f"{url}/packed/{{000000..000003}}.tar")
     assert Server.asked == {"/packed/index.json": 3}
@@ -262,8 +262,8 @@ def test_an_index_that_cannot_be_read_is_asked_for_again_and_then_said(
 def test_packed_shards_are_known_by_what_is_in_them(tmp_path: Path, url: str) -> None:
     for number in range(2):
         write_tar(tmp_path / f"{number}.tar", {"1.jpg": jpeg(seed=1), "1.txt": b"a dog %d" % number})
-    pack(PackConfig(data=f"{tmp_path}/0.tar", out=str(tmp_path / "packed")))
-    pack(PackConfig(data=f"{tmp_path}/1.tar", out=str(tmp_path / "other")))
+    pack(config=PackConfig(data=f"{tmp_path}/0.tar", out=str(tmp_path / "packed")))
+    pack(config=PackConfig(data=f"{tmp_path}/1.tar", out=str(tmp_path / "other")))
     shard = tmp_path / "packed" / "000000.tar"
     assert shard.stat().st_size == (tmp_path / "other" / "000000.tar").stat().st_size
     first = open_dataset(f"{url}/packed/000000.tar")

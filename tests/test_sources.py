@@ -713,7 +713,7 @@ def test_what_is_missing_is_said_to_be_missing(tmp_path: Path, monkeypatch: pyte
     source = open_dataset(str(tmp_path / "t.csv"))
     assert {r.key: why_not(r) for r in records(source)[1:]} == expected
     with pytest.raises(UsageError, match=r"1 of 8 pictures cannot be read.* no such file: .*; 5 files are not there"):
-        pack(PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
+        pack(config=PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
     assert not (tmp_path / "s").exists()
     pq.write_table(pa.table({"image": [{"bytes": None, "path": "p/1.jpg"}, {"bytes": None, "path": "no.jpg"}],
                              "text": ["a dog", "a cat"]},
@@ -729,7 +729,7 @@ def test_what_is_missing_is_said_to_be_missing(tmp_path: Path, monkeypatch: pyte
 def test_pack_says_how_many_have_no_caption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.txt": b"a dog", "2.jpg": jpeg(), "2.txt": b"", "3.jpg": jpeg(),
                                    "4.jpg": jpeg(), "4.json": b'{"url": "x"}'})  # fmt: skip
-    pack(PackConfig(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
+    pack(config=PackConfig(data=str(tmp_path / "a.tar"), out=str(tmp_path / "s")))
     said = capsys.readouterr().out
     assert "4 samples in 1 tar, 2 of them without a caption" in said
     assert "3 of 4 samples have no caption, e.g. 2" in said
@@ -854,8 +854,8 @@ def test_files_of_several_kinds_are_refused(tmp_path: Path) -> None:
 def test_pack_keeps_metadata(tmp_path: Path) -> None:
     write_pictures(tmp_path, "1.jpg")
     (tmp_path / "t.csv").write_text("image,text,licence,url\n1.jpg,a dog,CC0,https://x.org\n")
-    pack(PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
-    pack(PackConfig(data=str(tmp_path / "s"), out=str(tmp_path / "again")))
+    pack(config=PackConfig(data=str(tmp_path / "t.csv"), out=str(tmp_path / "s")))
+    pack(config=PackConfig(data=str(tmp_path / "s"), out=str(tmp_path / "again")))
     record = open_dataset(str(tmp_path / "again"))[0]
     assert record.metadata == {"key": "1.jpg", "licence": "CC0", "url": "https://x.org"}
     assert record.captions == ["a dog"]

@@ -141,7 +141,7 @@ class Batches(ABC):
         pixels = pixels.permute(0, 3, 1, 2)  # channels last, as convolutions like it
         for row, sample in enumerate(self.order.samples(places).tolist()):
             record = self.source[sample]
-            encoded += len(record.image)
+            encoded += len(record.image) if isinstance(record.image, bytes) else 0
             try:
                 beside.append(self.picture(record, draws[row].tolist(), pixels[len(kept)]))
             except UnreadableImageError as error:

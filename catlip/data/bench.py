@@ -4,15 +4,17 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import simplejpeg
 
 from catlip import machine
+from catlip.config import configure
 from catlip.data.batches import Batches, CaptionBatches
 from catlip.data.crops import DRAWS, CropConfig, decode_crop, empty
 from catlip.data.dataset import Sample
-from catlip.data.images import UnreadableImageError, decode_upright
+from catlip.data.images import UnreadableImageError, decode_upright, image_content
 from catlip.data.loader import Loader
 from catlip.data.open import open_dataset
 from catlip.data.order import Order, uniforms
@@ -40,10 +42,11 @@ class BenchConfig:
     crop: CropConfig = field(default_factory=CropConfig)
 
 
-def bench_data(cfg: BenchConfig) -> dict[str, float]:
-    """Pictures a second of each part on one core, and of the whole loader."""
+def bench_data(data: Any = None, *, config: BenchConfig | None = None, **settings: Any) -> dict[str, float]:
+    """Pictures a second of each part on one core, and of the whole loader. data: as of `open_dataset`."""
+    cfg = configure(BenchConfig, config, data=data, **settings)
     source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col, cache_gb=cfg.cache_gb)
-    say(f"{cfg.data}: {source.described}")
+    say(f"{source.name}: {source.described}")
     order = Order(source.parts, 0)
     numbers = order.samples(np.arange(min(LOOKED_AT, len(source)))).tolist()
     records = [source[number] for number in numbers]
@@ -69,7 +72,7 @@ def bench_data(cfg: BenchConfig) -> dict[str, float]:
     rates[f"loader, {workers} workers"] = _whole(Loader(batches, workers), cfg.seconds)
     copied = _transfer(batches, cfg.device, cfg.seconds)
     rates[f"copy to {copied[0]}"] = copied[1]
-    kilobytes = np.mean([len(record.image) for record in good]) / 1000
+    kilobytes = np.mean([len(image_content(record.image)) for record in good]) / 1000
     say(f"{len(records) - len(good)} of {len(records)} pictures unreadable; {kilobytes:,.0f} kB each")
     width = max(map(len, rates))
     for name, rate in rates.items():
@@ -87,8 +90,8 @@ def _decodes(record: Sample) -> bool:
     return True
 
 
-def _decode(data: bytes) -> None:
-    if data[:2] == b"\xff\xd8":
+def _decode(data: Any) -> None:
+    if isinstance(data, bytes) and data[:2] == b"\xff\xd8":
         simplejpeg.decode_jpeg(data, "RGB")
     else:
         decode_upright(data)

@@ -49,6 +49,17 @@ def open_class_labels(data: str, image_col: str | None, label_col: str | None, m
             f"{data!r}: expected .tar files with KEY.jpg and KEY.cls, a folder with one folder per class, a .csv or "
             ".tsv with a column of labels, or one COCO .json"
         )
+    return checked(found, data, multi)
+
+
+def classify(dataset: Dataset, labels: Iterable[list[str]], classes: list[str] | None, multi: bool | None) -> Dataset:
+    """The dataset with these classes. labels: names of every sample's classes, in order. classes: all there are; None:
+    those that occur, sorted, numbers by value. multi: as of `open_dataset`. Raises UsageError."""
+    return checked(_made(dataset, labels, classes), dataset.name, multi)
+
+
+def checked(found: Dataset, data: str, multi: bool | None) -> Dataset:
+    """Raises UsageError for a sample of several classes, or of none, in a set where each has one."""
     counts = np.diff(found.offsets)
     if multi is False and counts.max() > 1:
         key = found[int(counts.argmax())].key

@@ -33,7 +33,7 @@ class CropConfig:
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-def decode_crop(data: bytes, crop: CropConfig, draws: Sequence[float], out: Tensor) -> None:
+def decode_crop(data: Any, crop: CropConfig, draws: Sequence[float], out: Tensor) -> None:
     """Decode and cut a random part out into `out`: uint8 [3, size, size], channels last in memory.
 
     draws: DRAWS numbers in [0, 1). Raises UnreadableImageError.
@@ -67,12 +67,14 @@ def random_box(width: int, height: int, crop: CropConfig, draws: Sequence[float]
     return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
 
 
-def decode_part(data: bytes, choose: Callable[[int, int], tuple[Box, Tensor]]) -> None:
+def decode_part(data: Any, choose: Callable[[int, int], tuple[Box, Tensor]]) -> None:
     """Decode; choose(width, height) of the upright picture says which box is resized into which uint8 [3, h, w].
+
+    data: as of `open_image`.
 
     Raises UnreadableImageError.
     """
-    if data[:3] == b"\xff\xd8\xff" and not _has_exif(data):
+    if isinstance(data, bytes) and data[:3] == b"\xff\xd8\xff" and not _has_exif(data):
         try:
             header: Any = simplejpeg.decode_jpeg_header(data, strict=False)
             height, width = header[:2]

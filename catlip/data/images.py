@@ -60,8 +60,23 @@ def left_out(**sets: Unreadable) -> dict[str, Any]:
     return {"unreadable": counts} if counts else {}
 
 
-def open_image(data: bytes) -> Image.Image:
-    """A picture whose pixels are not decoded yet. Raises UnreadableImageError."""
+def image_content(image: Any) -> bytes:
+    """What tells an image from others: its encoded bytes; of pixels in memory, their shape and values."""
+    if isinstance(image, bytes):
+        return image
+    pixels = np.asarray(image)
+    return f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes()
+
+
+def open_image(data: Any) -> Image.Image:
+    """An image whose pixels are not decoded yet. data: encoded bytes, a PIL image, or uint8 [h, w, 3] or [h, w].
+
+    Raises UnreadableImageError.
+    """
+    if isinstance(data, np.ndarray):
+        return Image.fromarray(data)
+    if isinstance(data, Image.Image):
+        return _checked_size(data)
     if not data:
         raise UnreadableImageError(data.why if isinstance(data, NoImage) else "an empty file")
     try:
@@ -72,20 +87,25 @@ def open_image(data: bytes) -> Image.Image:
         raise UnreadableImageError(f"not a picture ({len(data):,} bytes): {error}") from None
     if image.format == "EPS":
         raise UnreadableImageError("EPS is a program, and Pillow would have it run")
-    if image.width * image.height > MAX_PIXELS:
-        raise UnreadableImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+    _checked_size(image)
     if image.format == "PNG" and "exif" not in image.info and b"eXIf" in data:
         _load(image)  # the chunk may stand behind the pixels; whoever asks for the size has to know of it too
     return image
 
 
-def read_image(data: bytes) -> Image.Image:
-    """Any picture, decoded, turned as its EXIF says, in RGB. Raises UnreadableImageError."""
+def _checked_size(image: Image.Image) -> Image.Image:
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+    return image
+
+
+def read_image(data: Any) -> Image.Image:
+    """Any image, decoded, turned as its EXIF says, in RGB. Raises UnreadableImageError."""
     return _decoded(open_image(data))
 
 
 def decode_upright(
-    data: bytes, least: Callable[[int, int], tuple[int, int]] | None = None
+    data: Any, least: Callable[[int, int], tuple[int, int]] | None = None
 ) -> tuple[np.ndarray, int, int]:
     """As `read_image` -> (uint8 [h, w, 3], full width, full height). Raises UnreadableImageError.
 
@@ -121,13 +141,13 @@ def upright(image: Image.Image) -> Image.Image:
     return to_rgb(turned)
 
 
-def upright_size(data: bytes) -> tuple[int, int]:
+def upright_size(data: Any) -> tuple[int, int]:
     """(width, height) of a picture once it is turned as its EXIF says; no pixel is decoded. Raises
     UnreadableImageError."""
     return _upright_size(open_image(data))
 
 
-def is_turned(data: bytes) -> bool:
+def is_turned(data: Any) -> bool:
     """Whether EXIF exchanges the picture's width and height. Raises UnreadableImageError."""
     return _turn(open_image(data)) in SIDEWAYS
 

@@ -27,20 +27,40 @@ def open_dataset(
     multi: bool | None = None,
     split: Literal["train", "test"] = "train",
     cache_gb: float = 100.0,
+    fingerprint: str | None = None,
 ) -> Dataset:
     """Find out what `data` is, and open it.
 
-    data: a path, a pattern of paths, or a URL; `a + b@2` mixes datasets, the second seen twice an epoch. A `Dataset` is
+    data: a path, a pattern of paths, or a URL; `a + b@2` mixes datasets, the second seen twice an epoch. Also what is
+        in memory: a list of (image, caption or captions) or (image, class), a torch map-style dataset of such items, a
+        Hugging Face `datasets.Dataset`; an image is bytes, a path, a PIL image or uint8 [h, w, 3]. A `Dataset` is
         returned as it is.
     target: "classes": labelled images (see `class_labels.py`). "masks": images with a mask each (see `masks.py`).
+    image_col, text_col, label_col: columns of a table or keys of dicts; None: guessed, and stated in `described`.
     multi: whether images may have several classes; None: the data decide.
     split: which part of a folder of masks is meant.
     cache_gb: bound of the folder that remote shards are fetched to.
+    fingerprint: any text that changes with the data, for data in memory that cannot be hashed: a run resumes only on
+        data of the same fingerprint.
 
     Raises UsageError, naming what was found, for anything that cannot be read.
+
+    >>> import numpy as np
+    >>> dataset = open_dataset([(np.zeros((8, 8, 3), np.uint8), "a black square")])
+    >>> len(dataset), dataset[0].captions
+    (1, ['a black square'])
+    >>> open_dataset([(np.zeros((8, 8, 3), np.uint8), c) for c in ("cat", "dog")], target="classes").classes
+    ['cat', 'dog']
     """
-    if isinstance(data, Dataset):
+    if isinstance(data, Dataset) and target != "classes" and fingerprint is None:
         return data
+    if not isinstance(data, str | os.PathLike):
+        from catlip.data.adapters import adapt
+
+        columns = {"image_col": image_col, "text_col": text_col, "label_col": label_col}
+        return adapt(data, classes=target == "classes", fingerprint=fingerprint, multi=multi, **columns)
+    if fingerprint is not None:
+        raise UsageError(f"`fingerprint` {fingerprint!r}: files have one of their own; leave it out")
     data = str(data)
     if target == "classes":
         from catlip.data.class_labels import open_class_labels

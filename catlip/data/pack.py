@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from PIL import Image
 
 from catlip import machine
 from catlip.atomic import whole, write_text
+from catlip.config import configure
 from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, upright
 from catlip.data.open import open_dataset
@@ -33,7 +34,7 @@ from catlip.notices import say
 class PackConfig:
     """Write WebDataset-format shards with KEY.jpg, KEY.txt and KEY.json, and index.json beside them."""
 
-    data: str  # captioned pictures: tars, a table, a folder, COCO captions, also several: a + b
+    data: str  # captioned pictures: tars, a table, a folder, COCO captions, also several: a + b. Python: any dataset
     out: str  # folder for the shards
     size: int = 256  # shorter side of the pictures in pixels; smaller ones stay as they are
     quality: int = 90  # of the JPEGs
@@ -42,16 +43,26 @@ class PackConfig:
     text_col: str | None = None
 
 
-def pack(cfg: PackConfig) -> Path:
-    """The folder written. Raises UsageError before anything is written where it can, and for over 1 % bad pictures."""
-    out = Path(cfg.out)
+def pack(data: Any = None, out: str | Path | None = None, *, config: PackConfig | None = None, **settings: Any) -> Path:
+    """Write tar shards of any dataset; returns their folder. data: as of `open_dataset`, so also what is in memory.
+
+    Class targets are written as KEY.cls. Raises UsageError before anything is written where it can, and for over 1 %
+    unreadable images.
+
+    >>> pack("pictures.csv", "shards/", size=256)  # doctest: +SKIP
+    """
+    cfg = configure(PackConfig, config, data=data, out=None if out is None else str(out), **settings)
+    return _pack(cfg, Path(cfg.out))
+
+
+def _pack(cfg: PackConfig, out: Path) -> Path:
     if cfg.size < 8 or cfg.per_shard < 1 or not 1 <= cfg.quality <= 100:
         raise UsageError("`size` is 8 or more, `per_shard` 1 or more, `quality` from 1 to 100")
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"`out` {out} is not empty; choose another folder")
     with _all_or_nothing(out):
         source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
-        say(f"{cfg.data}: {source.described}")
+        say(f"{source.name}: {source.described}")
         index: dict[str, Any] = {"shards": {}, "samples": 0, "size": cfg.size}
         bad, without = Unreadable(), Counter[str]()
         samples = _samples(source, cfg, bad, without)
@@ -95,6 +106,9 @@ def _samples(
 
     def shrink(number: int) -> tuple[Sample, bytes | str]:
         record = source[number]
+        if source.has_classes:
+            names = "; ".join(source.classes[number] for number in record.target)
+            record = replace(record, metadata={**record.metadata, "cls": names})
         try:
             return record, _jpeg(record.image, cfg.size, cfg.quality)
         except UnreadableImageError as error:
@@ -117,12 +131,18 @@ def _samples(
                     raise UsageError(f"{error}{f'; {missing:,} files are not there' if missing else ''}") from None
 
 
-def _jpeg(data: bytes, size: int, quality: int) -> bytes:
+def _jpeg(data: Any, size: int, quality: int) -> bytes:
     """Shrink to `size` pixels on the shorter side, upright and RGB; a small upright RGB JPEG passes unchanged."""
     image = open_image(data)
     try:
         straight = image.getexif().get(0x0112, 1) == 1
-        if min(image.size) <= size and image.format == "JPEG" and image.mode == "RGB" and straight:
+        if (
+            isinstance(data, bytes)
+            and min(image.size) <= size
+            and image.format == "JPEG"
+            and image.mode == "RGB"
+            and straight
+        ):
             image.load()
             return data
         scale = min(1.0, size / min(image.size))

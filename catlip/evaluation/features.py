@@ -17,7 +17,7 @@ from torch import Tensor
 
 from catlip import machine
 from catlip.data.dataset import Dataset
-from catlip.data.images import Unreadable, UnreadableImageError, read_image
+from catlip.data.images import Unreadable, UnreadableImageError, image_content, read_image
 from catlip.data.indexes import cache_folder
 from catlip.data.names import Names
 from catlip.data.open import open_dataset
@@ -224,7 +224,7 @@ def _name(encoder: Encoder, data: Dataset, device: torch.device) -> str:
             found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     for number in range(len(data)):
-        picture = data[number].image
+        picture = image_content(data[number].image)
         found.update(len(picture).to_bytes(8, "big"))
         found.update(picture)
     return found.hexdigest()[:40]
