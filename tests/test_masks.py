@@ -316,7 +316,7 @@ def test_damaged_pictures_are_named_and_too_many_end_the_matter(tmp_path: Path) 
 
 @pytest.mark.parametrize("change", [{"scale": (2.0, 0.5)}, {"scale": (0.0, 1.0)}, {"short_side": -1}])
 def test_windows_that_make_no_sense(change: dict) -> None:
-    with pytest.raises(UsageError, match="--scale"):
+    with pytest.raises(UsageError, match="`scale`"):
         check_window(Window(**change))
 
 

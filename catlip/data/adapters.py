@@ -254,8 +254,8 @@ def image_of(value: Any) -> Any:
     array = np.asarray(value)  # also a torch tensor
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
         raise UsageError(
-            f"`data`: an image is a {type(value).__name__} of {array.dtype} {list(array.shape)}; expected bytes, a path, "
-            "a PIL image, or uint8 [h, w, 3] (leave out a transform to floating point: catlip crops and scales itself)"
+            f"`data`: an image is a {type(value).__name__} of {array.dtype} {list(array.shape)}; expected bytes, a "
+            "path, a PIL image, or uint8 [h, w, 3] (leave out a transform to floating point: catlip crops and scales)"
         )
     first = array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4)  # [3, h, w]
     return np.moveaxis(array, 0, 2) if first else array
