@@ -21,11 +21,13 @@ FREE = "'free"  # the end of "sugar-free", kept apart from the word "free"
 MAX_CHARACTERS = 20_000  # of one caption: what comes after is a page of text, not a description of the picture
 
 # Whether a text has any of these is found at memory speed; a regular expression costs more than all the rest.
-_CARE = (*"<&@#", "://")
+_CARE = ("<", "&", "@", "#", "://")
 _CARE_WITH_DOT = ("www.", ".jp", ".png", ".gif", ".web", ".htm", ".php", ".pdf", ".com", ".net", ".org")
 _TAG = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>|</?[a-zA-Z!][^<>]*>", re.DOTALL | re.IGNORECASE)
 _ADDRESS = re.compile(r"\b(?:https?|ftp)\S*://\S+|\bwww\.\S+|(?<!\S)[^\s@]+@\S+\.\S+|@\w+", re.IGNORECASE)
 _HASHTAG = re.compile(r"#(\w*)")
+_HASHTAG_PARTS = re.compile(r"[A-Z]?[^\WA-Z\d_]+|[A-Z]+(?![^\WA-Z\d_])")
+_MAX_HASHTAG = 40  # letters of a hashtag that is cut by what the dictionary knows
 _FILE_NAME = re.compile(
     r"(?<!\S)\S+\.(?:jpe?g|png|gif|webp|svg|tiff?|bmp|html?|php|pdf|mp4|com|net|org)\b\S*", re.IGNORECASE
 )
@@ -41,29 +43,6 @@ _ASCII = str.maketrans(
         **dict.fromkeys(map(chr, range(1, 32)), " "),
     }
 )
-
-
-def _odd(texts: Sequence[str], joined: str) -> set[int]:
-    """Which texts need `clean`. joined: all of them in lower case, searched at once and not text by text."""
-    if joined.count(END) != len(texts) - 1 or len(joined) != sum(map(len, texts)) + len(_GLUE) * (len(texts) - 1):
-        return set(range(len(texts)))  # somebody else's separator, or a letter that is longer in lower case
-    odd: set[int] = set()
-    if not joined.isascii():
-        odd |= {i for i, text in enumerate(texts) if not text.isascii()}
-    if max(map(len, texts)) > MAX_CHARACTERS:
-        odd |= {i for i, text in enumerate(texts) if len(text) > MAX_CHARACTERS}
-    # Nearly every full stop ends a sentence; only one inside a word can belong to a file name or an address.
-    inside = joined.count(".") != joined.count(". ") + joined.endswith(".")
-    ends: np.ndarray | None = None
-    for mark in _CARE + _CARE_WITH_DOT if inside else _CARE:
-        at = joined.find(mark)
-        while at >= 0:
-            if ends is None:
-                ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + len(_GLUE))
-            i = int(np.searchsorted(ends, at, side="right"))
-            odd.add(i)
-            at = joined.find(mark, int(ends[i]))
-    return odd
 
 
 def as_text(value: Any) -> str:
@@ -103,19 +82,43 @@ def clean(caption: str, tag_words: Callable[[str], str] = str) -> str:
     return "".join(kept)
 
 
-def plain(captions: Iterable[Any], tag_words: Callable[[str], str] = str) -> str:
+def split_hashtag(tag: str, known: Callable[[str], bool]) -> str:
+    """The words of a tag (without its "#"), separated by spaces; what cannot be cut into known words is left out.
+
+    known: whether a lower-case word is one.
+    """
+    return " ".join(word for part in _HASHTAG_PARTS.findall(tag) for word in _cut(part.lower(), known))
+
+
+def _cut(text: str, known: Callable[[str], bool]) -> list[str]:
+    """As few known words as possible, of which the first is as long as possible; none if something is left over."""
+    if len(text) > _MAX_HASHTAG:
+        return []
+    if not text.isascii():
+        return [text]  # accents go later, and other scripts are one word
+    best: list[list[str] | None] = [[]]  # of the first i letters
+    for end in range(1, len(text) + 1):
+        ways: list[list[str]] = []
+        for start in range(max(end - 20, 0), end - 1):
+            word, before = text[start:end], best[start]
+            if before is not None and (word in ("insta", "instagram") or known(word)):
+                ways.append([*before, word])
+        best.append(min(ways, key=lambda way: (len(way), -len(way[0])), default=None))
+    return best[-1] or []
+
+
+def normalize(captions: Iterable[Any], tag_words: Callable[[str], str] = str) -> str:
     """All words of all captions as one text, separated by spaces, `END` after each caption, `BREAK` for punctuation.
 
     "A man's T-shirt, isn't it?" -> "a man 's t shirt , is not it , END"
     tag_words: the words of a hashtag.
     """
-    texts: Sequence[str] = [c if type(c) is str else as_text(c) for c in captions]
+    texts = [caption if type(caption) is str else as_text(caption) for caption in captions]
     if not texts:
         return ""
     joined = _GLUE.join(texts).lower()
     odd = _odd(texts, joined)
     if odd:
-        texts = list(texts)
         for i in odd:
             texts[i] = clean(texts[i], tag_words)
         joined = _GLUE.join(texts).lower()
@@ -128,11 +131,22 @@ def plain(captions: Iterable[Any], tag_words: Callable[[str], str] = str) -> str
     return f"{joined} {END}"
 
 
-def split(captions: Iterable[Any], tag_words: Callable[[str], str] = str) -> list[str]:
-    """The words of `plain`."""
-    return plain(captions, tag_words).split()
+def _odd(texts: Sequence[str], joined: str) -> set[int]:
+    """Which texts need `clean`. joined: all of them in lower case, as they are searched together first."""
+    if joined.count(END) != len(texts) - 1:
+        return set(range(len(texts)))  # somebody else's separator
+    odd: set[int] = set()
+    if not joined.isascii() or max(map(len, texts)) > MAX_CHARACTERS:
+        odd = {i for i, text in enumerate(texts) if not text.isascii() or len(text) > MAX_CHARACTERS}
+    # Nearly every full stop ends a sentence; only one inside a word can belong to a file name or an address.
+    dot_inside = joined.count(".") != joined.count(". ") + joined.endswith(".")
+    marks = [mark for mark in (_CARE + _CARE_WITH_DOT if dot_inside else _CARE) if mark in joined]
+    if marks:
+        lowered = joined.split(_GLUE)
+        odd.update(i for mark in marks for i, text in enumerate(lowered) if mark in text)
+    return odd
 
 
-def normal(phrase: str) -> list[str]:
-    """The words of a dictionary entry, spelled as `split` spells them: "St._Bernard" -> ["st", "bernard"]."""
-    return split([phrase.replace(".", "").replace("_", " ")])[:-1]
+def phrase_words(phrase: str) -> list[str]:
+    """The words of a dictionary entry, spelled as in captions: "St._Bernard" -> ["st", "bernard"]."""
+    return normalize([phrase.replace(".", "").replace("_", " ")]).split()[:-1]

@@ -20,7 +20,6 @@ import ftfy
 import numpy as np
 
 from catlip.labels.cleaning import MAX_CHARACTERS, as_text
-from catlip.labels.explained import Explained
 from catlip.labels.wordnet import Lexicon
 
 _TAG = re.compile(r"<.*?>")
@@ -111,10 +110,10 @@ class CorenetRule:
         """The official code does not look at the language, so neither does this rule."""
         return 0
 
-    def explain(self, caption: str) -> list[Explained]:
+    def explain(self, caption: str) -> list[tuple[str, tuple[str, ...], str]]:
+        tokens = tokenize(clean(caption))
+        judged = [self._judge(token) for token in tokens]
         synsets = list(self.index)
-        told = []
-        for token in tokenize(clean(caption)):
-            label, why = self._judge(token)
-            told.append(Explained(token, (synsets[label],) if label >= 0 else (), why))
-        return told
+        return [
+            (t, (synsets[label],) if label >= 0 else (), why) for t, (label, why) in zip(tokens, judged, strict=True)
+        ]

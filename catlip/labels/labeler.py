@@ -1,18 +1,61 @@
-"""Caption -> synsets, with the reason for each: the public face of the caption side."""
+"""Caption -> synsets, with the reason for each: the public face of the caption side, and the verb explain."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from catlip.config import configure
 from catlip.errors import UsageError
-from catlip.labels.explained import Explained
 from catlip.labels.wordnet import Lexicon, open_lexicon
 
 RULES = ("nouns", "corenet")
+
+
+@dataclass(kw_only=True, slots=True)
+class ExplainConfig:
+    """Show what becomes of each word of a caption, and why."""
+
+    caption: str
+    rule: Literal["nouns", "corenet"] = "nouns"
+    ancestors: int = 0  # also show the labels with hypernyms up to so many levels
+    lexicon: str | None = None  # TSV of your own terms: phrase, label
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedWord:
+    """What became of one word or phrase of a caption."""
+
+    text: str
+    labels: tuple[str, ...]  # empty: no label
+    why: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Explanation:
+    """A caption's words in their order, and its labels. Prints itself as a table, a word a line."""
+
+    words: list[ExplainedWord]
+    labels: list[str]  # sorted; with hypernyms, if the labeler adds them
+    names: dict[str, str]  # of all labels
+
+    def __iter__(self) -> Iterator[ExplainedWord]:
+        return iter(self.words)
+
+    def __str__(self) -> str:
+        width = max((len(word.text) for word in self.words), default=0)
+        rows = [
+            (word, ", ".join(f"{label} {self.names[label]}" for label in word.labels) or "-") for word in self.words
+        ]
+        lines = [f"{word.text:<{width}}  {labels:<28}  {word.why}" for word, labels in rows]
+        named = ", ".join(f"{self.names[label]} ({label})" for label in self.labels)
+        return "\n".join([*lines, f"{len(self.labels)} labels: {named}"])
+
+    __repr__ = __str__
 
 
 class Rule(Protocol):
@@ -24,11 +67,23 @@ class Rule(Protocol):
 
     def foreign(self, captions: Sequence[Any]) -> int: ...
 
-    def explain(self, caption: str) -> list[Explained]: ...
+    def explain(self, caption: str) -> list[tuple[str, tuple[str, ...], str]]:
+        """(word or phrase, its labels, why), in the order of the caption."""
+        ...
 
 
 class Labeler:
-    """Callable: captions -> for each its synsets (wnids such as "n02084071"), sorted and unique.
+    """Captions -> synsets of WordNet 3.0. Needs neither torch nor a download.
+
+    A labeler is called with a list of captions and returns for each its wnids (ImageNet's ids), sorted and unique.
+    None and NaN are captions without labels.
+
+        >>> import catlip
+        >>> labeler = catlip.Labeler()
+        >>> labeler(["two men eating hot dogs", "no dogs allowed"])
+        [['n07697537', 'n10287213'], []]
+        >>> labeler.name("n07697537")
+        'hotdog'
 
     rule: "nouns", ours, or "corenet", the official CatLIP code's behaviour, for whoever reproduces the paper or uses
         the official vocabulary and weights.
@@ -36,14 +91,15 @@ class Labeler:
     lexicon: a TSV file `phrase<TAB>label[<TAB>label ...]` of a domain's own terms, which win over WordNet's; a label
         is a wnid or an id of your own.
 
-    None and NaN are captions without labels. Raises UsageError for a caption that is no text.
+    Raises UsageError for settings that do not exist and for a file that is no such table; when called, for a caption
+    that is no text. A labeler can be pickled; the copy opens the lexicon anew and keeps the terms.
     """
 
     def __init__(self, rule: str = "nouns", *, ancestors: int = 0, lexicon: str | Path | None = None) -> None:
         if rule not in RULES:
-            raise UsageError(f"rule {rule!r}: there are {' and '.join(map(repr, RULES))}")
+            raise UsageError(f"`rule` {rule!r}: there are {' and '.join(map(repr, RULES))}")
         if ancestors < 0:
-            raise UsageError(f"ancestors {ancestors}: a number of levels, 0 or more")
+            raise UsageError(f"`ancestors` {ancestors}: a number of levels, 0 or more")
         self.rule = rule
         self.ancestors = ancestors
         self.lexicon = str(lexicon) if lexicon is not None else None
@@ -51,27 +107,26 @@ class Labeler:
         self._open()
 
     def _open(self) -> None:
-        terms = self.terms
         self.wordnet: Lexicon = open_lexicon()
-        own = {label for labels in terms.values() for label in labels if not self.wordnet.has_synset(label)}
+        own = {label for labels in self.terms.values() for label in labels if not self.wordnet.has_synset(label)}
         # Sorted, so that a label's number sorts like the label itself.
         self.synsets: list[str] = sorted([*self.wordnet.wnids, *own]) if own else self.wordnet.wnids
         self._names = np.array(self.synsets, dtype=object)
         self._index = {synset: i for i, synset in enumerate(self.synsets)}
-        self._parents: dict[int, np.ndarray] = {}
-        self._rule = self._make_rule(terms)
+        self._above: dict[int, np.ndarray] = {}  # label -> its hypernyms
+        self._rule = self._make_rule()
 
-    def _make_rule(self, terms: dict[str, tuple[str, ...]]) -> Rule:
+    def _make_rule(self) -> Rule:
         # Imported here: the official rule's text repair takes a while to load and few need it.
         if self.rule == "corenet":
             from catlip.labels.corenet_rule import CorenetRule
 
-            if terms:
-                raise UsageError("rule 'corenet' reproduces the official code, which has no lexicon of one's own")
+            if self.terms:
+                raise UsageError("`rule` 'corenet' reproduces the official code, which has no `lexicon` of one's own")
             return CorenetRule(self.wordnet, self._index)
-        from catlip.labels.nouns import NounRule
+        from catlip.labels.nouns.rule import NounRule
 
-        return NounRule(self.wordnet, self._index, terms)
+        return NounRule(self.wordnet, self._index, self.terms)
 
     def __getstate__(self) -> dict[str, Any]:  # worker processes open their own
         return {"rule": self.rule, "ancestors": self.ancestors, "lexicon": self.lexicon, "terms": self.terms}
@@ -80,6 +135,9 @@ class Labeler:
         self.__dict__.update(state)
         self._open()
 
+    def __repr__(self) -> str:
+        return f"Labeler({self.rule!r}, ancestors={self.ancestors}, lexicon={self.lexicon!r})"
+
     def __call__(self, captions: Sequence[Any]) -> list[list[str]]:
         if isinstance(captions, str):
             raise UsageError(f"a list of captions is needed, not one caption: labeler([{captions[:40]!r}])")
@@ -87,13 +145,12 @@ class Labeler:
             raise UsageError(f"a list of captions is needed, not {type(captions).__name__}: labeler(list(captions))")
         indices, offsets = self.sparse(captions)
         names = self._names[indices].tolist()
-        bounds = offsets.tolist()
-        return [names[start:end] for start, end in pairwise(bounds)]
+        return [names[start:end] for start, end in pairwise(offsets.tolist())]
 
     def sparse(self, captions: Sequence[Any], rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Labels as arrays: (indices into `synsets`, sorted and unique in each row; offsets of the rows).
 
-        rows: the row of each caption, ascending from 0, when several captions share one (those of one picture);
+        rows: the row of each caption, ascending from 0, when several captions share one (those of one image);
             without it every caption is a row. Shapes: indices int32 [sum L], offsets int32 [rows + 1].
         """
         n_rows = len(captions) if rows is None else int(rows[-1]) + 1 if len(rows) else 0
@@ -101,24 +158,23 @@ class Labeler:
         if rows is not None:
             row = rows[row]
         if self.ancestors:
-            row, label = self._with_ancestors(row, label)
-        keys = np.unique(row.astype(np.int64) << 32 | label.astype(np.int64))
+            row, label = self._with_hypernyms(row, label)
+        keys = np.sort(row.astype(np.int64) << 32 | label.astype(np.int64))
+        keys = keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]  # np.unique hashes, which is slower by far
         offsets = np.searchsorted(keys, np.arange(n_rows + 1, dtype=np.int64) << 32)
         return (keys & 0xFFFFFFFF).astype(np.int32), offsets.astype(np.int32)
 
-    def _with_ancestors(self, row: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        groups = [self._ancestors_of(number) for number in label.tolist()]
+    def _with_hypernyms(self, row: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        groups = [self._hypernyms(number) for number in label.tolist()]
         lengths = np.fromiter(map(len, groups), np.int64, len(groups))
-        more = np.concatenate(groups) if groups else np.empty(0, np.int64)
-        return np.concatenate([row, np.repeat(row, lengths)]), np.concatenate([label, more])
+        return np.append(row, np.repeat(row, lengths)), np.concatenate([label, *groups])
 
-    def _ancestors_of(self, number: int) -> np.ndarray:
-        known = self._parents.get(number)
-        if known is None:
+    def _hypernyms(self, number: int) -> np.ndarray:
+        if number not in self._above:
             synset = self.synsets[number]
             above = self.wordnet.ancestors(synset, self.ancestors) if self.wordnet.has_synset(synset) else set()
-            known = self._parents[number] = np.array(sorted(self._index[s] for s in above), np.int64)
-        return known
+            self._above[number] = np.array(sorted(self._index[s] for s in above), np.int64)
+        return self._above[number]
 
     @property
     def terms_hash(self) -> str:
@@ -134,9 +190,31 @@ class Labeler:
         """How many captions are not English by their words."""
         return self._rule.foreign(captions)
 
-    def explain(self, caption: str) -> list[Explained]:
-        """Word by word: what was matched, which synset and why, what was dropped and why."""
-        return self._rule.explain(caption)
+    def explain(self, caption: str) -> Explanation:
+        """Word by word: what was matched, which synset and why, what was dropped and why.
+
+        >>> for word in Labeler().explain("a dog watches a watch"):
+        ...     print(word.text, word.labels)
+        a ()
+        dog ('n02084071',)
+        watches ()
+        a ()
+        watch ('n04555897',)
+        """
+        words = [ExplainedWord(*told) for told in self._rule.explain(caption)]
+        labels = self([caption])[0]
+        named = {*labels, *(label for word in words for label in word.labels)}
+        return Explanation(words, labels, {label: self.name(label) for label in named})
+
+
+def explain(caption: str | None = None, *, config: ExplainConfig | None = None, **settings: Any) -> Explanation:
+    """`catlip explain`: a caption's labels, word by word. Raises UsageError as `Labeler` does.
+
+    >>> explain("a bat in a cave").labels == Labeler()(["a bat in a cave"])[0]
+    True
+    """
+    cfg = configure(ExplainConfig, config, caption=caption, **settings)
+    return Labeler(cfg.rule, ancestors=cfg.ancestors, lexicon=cfg.lexicon).explain(cfg.caption)
 
 
 def read_utf8(path: Path) -> str:

@@ -13,34 +13,10 @@ from pathlib import Path
 LEXICON_FILE = Path(__file__).with_name("wordnet.txt.xz")
 
 # Lexicographer files of nouns, in WordNet's numbering from 03 on (lexnames(5WN)).
-LEXFILES = [
-    "tops",
-    "act",
-    "animal",
-    "artifact",
-    "attribute",
-    "body",
-    "cognition",
-    "communication",
-    "event",
-    "feeling",
-    "food",
-    "group",
-    "location",
-    "motive",
-    "object",
-    "person",
-    "phenomenon",
-    "plant",
-    "possession",
-    "process",
-    "quantity",
-    "relation",
-    "shape",
-    "state",
-    "substance",
-    "time",
-]
+LEXFILES = (
+    "tops act animal artifact attribute body cognition communication event feeling food group location motive object "
+    "person phenomenon plant possession process quantity relation shape state substance time"
+).split()
 
 # Regular plurals: WordNet's own rules of detachment for nouns (morphy(7WN)).
 DETACHMENTS = (
@@ -132,21 +108,17 @@ class Lexicon:
 
     def ancestors(self, wnid: str, levels: int) -> set[str]:
         """Hypernyms of a synset, up to `levels` steps above it; the synset itself is not among them."""
-        found: set[str] = set()
-        frontier = {wnid}
-        for _ in range(levels):
-            frontier = {parent for child in frontier for parent in self.synset(child).parents} - found
-            found |= frontier
-        return found
+        return {synset for synset, steps in self.above(wnid).items() if 0 < steps <= levels}
 
     def above(self, wnid: str) -> dict[str, int]:
         """A synset and all its hypernyms -> steps of the shortest way up to each; the synset itself: 0."""
-        found, frontier, steps = {wnid: 0}, [wnid], 0
-        while frontier:
-            steps += 1
-            frontier = [p for p in {q for s in frontier for q in self.synset(s).parents} if p not in found]
-            found |= dict.fromkeys(frontier, steps)
-        return found
+        steps, queue = {wnid: 0}, [wnid]
+        for synset in queue:  # which grows on the way
+            for parent in self.synset(synset).parents:
+                if parent not in steps:
+                    steps[parent] = steps[synset] + 1
+                    queue.append(parent)
+        return steps
 
     @cached_property
     def synonyms(self) -> dict[str, list[str]]:

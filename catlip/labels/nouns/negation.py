@@ -7,68 +7,44 @@ shorts: all of Flickr30k's), but for bare nouns after "without".
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from catlip.labels.cleaning import FREE
-from catlip.labels.readings import CLOSED, Kind
+from catlip.labels.nouns.words import FUNCTION_WORDS, Kind, word_list
 
-_DENY = frozenset("no without lack lacks lacking minus sans".split())
-_DENY_WITH_OF = frozenset("absence bereft clear devoid empty free instead lack void".split())
-_NOT_VERBS = frozenset(
-    """carry carrying contain containing find got have having hold holding include including own see
-    show showing use using wear wearing""".split()
-)
-_LIGHT = frozenset("carrying having holding showing using wearing".split())
-_INDEFINITE = frozenset("a an any one single".split())
-_DEFINITE = frozenset("the this that these those each every all both".split())
-_NOT_THERE = frozenset("allowed included permitted pictured present seen shown visible".split())
-_FORBIDDEN = frozenset("banned forbidden prohibited".split())
-# No doubt, no longer, no matter what, Comic Sans Serif: nothing is denied that could be seen.
-_IDIOMS = frozenset("doubt fail fewer less longer matter mere ordinary question serif sooner wonder".split())
-# No evidence of a fracture: what is denied comes after "of".
-_TRACES = frozenset(
-    """evidence hint indication indications kind presence sign signs sort suggestion trace traces type
-    view""".split()
-)
-# The thing itself is there in "a no dogs sign", "a no entry zone".
-_SIGNS = frozenset("area board icon label logo notice poster sign signs sticker stickers symbol zone zones".split())
-# Before "free", written apart: in "dog free vector" nothing is free of dogs.
-_FREE_OF = frozenset(
-    """alcohol car dairy drug dust duty egg fat fragrance gluten grain ice lead meat milk nut oil
-    peanut pet plastic rust scent smoke soy sugar tax toll wheat wire""".split()
-)
-UNITS = {
-    unit: unit in ("foot", "yard", "star", "thread", "knot")  # whether it is a singular: "two foot", but two feet
-    for unit in "foot feet yard yards star thread knot knots".split()
-}
-TRIGGERS = frozenset({*_DENY, *_DENY_WITH_OF, *_FORBIDDEN, *UNITS, FREE, "not", "missing", "neither", "non", "anti"})
-
-WORDS = frozenset().union(
-    TRIGGERS, _NOT_VERBS, _LIGHT, _INDEFINITE, _DEFINITE, _NOT_THERE, _IDIOMS, _TRACES, _SIGNS, _FREE_OF
-)
+# words.tsv says what each list is for.
+_DENY, _DENY_OF = word_list("negation", "deny"), word_list("negation", "deny-of")
+_NOT_VERBS, _LIGHT_VERBS = word_list("negation", "not-verb"), word_list("negation", "light-verb")
+_INDEFINITE, _DEFINITE = word_list("negation", "indefinite"), word_list("negation", "definite")
+_NOT_THERE, _FORBIDDEN = word_list("negation", "not-there"), word_list("negation", "forbidden")
+_IDIOMS, _TRACES = word_list("negation", "idiom"), word_list("negation", "trace")
+_SIGNS, _FREE_OF = word_list("negation", "sign"), word_list("negation", "free-of")
+_SINGULAR_UNITS = word_list("negation", "unit-singular")  # "two foot", but two feet
+UNITS = _SINGULAR_UNITS | word_list("negation", "unit")
+TRIGGERS = _DENY | _DENY_OF | _FORBIDDEN | UNITS | {FREE, "not", "missing", "neither", "non", "anti"}
 _MOST = 12  # words of a noun phrase, and noun phrases of a list
 
 _STOPS = (Kind.BREAK, Kind.PREPOSITION, Kind.CONJUNCTION, Kind.PRONOUN, Kind.AUXILIARY, Kind.TO)
 _NOUNS = (Kind.SINGULAR, Kind.PLURAL, Kind.AGENT, Kind.AGENTS)
 
 
-class Denial:
-    """One caption. units: of each word 0: no label of its own, 1: a noun, or the number (from 2) of its phrase.
+@dataclass(slots=True)
+class Caption:
+    """The words of one caption; the last is what ends it, a `Kind.BREAK`."""
 
-    words and kinds end with what ends a caption, which is a `Kind.BREAK`.
-    """
+    words: Sequence[str]
+    kinds: Sequence[int]  # `Kind` of each word
+    units: Sequence[int]  # of each word 0: no label of its own, 1: a noun, or the number (from 2) of its phrase
 
-    def __init__(self, words: Sequence[str], kinds: Sequence[int], units: Sequence[int]) -> None:
-        self.words, self.kinds, self.units = words, kinds, units
-
-    def positions(self) -> Iterator[int]:
+    def denied(self) -> Iterator[int]:
         """Words that give no label because of what stands near them; repetitions are possible."""
         for i, word in enumerate(self.words):
             if word in TRIGGERS and self.units[i] < 2:
-                yield from self._of(i, word)
+                yield from self._denied_by(i, word)
 
-    def _of(self, i: int, word: str) -> Iterator[int]:
+    def _denied_by(self, i: int, word: str) -> Iterator[int]:
         after = self.words[i + 1]
-        if word in _DENY_WITH_OF and after in ("of", "from"):
+        if word in _DENY_OF and after in ("of", "from"):
             yield from self._after(i + 2)
         elif word in _DENY:
             yield from self._after(i + 1, bare=word == "without")
@@ -88,14 +64,14 @@ class Denial:
             yield from self._unit(i - 1)
         elif word in ("non", "anti") and self._noun(i + 1) and self._noun(i + 2):
             yield from self._unit(i + 1)
-        elif word in UNITS and i and self._measures(self.words[i - 1], singular=UNITS[word]):
+        elif word in UNITS and i and self._measures(self.words[i - 1], singular=word in _SINGULAR_UNITS):
             yield i
 
     def _noun(self, i: int) -> bool:
         return i < len(self.words) and (self.units[i] > 0 or self.kinds[i] in _NOUNS)
 
     def _measures(self, number: str, *, singular: bool) -> bool:
-        return number[0].isdigit() or (singular and number != "one" and CLOSED.get(number) == Kind.NUMBER)
+        return number[0].isdigit() or (singular and number != "one" and FUNCTION_WORDS.get(number) == Kind.NUMBER)
 
     def _unit(self, i: int) -> Iterator[int]:
         """A word, or all words of its phrase."""
@@ -146,7 +122,7 @@ class Denial:
 
     def _phrase(self, i: int, *, definite: bool) -> range:
         """The words from i on that make a noun phrase; none if nothing that could be seen is denied there."""
-        if self.words[i] in _LIGHT:
+        if self.words[i] in _LIGHT_VERBS:
             i += 1
         start, seen = i, False
         if self.words[i][0].isdigit() or (self.words[i].endswith("ing") and not self.units[i]):
