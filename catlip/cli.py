@@ -37,7 +37,9 @@ VERBS = {
     "demo": Verb(
         "everything once, on pictures that come with catlip", "catlip.demo.demo", "DemoConfig", "demo", ("out",)
     ),
-    "explain": Verb("a caption's labels, word by word", "catlip.labels.show", "ExplainConfig", "explain", ("caption",)),
+    "explain": Verb(
+        "a caption's labels, word by word", "catlip.labels.labeler", "ExplainConfig", "explain", ("caption",)
+    ),
     "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "VocabularyConfig", "build_vocabulary", ("data",)),
     "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "LabelConfig", "write_labels", ("data",)),
     "report": Verb("a look at a run or a corpus: HTML", "catlip.report.corpus", "ReportConfig", "report", ("data",)),
@@ -175,6 +177,8 @@ def run(args: list[str]) -> Any:
         function = getattr(module, verb.function)
         takes_config = "config" in inspect.signature(function).parameters
         result = function(config=settings) if takes_config else function(settings)
+        if takes_config and result is not None:
+            print(result)
     if name == "pretrain" and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         print(f"{import_module('catlip.report.run').write_report(result)}: curves, labels, pictures")
     return result

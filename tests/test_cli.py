@@ -207,15 +207,15 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_what_the_system_refuses_is_one_line(
     error: Exception, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(config: object) -> None:
         raise error
 
-    monkeypatch.setattr("catlip.labels.show.explain", fail)
+    monkeypatch.setattr("catlip.labels.labeler.explain", fail)
     assert says in line_of(["explain", "a dog"], monkeypatch, capsys)
 
 
 def test_other_errors_are_ours_and_show_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catlip.labels.show.explain", lambda _: {}["no"])
+    monkeypatch.setattr("catlip.labels.labeler.explain", lambda config: {}["no"])
     monkeypatch.setattr(sys, "argv", ["catlip", "explain", "a dog"])
     with pytest.raises(KeyError):
         cli.main()

@@ -25,7 +25,7 @@ def mapped() -> set[str]:
         if folder := re.match(r"  (\w+)/", line):
             room = folder.group(1)
         elif line.startswith("    "):
-            names = re.match(r"    ((?:\w+\.py ?)+)", line)
+            names = re.match(r"    ((?:[\w/]+\.py ?)+)", line)
             found |= {f"{room}/{name}" for name in names.group(1).split()} if names else set()
         elif files := re.match(r"  ((?:\w+\.py ?)+)", line):
             found |= set(files.group(1).split())

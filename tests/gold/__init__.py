@@ -77,7 +77,9 @@ def load(name: str, *, without: tuple[str, ...] = ()) -> list[Gold]:
         caption = line.get("caption") or texts[line["source"]][line["key"].removesuffix(".jpg")][line["index"]]
         assert "sha1" not in line or sha1(caption.encode()).hexdigest()[:10] == line["sha1"], "another caption"
         mentions = tuple(Mention(t, frozenset(a.split()), frozenset(b.split())) for t, a, b in line["mentions"])
-        words = {word for phrase in line["optional"] for word in (" ".join(phrase_words(phrase)), *phrase_words(phrase))}
+        words = {
+            word for phrase in line["optional"] for word in (" ".join(phrase_words(phrase)), *phrase_words(phrase))
+        }
         golds.append(Gold(line["source"], caption, mentions, frozenset(words)))
     return golds
 
