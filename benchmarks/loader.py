@@ -24,10 +24,10 @@ from PIL import Image
 
 from catlip.data.batches import CaptionBatches
 from catlip.data.crops import CropConfig
+from catlip.data.files import expand
 from catlip.data.loader import Loader
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
-from catlip.data.shards import expand
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary

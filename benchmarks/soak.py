@@ -30,9 +30,9 @@ import numpy as np
 import torch
 
 from catlip.data.corpus import VocabularyConfig, build_vocabulary
+from catlip.data.files import expand
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
-from catlip.data.shards import expand
 from catlip.recipes.flickr8k_cpu import flickr8k_cpu
 from catlip.training.loop import LoopConfig
 

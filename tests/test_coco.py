@@ -17,9 +17,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from catlip.data.boxes import BoxBatch, BoxBatches, decode_placed, on_canvas, place, unpacked
-from catlip.data.coco import Instances, RunLengths, bitmap, encoded, picture_source, read_instances
+from catlip.data.coco import Instances, picture_source, read_instances
 from catlip.data.crops import DRAWS, empty
 from catlip.data.images import UnreadableImageError
+from catlip.data.objects import RunLengths, bitmap, encoded
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps

@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from catlip.data import indexes
+from catlip.data import cache
 from catlip.data.crops import decode_part, empty
+from catlip.data.files import expand
 from catlip.data.images import (
     UnreadableImageError,
     decode_upright,
@@ -28,7 +29,7 @@ from catlip.data.images import (
 )
 from catlip.data.open import open_dataset
 from catlip.data.pack import PackConfig, pack
-from catlip.data.shards import expand, split_name
+from catlip.data.shards import split_name
 from catlip.data.tars import TarDataset
 from catlip.errors import UsageError
 from tests.conftest import decode_center, jpeg, write_tar
@@ -301,7 +302,7 @@ def test_an_index_of_other_bytes_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_a_tar_that_was_rewritten_is_not_read_by_its_old_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "WORTH_KEEPING", -1)  # a wrong index would stay
+    monkeypatch.setattr(cache, "WORTH_KEEPING", -1)  # a wrong index would stay
 
     def write(folder: Path, captions: list[bytes]) -> Path:
         return write_tar(folder / "a.tar", {f"{i}.{e}": jpeg() if e == "jpg" else captions[i]

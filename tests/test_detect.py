@@ -16,7 +16,7 @@ from PIL import Image
 
 from catlip import cli
 from catlip.data.boxes import BoxBatch, Placed
-from catlip.data.coco import Objects
+from catlip.data.objects import Objects
 from catlip.errors import UsageError
 from catlip.evaluation.detection import NAMES
 from catlip.models.encoder import Encoder

@@ -12,9 +12,19 @@ from PIL import Image
 
 from catlip.data.dataset import Sample
 from catlip.data.loader import Loader
+from catlip.data.mask_sets import (
+    VOID,
+    Classes,
+    as_png,
+    find_classes,
+    open_masks,
+    palette,
+    pixels_of,
+    read_mask,
+    survey,
+    table,
+)
 from catlip.data.maskbatches import MaskBatch, MaskBatches, Window, check_window, random_place
-from catlip.data.masklabels import VOID, Classes, as_png, find_classes, palette, pixels_of, read_mask, survey, table
-from catlip.data.masks import open_masks
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from catlip.data import remote
+from catlip.data.cache import cache_folder
 from catlip.data.dataset import Dataset
-from catlip.data.indexes import cache_folder
+from catlip.data.files import identity
 from catlip.data.open import open_dataset
 from catlip.data.pack import PackConfig, pack
-from catlip.data.tars import identity
 from catlip.errors import UsageError
 from tests.conftest import jpeg, write_tar
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import catlip
 from catlip import cli
+from catlip.data.mask_sets import VOID, palette
 from catlip.data.maskbatches import MaskBatch, Window
-from catlip.data.masklabels import VOID, palette
 from catlip.errors import UsageError
 from catlip.evaluation.segmentation import confusion, file_names, fit_of
 from catlip.models import sliding_window as windows

@@ -19,19 +19,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from catlip.data import embedded, indexes
+from catlip.data import cache, embedded
 from catlip.data.captionfiles import Columns, read_rows
 from catlip.data.corpus import corpus_files
 from catlip.data.dataset import Dataset, Sample, bounded
+from catlip.data.files import IMAGE_EXTENSIONS, OpenFile
+from catlip.data.image_lookup import Names
 from catlip.data.images import UnreadableImageError, open_image
-from catlip.data.names import Names
 from catlip.data.open import open_dataset
 from catlip.data.pack import PackConfig, pack
-from catlip.data.paths import NO_CAPTIONS, values_of
-from catlip.data.shards import IMAGE_EXTENSIONS, members, split_name
+from catlip.data.path_tables import NO_CAPTIONS, values_of
+from catlip.data.shards import members, split_name
 from catlip.data.subsets import Mixture
 from catlip.data.tables import chunks
-from catlip.data.tars import OpenFile, TarDataset
+from catlip.data.tars import TarDataset
 from catlip.errors import UsageError
 from tests.conftest import SHARED, jpeg, write_tar
 
@@ -264,10 +265,10 @@ def test_compressed_and_unreadable_tars_are_named(tmp_path: Path) -> None:
 
 
 def test_an_index_is_kept_and_made_anew_for_other_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "WORTH_KEEPING", -1)
+    monkeypatch.setattr(cache, "WORTH_KEEPING", -1)
     paths = [write_tar(tmp_path / f"{i}.tar", {f"{i}{j}.jpg": jpeg(seed=j) for j in range(3)}) for i in range(3)]
     first = TarDataset(paths, "x")
-    kept = sorted((indexes.cache_folder() / "index").iterdir())
+    kept = sorted((cache.cache_folder() / "index").iterdir())
     assert [path.suffix for path in kept] == [".arrow"] * 4
     monkeypatch.setattr("catlip.data.tars.scan", lambda *_: pytest.fail("scanned again"))
     again = TarDataset(paths, "x")
@@ -282,7 +283,7 @@ def test_an_index_is_kept_and_made_anew_for_other_bytes(tmp_path: Path, monkeypa
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "WORTH_KEEPING", -1)
+    monkeypatch.setattr(cache, "WORTH_KEEPING", -1)
     (tmp_path / "file").touch()
     monkeypatch.setenv("CATLIP_CACHE", str(tmp_path / "file"))
     write_tar(tmp_path / "a.tar", {"1.jpg": jpeg()})
@@ -292,7 +293,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, m
 
 
 def test_many_threads_and_more_tars_than_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catlip.data.remote.OPEN_FILES", 3)
+    monkeypatch.setattr("catlip.data.files.OPEN_FILES", 3)
     paths = [write_tar(tmp_path / f"{i}.tar", {f"{i}.jpg": jpeg(seed=i)}) for i in range(20)]
     source = TarDataset(paths, "x")
     with ThreadPoolExecutor(8) as pool:
@@ -888,7 +889,7 @@ def test_long_work_shows_how_long(
 ) -> None:
     path = write_tar(tmp_path / "a.tar", {"1.jpg": jpeg()})
     for silent, rank, shown in ((9.0, "0", False), (0.0, "1", False), (0.0, "0", True)):
-        monkeypatch.setattr(indexes, "SILENT", silent)
+        monkeypatch.setattr(cache, "SILENT", silent)
         monkeypatch.setenv("RANK", rank)
         assert len(TarDataset([path], "a")) == 1
         captured = capsys.readouterr()

@@ -16,8 +16,8 @@ from PIL import Image
 
 from catlip.data.class_labels import LABEL_COLUMNS, classify
 from catlip.data.dataset import Dataset, Sample
+from catlip.data.image_files import Folders, plain
 from catlip.data.images import image_content
-from catlip.data.paths import Folders, plain
 from catlip.data.subsets import Subset
 from catlip.data.tables import IMAGE_COLUMNS, TEXT_COLUMNS, captions_of, find_column
 from catlip.errors import UsageError

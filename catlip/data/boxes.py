@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from catlip.data.batches import Batch, Batches
-from catlip.data.coco import Objects, bitmap
 from catlip.data.crops import Box, decode_part
 from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import UnreadableImageError, is_turned
+from catlip.data.objects import Objects, bitmap
 from catlip.data.order import Order
 from catlip.data.steps import Steps
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from catlip.data.coco import coco_captions
 from catlip.data.embedded import is_bytes
-from catlip.data.folders import FolderDataset, coco_captions
-from catlip.data.paths import values_of
+from catlip.data.files import kind_of
+from catlip.data.image_files import FolderDataset
+from catlip.data.path_tables import values_of
 from catlip.data.tables import (
     ROWS,
     TEXT_COLUMNS,
@@ -20,7 +22,6 @@ from catlip.data.tables import (
     column_names,
     find_column,
     first_rows,
-    kind_of,
     open_parquet,
 )
 from catlip.data.tars import TarDataset

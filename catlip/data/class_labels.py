@@ -14,12 +14,12 @@ import numpy as np
 
 from catlip.data.coco import coco_tables, told_as_no_coco
 from catlip.data.dataset import Dataset
-from catlip.data.folders import listed, pictures_of
-from catlip.data.paths import Folders, table_source
-from catlip.data.pictures import decodable, picture_files
-from catlip.data.shards import expand
+from catlip.data.files import expand, kind_of
+from catlip.data.image_files import Folders, decodable, listed, picture_files
+from catlip.data.image_lookup import pictures_of
+from catlip.data.path_tables import table_source
 from catlip.data.subsets import WithClasses, with_classes
-from catlip.data.tables import IMAGE_COLUMNS, column_names, find_column, first_rows, kind_of
+from catlip.data.tables import IMAGE_COLUMNS, column_names, find_column, first_rows
 from catlip.data.tars import TarDataset
 from catlip.errors import UsageError
 from catlip.notices import warn

@@ -1,4 +1,4 @@
-"""COCO files: which categories are where in which picture, as boxes and masks. Nothing in this file needs torch."""
+"""COCO files: captions, and which categories are where in which image. Nothing in this file needs torch."""
 
 import json
 import math
@@ -10,46 +10,71 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from catlip.data.folders import FolderPictures, TarPictures
+from catlip.data.files import expand
+from catlip.data.image_files import TEXTS, PathDataset, picture_files, plain, without_captions
+from catlip.data.image_lookup import FolderImages, TarImages, pictures_of
 from catlip.data.images import MAX_PIXELS
-from catlip.data.paths import PathDataset
-from catlip.data.pictures import picture_files
-from catlip.data.shards import expand
+from catlip.data.objects import Mask, Objects, RunLengths, run_lengths
+from catlip.data.tables import captions_of
 from catlip.errors import UsageError
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture, in [0, 1]
-Polygons = list[np.ndarray]  # float64 [2 K] each: x, y, x, y, ... in pixels
 
 
-@dataclass(frozen=True, slots=True)
-class RunLengths:
-    """A mask as COCO's run lengths: pixels off, on, off, ... down the columns."""
+def coco_captions(path: Path) -> dict[str, tuple[list[str], dict[str, Any]]]:
+    """{file name: (captions, other fields)} of a COCO captions file, or of {"1.jpg": ["a dog"]}. Raises UsageError."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error}") from None
+    expected = '{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]} or {"1.jpg": ["a dog"]}'
+    if not isinstance(content, dict) or not content:
+        raise UsageError(f"{path}: expected COCO captions, {expected}, found {type(content).__name__}")
+    try:
+        if "images" not in content:
+            found = {name: (captions_of(cell), {}) for name, cell in content.items() if isinstance(cell, str | list)}
+        else:
+            images = content["images"]
+            by_id: dict[Any, tuple[list[str], dict[str, Any]]] = {image["id"]: ([], image) for image in images}
+            for annotation in content["annotations"]:
+                by_id[annotation["image_id"]][0].extend(captions_of(annotation["caption"]))
+            found = {image["file_name"]: (captions, image) for captions, image in by_id.values()}
+            if len(found) < len(images):
+                names = Counter(name for image in images for name in (image["file_name"], f"id {image['id']}"))
+                raise UsageError(f"{path}: two pictures are called {names.most_common(1)[0][0]!r}")
+    except (KeyError, TypeError) as error:
+        kind = " (boxes or polygons? the captions are in captions_*.json)" if "categories" in content else ""
+        raise UsageError(f"{path}: expected COCO captions, {expected}, but there is no {error}{kind}") from None
+    if found and not any(captions for captions, _ in found.values()):
+        raise UsageError(f"{path} holds not one caption; expected COCO captions, {expected}")
+    return found
 
-    counts: str | np.ndarray  # compressed, or int64
-    height: int
-    width: int
 
-
-Mask = Polygons | RunLengths
-
-
-@dataclass(slots=True)
-class Objects:
-    """What one picture shows: N objects, in pixels of the upright picture."""
-
-    id: Any  # of the picture, as the file has it
-    name: str  # of the picture's file
-    width: int
-    height: int
-    boxes: np.ndarray  # float32 [N, 4]: left, top, right, bottom, inside the picture
-    classes: np.ndarray  # int64 [N]
-    crowd: np.ndarray  # bool [N]: around many of them
-    areas: np.ndarray  # float64 [N]: square pixels, of the mask where there is one
-    masks: list[Mask | None]  # N
-
-    def __len__(self) -> int:
-        return len(self.classes)
+def coco_source(path: Path) -> PathDataset:
+    """Pictures of a COCO captions file, wherever they usually lie. Raises UsageError, saying where was looked."""
+    found = coco_captions(path)
+    if not found:
+        raise UsageError(f"{path} names no pictures with captions")
+    pictures, where, troubles = pictures_of(path, list(found))
+    table = pa.table(
+        {
+            "image": pa.array(list(found), pa.large_string()),
+            "folder": pa.array(np.zeros(len(found), np.uint32)),
+            "captions": pa.array([captions for captions, _ in found.values()], TEXTS),
+            "rest": pa.array(
+                [
+                    json.dumps(plain((k, v) for k, v in image.items() if k != "file_name"))
+                    for _, image in found.values()
+                ],
+                pa.large_string(),
+            ),
+        }
+    )
+    facts = [path.name, path.stat().st_size]
+    described = f" of {where} with COCO captions{without_captions(table)}"
+    return PathDataset(str(path), described, table, pictures, [len(found)], troubles, facts)
 
 
 @dataclass(slots=True)
@@ -262,61 +287,9 @@ def _mask(found: Any, width: int, height: int, where: str) -> Mask | None:
 def _area(mask: Mask) -> float:
     """Square pixels: of polygons as COCO computes it, parts that lie over each other counted twice."""
     if isinstance(mask, RunLengths):
-        return float((_run_lengths(mask.counts) if isinstance(mask.counts, str) else mask.counts)[1::2].sum())
+        return float((run_lengths(mask.counts) if isinstance(mask.counts, str) else mask.counts)[1::2].sum())
     pairs = [points.reshape(-1, 2).T for points in mask]
     return sum(0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) for x, y in pairs)
-
-
-def mask_tools() -> Any:
-    """The module with COCO's masks. Raises UsageError if it is not installed."""
-    try:
-        from faster_coco_eval.core import mask
-    except ImportError:
-        raise UsageError("masks and COCO's AP need faster-coco-eval: pip install 'catlip[detect]'") from None
-    return mask
-
-
-def bitmap(mask: Mask, width: int, height: int) -> np.ndarray:
-    """uint8 [height, width], 0 or 1. Raises ValueError for run lengths that are not the picture's."""
-    if isinstance(mask, RunLengths):
-        return _painted(mask)
-    tools = mask_tools()
-    return tools.decode(tools.merge(tools.frPyObjects([points.tolist() for points in mask], height, width)))
-
-
-def encoded(pixels: np.ndarray) -> dict[str, Any]:
-    """uint8 [height, width] -> COCO's compressed run lengths, fit for JSON."""
-    found = mask_tools().encode(np.asfortranarray(pixels))
-    counts = found["counts"]
-    return {"size": list(map(int, found["size"])), "counts": counts if isinstance(counts, str) else counts.decode()}
-
-
-def _painted(mask: RunLengths) -> np.ndarray:
-    counts = _run_lengths(mask.counts) if isinstance(mask.counts, str) else mask.counts
-    if (counts < 0).any() or counts.sum() != mask.height * mask.width:
-        raise ValueError(f"run lengths of {counts.sum():,} pixels for {mask.width} x {mask.height}")
-    values = np.arange(len(counts), dtype=np.uint8) % 2
-    return np.repeat(values, counts).reshape(mask.width, mask.height).T
-
-
-def _run_lengths(text: str) -> np.ndarray:
-    """COCO's compression undone: five bits a character, the lowest first, a sixth that says more follow; from the
-    fourth number on, differences to the number two before. Read here, as the library does not check bounds."""
-    found: list[int] = []
-    value, shift = 0, 0
-    for character in text.encode("ascii"):
-        bits = character - 48
-        if not 0 <= bits < 64 or shift > 40:
-            raise ValueError("damaged run lengths")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        found.append(value + (found[-2] if len(found) > 2 else 0))
-        value, shift = 0, 0
-    return np.array(found, np.int64)
 
 
 def picture_source(instances: Instances, images: str, option: str = "`images`") -> PathDataset:
@@ -328,13 +301,13 @@ def picture_source(instances: Instances, images: str, option: str = "`images`") 
     if not names:
         raise UsageError(f"{instances.path} lists no pictures")
     if Path(images).is_dir():
-        pictures = FolderPictures(images)
+        pictures = FolderImages(images)
         missing = pictures.missing(names)
     else:
         paths = expand(images)
         if any(path.suffix != ".tar" for path in paths):
             raise UsageError(f"{option} {images}: a folder with the pictures, or tars with KEY.jpg, are needed")
-        pictures = TarPictures(paths, images)
+        pictures = TarImages(paths, images)
         missing = pictures.missing(names)
     if missing:
         raise UsageError(

@@ -26,8 +26,8 @@ from catlip import machine
 from catlip.atomic import whole, write_text
 from catlip.data.captionfiles import Columns, Rows, describe, read_rows, row_groups
 from catlip.data.dataset import bounded
+from catlip.data.files import is_url
 from catlip.data.open import located, mixed
-from catlip.data.remote import is_url
 from catlip.errors import UsageError, refusal
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catlip.data import indexes
+from catlip.data import cache
 from catlip.data.dataset import Dataset, Sample
-from catlip.data.paths import RELATIVE, Folders, columns_said, guess, plain
-from catlip.data.remote import Files, OpenFile, Reader, filesystem, in_threads, is_url, persistently
+from catlip.data.files import Files, OpenFile, Reader, identity, in_threads, is_url
+from catlip.data.image_files import Folders, plain
+from catlip.data.path_tables import RELATIVE, columns_said, guess
 from catlip.data.tables import ROWS, TEXT_COLUMNS, CaptionColumn, column_names, first_rows, open_parquet
-from catlip.data.tars import identity
-from catlip.data.textfiles import encoding_of, repaired
+from catlip.data.text_files import encoding_of, repaired
 from catlip.errors import UsageError
 
 KEYS = ("key", "__key__", "uid", "id", "sample_id", "image_id", "file_name", "filename")
@@ -93,19 +93,17 @@ class ParquetDataset(Dataset):
 
     def _groups(self) -> pa.Table:
         """GROUPS of every row group, from the ends of the files: without fetching them."""
-        kept = indexes.name_of(["row groups", self._identities, self.text])
-        found = indexes.load(kept)
-        if found is None:
-            with indexes.Progress("indexing", len(self.files)) as progress:
-                each = in_threads(lambda i: self._groups_of(i, progress), len(self.files))
-                columns = zip(*(group for groups in each for group in groups), strict=True)
-                columns = [pa.array(c, pa.int64()) for c in columns] or [pa.array([], pa.int64())] * len(GROUPS)
-                found = pa.table(columns, list(GROUPS))
-            if self.files.remote or len(self.files) > 100:
-                found = indexes.keep(kept, found)
-        return found
 
-    def _groups_of(self, number: int, progress: indexes.Progress) -> list[tuple[int, ...]]:
+        def read() -> pa.Table:
+            with cache.Progress("indexing", len(self.files)) as progress:
+                each = in_threads(lambda i: self._groups_of(i, progress), len(self.files))
+                rows = [dict(zip(GROUPS, group, strict=True)) for groups in each for group in groups]
+                return pa.Table.from_pylist(rows, pa.schema([(name, pa.int64()) for name in GROUPS]))
+
+        many = self.files.remote or len(self.files) > 100
+        return cache.kept_table(["row groups", self._identities, self.text], read, anyway=many)
+
+    def _groups_of(self, number: int, progress: cache.Progress) -> list[tuple[int, ...]]:
         name = self.files.names[number]
         with _opened(name) as file:
             meta = open_parquet(file, name).metadata
@@ -187,8 +185,9 @@ def _opened(name: str) -> Any:
     """A file to read parts of; a remote one is not fetched."""
     if not is_url(name):
         return Path(name).open("rb")
-    fs, path = filesystem(name)
-    return persistently(name, lambda: fs.open(path, "rb"))
+    from catlip.data.remote import open_remote
+
+    return open_remote(name)
 
 
 def is_bytes(kind: pa.DataType) -> bool:

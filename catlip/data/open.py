@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from catlip.data.dataset import Dataset
-from catlip.data.remote import is_url, local_glob
-from catlip.data.shards import expand_names
+from catlip.data.files import expand_names, is_url, kind_of, local_glob
 from catlip.data.subsets import mix
-from catlip.data.tables import kind_of
 from catlip.errors import UsageError
 
 
@@ -67,7 +65,7 @@ def open_dataset(
 
         return open_class_labels(data, image_col, label_col, multi)
     if target == "masks":
-        from catlip.data.masks import open_masks
+        from catlip.data.mask_sets import open_masks
 
         return open_masks(data, split)
     datasets, weights = [], []
@@ -121,7 +119,7 @@ def located(data: str) -> tuple[str, list[str]]:
 def _open_one(data: str, image_col: str | None, text_col: str | None, cache_gb: float) -> Dataset:
     kind, names = located(data)
     if kind == "folder":
-        from catlip.data.folders import FolderDataset
+        from catlip.data.image_files import FolderDataset
 
         return FolderDataset(Path(names[0]))
     if kind == "tar":
@@ -137,20 +135,31 @@ def _open_one(data: str, image_col: str | None, text_col: str | None, cache_gb: 
         raise UsageError(f"`data` {data!r}: only tars, and Parquet with the bytes of pictures, are read from a URL")
     paths = list(map(Path, names))
     if kind == "coco":
-        from catlip.data.folders import coco_source
+        from catlip.data.coco import coco_source
 
         return coco_source(paths[0])
-    return _table(paths, data, image_col, text_col)
+    from catlip.data.path_tables import open_table
+
+    return open_table(paths, data, image_col, text_col)
 
 
-def _table(paths: list[Path], data: str, image_col: str | None, text_col: str | None) -> Dataset:
-    from catlip.data.folders import listed
-    from catlip.data.paths import table_source
+def open_images(where: str) -> Dataset:
+    """Images of which only the images are wanted: a folder (recursively), one image, or what `open_dataset` takes.
 
-    dataset = table_source(paths, data, image_col, text_col)
-    if paths[0].stem == "metadata":  # of a folder of pictures; any other table can be about some of them
-        named = {os.path.normpath(key) for key in dataset.keys()}  # noqa: SIM118 - not a mapping
-        unnamed = [name for name, _ in listed(str(paths[0].parent), {}) if name not in named]
-        if unnamed:
-            dataset.note(unnamed[0], f"{len(unnamed):,} pictures of the folder have no row in {paths[0].name}")
-    return dataset
+    Raises UsageError for a path that holds none.
+    """
+    from catlip.data.image_files import Folders, decodable, is_picture, listed, picture_files
+    from catlip.data.path_tables import NO_CAPTIONS
+
+    path = Path(where)
+    if path.is_dir():
+        troubles: dict[str, str] = {}
+        names = sorted(decodable(name) for name, _ in listed(where, troubles))
+        if not names:
+            raise UsageError(f"{where} holds no pictures")
+        return picture_files(where, names, Folders([where]), troubles)
+    if is_picture(path):
+        if not path.is_file():
+            raise UsageError(f"no such picture: {where}")
+        return picture_files(where, [path.name], Folders([str(path.parent)]))
+    return open_dataset(where, text_col=NO_CAPTIONS)

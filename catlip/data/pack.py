@@ -22,9 +22,9 @@ from catlip import machine
 from catlip.atomic import whole, write_text
 from catlip.config import configure
 from catlip.data.dataset import Dataset, Sample
+from catlip.data.files import OpenFile, sha256_of
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, upright
 from catlip.data.open import open_dataset
-from catlip.data.remote import OpenFile, sha256_of
 from catlip.data.shards import INDEX_FILE, members, split_name
 from catlip.errors import UsageError
 from catlip.notices import say

@@ -6,28 +6,24 @@ name nor a lock that someone waits for. Nothing in this file needs torch.
 """
 
 import fcntl
-import glob
 import hashlib
-import io
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from catlip.data.indexes import cache_folder
+from catlip.data.cache import cache_folder
+from catlip.data.files import OpenFile, sha256_of
 from catlip.errors import UsageError
 from catlip.notices import warn
 
 TRIES = 3
 BACKOFF = 1.0  # seconds before the second try; doubles
 FETCHERS = 4  # threads a process
-OPEN_FILES = 128  # kept open by a process
-OPEN_FETCHED = 8  # of those that the cache cannot remove meanwhile
 PACKAGES = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -41,10 +37,6 @@ PACKAGES = {
 }
 
 T = TypeVar("T")
-
-
-def is_url(name: str) -> bool:
-    return "://" in name
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -90,53 +82,38 @@ def url_glob(url: str) -> list[str]:
     return sorted(fs.unstrip_protocol(found) for found in persistently(url, lambda: fs.glob(path)))
 
 
-def local_glob(pattern: str) -> list[str]:
-    return sorted(glob.glob(pattern, recursive=True))
+def remote_identity(url: str) -> list[Any]:
+    """[url, bytes, ...]: what changes when the file is another one."""
+    fs, path = filesystem(url)
+    info = persistently(url, lambda: fs.info(path))
+    changed = [str(info.get(fact)) for fact in ("ETag", "etag", "LastModified", "mtime", "created")]
+    return [url, int(info.get("size") or 0), *changed]
 
 
-class OpenFile:
-    """A file descriptor that closes when nobody holds it any more: safe to forget while another thread reads."""
+def content_if_any(url: str) -> bytes:
+    """A small file; b"" if it is not there. Raises UsageError if that cannot be told."""
+    fs, path = filesystem(url)
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
+    def get() -> bytes:
+        try:
+            return fs.cat_file(path)
+        except FileNotFoundError:
+            return b""
+        except Exception as error:  # every protocol has errors of its own
+            status = getattr(error, "status", 0)
+            if isinstance(error, PermissionError) or (400 <= status < 500 and status not in (408, 429)):
+                # Some stores say so of what is not there.
+                warn(f"{url} is refused ({error}): the shards are fetched to index them")
+                return b""
+            raise
 
-    def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self.descriptor, size, offset)
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+    return persistently(url, get)
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class Reader(io.RawIOBase):
-    """An open file with a position of its own, for libraries that want one."""
-
-    def __init__(self, file: OpenFile) -> None:
-        self._file, self._at = file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(self._at, len(buffer))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+def open_remote(url: str) -> Any:
+    """A file to read parts of, without fetching it."""
+    fs, path = filesystem(url)
+    return persistently(url, lambda: fs.open(path, "rb"))
 
 
 class Cache:
@@ -240,66 +217,6 @@ class Cache:
                 total -= bytes_
 
 
-class Files:
-    """Files by number, here or remote, for reading at any place, from any thread and process."""
-
-    def __init__(self, names: Sequence[str], cache_gb: float = 100.0) -> None:
-        self.names = list(names)
-        self.remote = any(map(is_url, self.names))
-        self._versions, self._digests = [""] * len(self.names), [""] * len(self.names)
-        self._sizes = [0] * len(self.names)
-        self._cache = Cache(cache_gb) if self.remote else None
-        self._start()
-
-    def _start(self) -> None:
-        self._open: dict[int, OpenFile] = {}
-        self._ahead: Ahead | None = None
-        self._pid = os.getpid()
-
-    def __getstate__(self) -> dict[str, Any]:  # descriptors and threads do not travel to other processes
-        return {**self.__dict__, "_open": {}, "_ahead": None, "_pid": 0}
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def expect(self, identities: Sequence[Sequence[Any]], digests: Sequence[str] = ()) -> None:
-        """What is known of each file: [name, bytes, ...], SHA-256. What was fetched of others is fetched again."""
-        self._digests = list(digests) or self._digests
-        self._versions = [repr(identity) for identity in identities]
-        self._sizes = [identity[1] for identity in identities]
-
-    def open(self, number: int) -> OpenFile:
-        """Raises UsageError if the file cannot be opened or fetched."""
-        file = self._open.get(number)  # open descriptors do survive a fork: pread keeps no position
-        if file is None:
-            file = self._open.setdefault(number, self.open_briefly(number))
-            while len(self._open) > (OPEN_FETCHED if self.remote else OPEN_FILES):
-                self._open.pop(next(iter(self._open.copy())), None)
-        return file
-
-    def open_briefly(self, number: int) -> OpenFile:
-        """As `open`, for a file that is read once: it closes when the caller drops it."""
-        name = self.names[number]
-        if self._cache is not None and is_url(name):
-            file = self._cache.open(name, self._versions[number], self._digests[number])
-            if self._sizes[number] and file.size != self._sizes[number]:
-                said = f"{self._sizes[number]:,} bytes were expected"
-                raise UsageError(f"{name} has {file.size:,} bytes, {said}: is the index.json beside it another's?")
-            return file
-        try:
-            return OpenFile(os.open(name, os.O_RDONLY))
-        except OSError as error:
-            raise UsageError(f"{name} cannot be opened: {error.strerror}") from None
-
-    def prefetch(self, numbers: Sequence[int]) -> None:
-        """Files that will be needed soon, the soonest first: fetched in the background. Never blocks."""
-        if self._cache is None:
-            return
-        if self._ahead is None or self._pid != os.getpid():  # threads do not survive a fork
-            self._ahead, self._pid = Ahead(self._cache), os.getpid()
-        self._ahead.want([(self.names[n], self._versions[n], self._digests[n]) for n in dict.fromkeys(numbers)])
-
-
 class Ahead:
     """Threads that fetch what will be needed; the latest wish replaces what of the former was not begun."""
 
@@ -329,15 +246,3 @@ class Ahead:
                 pass  # whoever reads the file tries again and says so
             except Exception as error:  # a thread that dies would stay counted as running
                 warn(f"{url} was not fetched ahead: {error}")
-
-
-def in_threads(do: Callable[[int], T], count: int, threads: int = 8) -> Iterator[T]:
-    """Results in order. The first error ends it; what was not begun is dropped."""
-    with ThreadPoolExecutor(min(threads, max(1, count))) as pool:
-        futures = [pool.submit(do, number) for number in range(count)]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()

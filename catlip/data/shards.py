@@ -9,75 +9,25 @@ number, and block 0, always a header, stands for "has none". Nothing in this fil
 """
 
 import json
-import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from catlip.data.remote import OpenFile, is_url, local_glob, url_glob
+from catlip.data.files import IMAGE_EXTENSIONS, MAX_MEMBER, OpenFile
 from catlip.errors import UsageError
 
-IMAGE_EXTENSIONS = frozenset("jpg jpeg jpe jfif png webp avif jp2 bmp gif tif tiff".split())
 ROLES = {**dict.fromkeys(IMAGE_EXTENSIONS, "image"), "txt": "text", "caption": "text", "json": "json", "cls": "cls"}
 INDEX_FILE = "index.json"
 CHECKED = 32  # headers at the start of a tar, which lie together
 TWICE = "the tar has several of this name; the first is used"
 BLOCK = 512
-MAX_MEMBER = 1 << 28  # bytes; no picture or caption is larger, and a damaged header may say anything
 COLUMNS = [f"{role}_{what}" for role in ("image", "text", "json", "cls") for what in ("at", "size")]
 SCHEMA = pa.schema([("key", pa.large_string()), *((column, pa.uint32()) for column in COLUMNS)])
 
 Members = dict[str, tuple[int, int]]  # extension -> (offset, size) in the tar
-
-
-def expand(pattern: str) -> list[Path]:
-    """Local files of a pattern with braces ({000000..000005} or {a,b}) and globs, sorted within each glob.
-
-    Raises UsageError for a pattern that matches nothing and for a file that does not exist.
-    """
-    if is_url(pattern):
-        raise UsageError(f"{pattern}: files on this machine are needed here; copy them first")
-    return [Path(name) for name in expand_names(pattern)]
-
-
-def expand_names(pattern: str) -> list[str]:
-    """As `expand`, also for URLs. That a URL without a glob exists shows when it is fetched."""
-    found: list[str] = []
-    for name in _braces(pattern):
-        if any(mark in name for mark in "*?[") and not name.startswith(("http://", "https://")):
-            matches = url_glob(name) if is_url(name) else local_glob(name)
-            if not matches:
-                where = "" if is_url(name) else f" (from the folder {os.getcwd()})"
-                raise UsageError(f"no file matches {name!r}{where}")
-            found.extend(matches)
-        elif not is_url(name) and not os.path.exists(name):
-            hint = f", from the pattern {pattern!r}" if name != pattern else ""
-            raise UsageError(f"no such file: {name}{hint}")
-        else:
-            found.append(name)
-    return found
-
-
-def _braces(pattern: str) -> list[str]:
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        return [pattern]
-    inside = match.group(1)
-    span = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
-    if span:
-        first, last = span.groups()
-        width = len(first) if first.startswith("0") else 0
-        options = [str(i).zfill(width) for i in range(int(first), int(last) + 1)]
-        if not options:
-            raise UsageError(f"the range {{{inside}}} in {pattern!r} is empty: its end comes before its start")
-    else:
-        options = inside.split(",")
-    head, tail = pattern[: match.start()], pattern[match.end() :]
-    return [name for option in options for name in _braces(head + option + tail)]
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catlip.data.textfiles import csv_rows, json_lines, text_lines
+from catlip.data.files import kind_of
+from catlip.data.text_files import csv_rows, json_lines, text_lines
 from catlip.errors import UsageError
 
 IMAGE_COLUMNS = (
@@ -23,18 +24,8 @@ TEXT_COLUMNS = (
     "prompt", "label", "name",
 )  # fmt: skip
 ROWS = 8192  # read at a time
-KINDS = {
-    ".parquet": "parquet", ".pq": "parquet", ".csv": "table", ".tsv": "table", ".txt": "table", ".jsonl": "jsonl",
-    ".ndjson": "jsonl", ".tar": "tar", ".json": "coco",
-}  # fmt: skip
 
 Chunk = dict[str, Any]  # column -> Arrow array, or (JSONL) a list; all of one length
-
-
-def kind_of(path: Path) -> str:
-    """ "parquet", "table" (CSV, TSV), "jsonl", "coco" (a captions JSON) or "tar", by the file's name; else ""."""
-    suffixes = [s.lower() for s in path.suffixes if s.lower() not in (".gz", ".zst", ".bz2")]
-    return KINDS.get(suffixes[-1] if suffixes else "", "")
 
 
 def open_parquet(file: Any, name: str) -> pq.ParquetFile:

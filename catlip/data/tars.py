@@ -1,7 +1,6 @@
 """Samples of tar shards, on this machine or elsewhere."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catlip.data import indexes
+from catlip.data import cache
 from catlip.data.dataset import Dataset, Sample, bounded, captions_in, lines, troubles_said
-from catlip.data.remote import Files, OpenFile, filesystem, in_threads, is_url, persistently
+from catlip.data.files import Files, OpenFile, identity, in_threads, is_url
 from catlip.data.shards import BLOCK, INDEX_FILE, SCHEMA, index_from_json, index_json, is_indexed_by, scan
-from catlip.data.textfiles import decoded
+from catlip.data.text_files import decoded
 from catlip.errors import UsageError
-from catlip.notices import warn
 
 FACTS = b"catlip"  # metadata of a kept index: samples of each shard, troubles
 MAX_LABEL = 1 << 16  # bytes of a KEY.cls
@@ -62,25 +60,25 @@ class TarDataset(Dataset):
         digests = [str((entry or {}).get("sha256", "")) for entry in known]
         self._identities = list(in_threads(lambda i: identity(self.files.names[i], known[i]), len(self.files), 16))
         self.files.expect(self._identities, digests)
-        name = indexes.name_of([self._identities, digests])
-        table = indexes.load(name)
+        name = cache.name_of([self._identities, digests])
+        table = cache.load(name)
         if table is not None:
             self._kept = name
             return table
         began = time.monotonic()
         sizes = [size for _, size, *_ in self._identities]
-        with indexes.Progress("indexing", sum(sizes), bytes_=True) as progress:
+        with cache.Progress("indexing", sum(sizes), bytes_=True) as progress:
             shards = list(in_threads(lambda i: self._index_of(i, known[i], progress), len(self.files), 4))
         troubles = {key: why for _, some, _ in shards for key, why in some.items()}
         table = pa.concat_tables([shard for shard, _, _ in shards])
         counts, digests = [len(shard) for shard, _, _ in shards], [digest for _, _, digest in shards]
         table = _with_facts(table, counts, bounded(troubles), digests)
-        if time.monotonic() - began > indexes.WORTH_KEEPING:
-            table, self._kept = indexes.keep(name, table), name
+        if time.monotonic() - began > cache.WORTH_KEEPING:
+            table, self._kept = cache.keep(name, table), name
         return table
 
     def _index_of(
-        self, number: int, entry: dict[str, Any] | None, progress: indexes.Progress
+        self, number: int, entry: dict[str, Any] | None, progress: cache.Progress
     ) -> tuple[pa.Table, dict[str, str], str]:
         """(index, troubles, SHA-256 or "") of a shard; entry: what the index.json beside it says."""
         name, size, *changed = self._identities[number]
@@ -99,11 +97,11 @@ class TarDataset(Dataset):
             troubles, digest = {**troubles, _base(name): f"the {INDEX_FILE} beside it is another's; not used"}, ""
         return table, troubles, digest
 
-    def _scanned(self, number: int, progress: indexes.Progress) -> tuple[pa.Table, dict[str, str]]:
+    def _scanned(self, number: int, progress: cache.Progress) -> tuple[pa.Table, dict[str, str]]:
         """What was kept of an earlier scan, or is found by one."""
         size = self._identities[number][1]
-        name = indexes.name_of([self._identities[number]])
-        table = indexes.load(name)
+        name = cache.name_of([self._identities[number]])
+        table = cache.load(name)
         if table is not None:
             progress.advance(size)
             return table.replace_schema_metadata(None), json.loads(table.schema.metadata[FACTS])["troubles"]
@@ -114,8 +112,8 @@ class TarDataset(Dataset):
             table, troubles = scan(file, where, progress.advance)
         except UsageError as error:
             raise UsageError(str(error).replace(where, self.files.names[number], 1)) from None
-        if is_url(self.files.names[number]) or time.monotonic() - began > indexes.WORTH_KEEPING:
-            indexes.keep(name, _with_facts(table, [len(table)], bounded(troubles), [""]))
+        if is_url(self.files.names[number]) or time.monotonic() - began > cache.WORTH_KEEPING:
+            cache.keep(name, _with_facts(table, [len(table)], bounded(troubles), [""]))
         return table, troubles
 
     def __len__(self) -> int:
@@ -127,7 +125,7 @@ class TarDataset(Dataset):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._kept:
-            table = indexes.load(self._kept)
+            table = cache.load(self._kept)
             self._use(self._indexed() if table is None else table)
 
     def _shard_of(self, number: int) -> int:
@@ -222,22 +220,9 @@ def _index_entries(folder: str) -> dict[str, dict[str, Any]]:
             raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     if "?" in folder:  # a signed URL is one file's
         return {}
-    fs, path = filesystem(folder + INDEX_FILE)
+    from catlip.data.remote import content_if_any
 
-    def get() -> bytes:
-        try:
-            return fs.cat_file(path)
-        except FileNotFoundError:
-            return b""
-        except Exception as error:  # every protocol has errors of its own
-            status = getattr(error, "status", 0)
-            if isinstance(error, PermissionError) or (400 <= status < 500 and status not in (408, 429)):
-                # Some stores say so of what is not there.
-                warn(f"{folder}{INDEX_FILE} is refused ({error}): the shards are fetched to index them")
-                return b""
-            raise
-
-    return index_json(persistently(folder + INDEX_FILE, get))
+    return index_json(content_if_any(folder + INDEX_FILE))
 
 
 def _fields(data: bytes | None) -> dict[str, Any]:
@@ -247,19 +232,3 @@ def _fields(data: bytes | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
-
-
-def identity(name: str, entry: dict[str, Any] | None = None) -> list[Any]:
-    """[name, bytes, ...]: what changes when a file is another one. Raises UsageError if it is gone."""
-    if not is_url(name):
-        try:
-            stat = os.stat(name)
-        except OSError as error:
-            raise UsageError(f"{name} cannot be opened: {error.strerror}") from None
-        return [os.path.abspath(name), stat.st_size, stat.st_mtime_ns]
-    if entry is not None:  # spares a question a shard
-        return [name, int(entry["bytes"]), *filter(None, [entry.get("sha256")])]
-    fs, path = filesystem(name)
-    info = persistently(name, lambda: fs.info(path))
-    changed = [str(info.get(fact)) for fact in ("ETag", "etag", "LastModified", "mtime", "created")]
-    return [name, int(info.get("size") or 0), *changed]

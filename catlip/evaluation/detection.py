@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from catlip.data.coco import Instances, bitmap, encoded, mask_tools
+from catlip.data.coco import Instances
+from catlip.data.objects import bitmap, encoded, mask_tools
 from catlip.errors import UsageError
 
 NAMES = ("AP", "AP50", "AP75", "small", "medium", "large")

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from catlip import machine
+from catlip.data.cache import cache_folder
 from catlip.data.dataset import Dataset
+from catlip.data.image_lookup import Names
 from catlip.data.images import Unreadable, UnreadableImageError, image_content, read_image
-from catlip.data.indexes import cache_folder
-from catlip.data.names import Names
 from catlip.data.open import open_dataset
 from catlip.data.subsets import with_classes
 from catlip.errors import UsageError

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from catlip.data.coco import Box, read_instances
+from catlip.data.coco import read_instances
+from catlip.data.crops import Box
 from catlip.data.dataset import Dataset
+from catlip.data.image_lookup import Names
 from catlip.data.images import Unreadable, UnreadableImageError, decode_upright, left_out
-from catlip.data.names import Names
-from catlip.data.pictures import open_pictures
+from catlip.data.open import open_images
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher, run_labeler
 from catlip.evaluation.zero_shot import TEMPLATES, Route, embed_names, head_of, matching, open_routes
@@ -217,7 +218,7 @@ def look(cfg: GroundConfig) -> tuple[dict[str, Any], list[Seen]]:
         phrases = sorted({name for found in boxes.values() for name in found})
     elif not all(phrase.strip() for phrase in phrases):
         raise UsageError("`phrases`: an empty phrase")
-    source = open_pictures(cfg.images)
+    source = open_images(cfg.images)
     count = min(cfg.limit or len(source), len(source))
     by_key = _by_key(boxes, [source[number].key for number in range(count)], cfg) if cfg.boxes else {}
     pointer = Pointer(cfg, phrases)

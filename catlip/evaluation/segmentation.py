@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from catlip.data.masklabels import VOID, Classes, as_png, palette
+from catlip.data.mask_sets import VOID, Classes, as_png, palette
 
 
 def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:

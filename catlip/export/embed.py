@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from catlip.data.images import Unreadable, left_out
-from catlip.data.pictures import open_pictures
+from catlip.data.open import open_images
 from catlip.errors import UsageError
 from catlip.evaluation.features import decoded
 from catlip.models.encoder import Encoder
@@ -45,7 +45,7 @@ def embed(cfg: EmbedConfig) -> Path:
     if cfg.batch_size < 1:
         raise UsageError("`batch_size` is a positive number")
     encoder, device = load(cfg.run), one_device(cfg.device)
-    source, unreadable = open_pictures(cfg.images), Unreadable()
+    source, unreadable = open_images(cfg.images), Unreadable()
     encoder.to(device).eval()
     part, written, shape = out.with_name(out.name + ".part"), 0, ()
     out.parent.mkdir(parents=True, exist_ok=True)

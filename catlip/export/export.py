@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from catlip.data.images import UnreadableImageError
-from catlip.data.pictures import open_pictures
+from catlip.data.open import open_images
 from catlip.errors import UsageError
 from catlip.export import graphs
 from catlip.export.files import check_empty
@@ -131,7 +131,7 @@ def _images(encoder: Encoder, cfg: ExportConfig) -> tuple[list[bytes], str]:
     wanted, where = sum(BATCHES), cfg.images or _data_of(cfg.run)
     found: list[bytes] = []
     try:
-        source = open_pictures(where) if where else ()
+        source = open_images(where) if where else ()
         for record in map(source.__getitem__, range(min(len(source), 10 * wanted))) if source else ():
             try:
                 to_input(encoder, record.image)

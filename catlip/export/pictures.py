@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from catlip.data.image_files import is_picture
 from catlip.data.images import read_image
-from catlip.data.pictures import is_picture
 from catlip.models.encoder import Encoder
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from catlip import page
-from catlip.data.coco import Instances, RunLengths, bitmap
+from catlip.data.coco import Instances
 from catlip.data.images import decode_upright
+from catlip.data.objects import RunLengths, bitmap
 from catlip.notices import say
 from catlip.tasks.detect import DetectConfig as DetectConfig
 from catlip.tasks.detect import Shown, fine_tune

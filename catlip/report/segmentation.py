@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from catlip import page
-from catlip.data.masklabels import VOID, palette
+from catlip.data.mask_sets import VOID, palette
 from catlip.notices import say
 from catlip.tasks.segment import Seen, fine_tune
 from catlip.tasks.segment import SegmentConfig as SegmentConfig

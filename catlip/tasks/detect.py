@@ -17,11 +17,12 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from catlip.data.boxes import BoxBatches, Placed, decode_placed
-from catlip.data.coco import Instances, Objects, encoded, mask_tools, picture_source, read_instances
+from catlip.data.coco import Instances, picture_source, read_instances
 from catlip.data.crops import empty
 from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, UnreadableImageError, left_out
 from catlip.data.loader import Loader
+from catlip.data.objects import Objects, encoded, mask_tools
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError

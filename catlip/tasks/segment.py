@@ -15,19 +15,20 @@ from torch import Tensor
 
 from catlip.data.images import Unreadable, UnreadableImageError, decode_upright, left_out
 from catlip.data.loader import Loader
-from catlip.data.maskbatches import MaskBatches, Window, check_window
-from catlip.data.masklabels import (
+from catlip.data.mask_sets import (
     VOID,
     Classes,
+    MaskDataset,
     Survey,
     check_numbers,
     check_readable,
     find_classes,
+    open_masks,
     pixels_of,
     read_mask,
     survey,
 )
-from catlip.data.masks import MaskDataset, open_masks
+from catlip.data.maskbatches import MaskBatches, Window, check_window
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,18 @@ def keep(name: str, table: pa.Table) -> pa.Table:
         return table
     mapped = load(name)
     return table if mapped is None else mapped
+
+
+def kept_table(facts: Any, make: Callable[[], pa.Table], *, anyway: bool = False) -> pa.Table:
+    """What was kept for these facts, or is made now, and kept if that was slow. anyway: keep it also if it was not."""
+    name = name_of(facts)
+    table = load(name)
+    if table is None:
+        began = time.monotonic()
+        table = make()
+        if anyway or time.monotonic() - began > WORTH_KEEPING:
+            table = keep(name, table)
+    return table
 
 
 class Progress:
