@@ -80,7 +80,7 @@ VERBS = {
     "export": Verb("run -> timm, open_clip, ONNX, ...", "catlip.export.export", "ExportConfig", "export", ("run",)),
     "embed": Verb("pictures -> Parquet with vectors", "catlip.export.embed", "EmbedConfig", "embed", ("run", "images")),
     "predict": Verb("a picture's labels, drawn", "catlip.export.predict", "PredictConfig", "predict", ("run", "photo")),
-    "push": Verb("run -> Hugging Face Hub, with a card", "catlip.export.card", "PushConfig", "push", ("run", "repo")),
+    "push": Verb("run -> Hugging Face Hub, with a card", "catlip.export.hub", "PushConfig", "push", ("run", "repo")),
 }
 # What a verb cannot do without, where its settings stand in a module that imports torch: told before that.
 NEEDS = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import catlip
 from catlip.errors import UsageError
-from catlip.export.convert import ConvertConfig, convert, read_checkpoint, translate
+from catlip.export.convert import convert, read_checkpoint, translate
 from catlip.labels.vocabulary import Vocabulary
 from catlip.labels.wordnet import open_lexicon
 from tests.conftest import SHARED
@@ -63,12 +63,12 @@ def saved(folder: Path, state: object) -> str:
 @pytest.mark.parametrize("size", [224, 160, 288])
 @torch.no_grad()
 def test_logits_are_the_official_ones(tmp_path: Path, size: int) -> None:
-    run = convert(ConvertConfig(checkpoint=str(REFERENCE / "vit_tiny.pt"), out=str(tmp_path / "run")))
+    run = convert(str(REFERENCE / "vit_tiny.pt"), out=tmp_path / "run")
     arrays = np.load(REFERENCE / "io.npz")
     x = torch.from_numpy(arrays[f"image_{size}"]).float() / 255
     expected = torch.from_numpy(arrays[f"logits_{size}"])
     assert float((catlip.load(run).logits(x) - expected).abs().max()) < 1e-5
-    grid = convert(ConvertConfig(checkpoint=str(REFERENCE / "vit_tiny.pt"), out=str(tmp_path / "2d"), positions="2d"))
+    grid = convert(str(REFERENCE / "vit_tiny.pt"), out=tmp_path / "2d", positions="2d")
     apart = float((catlip.load(grid).logits(x) - expected).abs().max())
     assert apart < 1e-5 if size == 224 else apart > 1e-4  # the corrected interpolation is another function
 
@@ -82,7 +82,7 @@ def test_parameter_counts_are_the_official_ones(name: str, numbers: int) -> None
 
 def test_every_tensor_arrives_and_the_official_encoder_saves_like_any_other(tmp_path: Path) -> None:
     state = official()
-    run = convert(ConvertConfig(checkpoint=saved(tmp_path, OrderedDict(state)), out=str(tmp_path / "run")))
+    run = convert(saved(tmp_path, OrderedDict(state)), out=tmp_path / "run")
     encoder = catlip.load(run)
     torch.testing.assert_close(
         encoder.backbone.blocks[3].attn.qkv.weight, state["transformer.3.pre_norm_mha.1.qkv_proj.weight"]
@@ -127,7 +127,7 @@ def test_encoders_inside_detectors_and_segmenters(tmp_path: Path, stride: int) -
     found, dropped = translate(state, "x.pt")
     assert dropped == {"encoder.neural_augmentor": 6, "encoder.simple_fpn": 1, "seg_head": 1}
     assert not any(name.startswith("head") for name in found)
-    run = convert(ConvertConfig(checkpoint=saved(tmp_path, state), out=str(tmp_path / "run"), stride=stride))
+    run = convert(saved(tmp_path, state), out=tmp_path / "run", stride=stride)
     encoder = catlip.load(run)
     x = torch.rand(1, 3, 64, 64)
     assert encoder.tokens(x).shape == (1, (64 // stride) ** 2, 192)
@@ -147,22 +147,20 @@ def test_rows_are_named_in_the_order_of_the_official_vocabulary(tmp_path: Path) 
     keys = ["n2084071", "n10287213", "n7697537", "n4610879", "n12102133", "n9917593"]  # offsets without padding
     (tmp_path / "vocab.pkl").write_bytes(pickle.dumps({key: 100 - i for i, key in enumerate(keys)}))
     checkpoint = saved(tmp_path, official())
-    run = convert(ConvertConfig(checkpoint=checkpoint, vocab=str(tmp_path / "vocab.pkl"), out=str(tmp_path / "run")))
+    run = convert(checkpoint, vocab=str(tmp_path / "vocab.pkl"), out=tmp_path / "run")
     encoder = catlip.load(run)
     assert encoder.labels == ["n02084071", "n10287213", "n07697537", "n04610879", "n12102133"]
     assert encoder.names[0] == open_lexicon().synset("n02084071").name.replace("_", " ") == "dog"
-    assert Vocabulary.load(run / "vocab.tsv").synsets == encoder.labels
+    assert Vocabulary.load(run.out / "vocab.tsv").synsets == encoder.labels
     (tmp_path / "short.pkl").write_bytes(pickle.dumps(dict.fromkeys(keys[:3], 1)))
     with pytest.raises(UsageError, match=r"names 3 classes, the classifier of .* has 5"):
-        convert(ConvertConfig(checkpoint=checkpoint, vocab=str(tmp_path / "short.pkl"), out=str(tmp_path / "no")))
+        convert(checkpoint, vocab=str(tmp_path / "short.pkl"), out=tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
 
 def test_imagenet_classes_are_named(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path, official(classes=1000))
-    encoder = catlip.load(
-        convert(ConvertConfig(checkpoint=checkpoint, labels="imagenet-1k", out=str(tmp_path / "run")))
-    )
+    encoder = catlip.load(convert(checkpoint, labels="imagenet-1k", out=tmp_path / "run"))
     assert (encoder.labels[0], encoder.names[0]) == ("n01440764", "tench")
     assert (encoder.labels[-1], len(encoder.labels)) == ("n15075141", 1000)
 
@@ -181,19 +179,15 @@ def test_a_malicious_pickle_runs_nothing(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     bad = saved(tmp_path, {"cls_token": Evil(touched)})
     with pytest.raises(UsageError, match=r"wants to run code.*refused"):
-        convert(ConvertConfig(checkpoint=bad, out=str(tmp_path / "run")))
+        convert(bad, out=tmp_path / "run")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"cls_token": Evil(touched)}))  # not a zip: the old format
     with pytest.raises(UsageError):
-        convert(ConvertConfig(checkpoint=str(tmp_path / "plain.pt"), out=str(tmp_path / "run")))
+        convert(str(tmp_path / "plain.pt"), out=tmp_path / "run")
     (tmp_path / "vocab.pkl").write_bytes(pickle.dumps({"n2084071": Evil(touched)}))
     good = tmp_path / "good"
     good.mkdir()
     with pytest.raises(UsageError, match="no official vocabulary"):
-        convert(
-            ConvertConfig(
-                checkpoint=saved(good, official()), vocab=str(tmp_path / "vocab.pkl"), out=str(tmp_path / "run")
-            )
-        )
+        convert(saved(good, official()), vocab=str(tmp_path / "vocab.pkl"), out=tmp_path / "run")
     assert not touched.exists()
     assert not (tmp_path / "run").exists()
     torch.load(bad, weights_only=False)["cls_token"].close()  # the test's own weapon is loaded
@@ -220,16 +214,16 @@ def cut(path: Path) -> None:
 )
 def test_what_is_no_official_checkpoint_is_refused(tmp_path: Path, change, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        convert(ConvertConfig(checkpoint=saved(tmp_path, change(official())), out=str(tmp_path / "run")))
+        convert(saved(tmp_path, change(official())), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_damaged_and_missing_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such checkpoint"):
-        convert(ConvertConfig(checkpoint="nope.pt", out=str(tmp_path / "run")))
+        convert("nope.pt", out=tmp_path / "run")
     path = Path(saved(tmp_path, official()))
     cut(path)
     with pytest.raises(UsageError, match="no readable checkpoint, or cut off"):
-        convert(ConvertConfig(checkpoint=str(path), out=str(tmp_path / "run")))
+        convert(str(path), out=tmp_path / "run")
     with pytest.raises(UsageError, match="exists already"):
-        convert(ConvertConfig(checkpoint="nope.pt", out=str(tmp_path)))
+        convert("nope.pt", out=tmp_path)

@@ -1,6 +1,7 @@
 """Round trips: whatever is exported is read back by the program it is for, and computes the same."""
 
 import json
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 
 import catlip
 from catlip.errors import UsageError
-from catlip.export.export import FORMATS, ExportConfig, export
-from catlip.export.open_clip import TextTower, to_open_clip
-from catlip.export.pictures import sample_pictures, to_input
+from catlip.export.export import FORMATS, export, sample_images, to_input
+from catlip.export.open_clip import to_open_clip
 from catlip.labels.tokenizer import Tokenizer
 from catlip.models import corenet_vit
+from catlip.models.dual import DualEncoder
 from catlip.models.encoder import Encoder
 from catlip.models.text import TextConfig
 from catlip.objectives.align import Align, AlignObjective
@@ -55,23 +56,24 @@ def make_run(folder: Path, name: str, size: int, positions: str = "2d") -> Path:
 
 
 def batches(encoder: Encoder) -> list[Tensor]:
-    x = torch.stack([to_input(encoder, image) for image in sample_pictures(8)])
+    x = torch.stack([to_input(encoder, image) for image in sample_images(8)])
     return list(x.split([1, 2, 5]))
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(("name", "size"), BACKBONES)
-def test_every_format_computes_the_same(tmp_path: Path, capsys, name: str, size: int, format: str) -> None:
+def test_every_format_computes_the_same(tmp_path: Path, name: str, size: int, format: str) -> None:
     needs(format)
     run = make_run(tmp_path, name, size)
     if name.startswith("corenet") and format in ("timm", "open_clip"):
         with pytest.raises(UsageError, match="`format` onnx"):
-            export(ExportConfig(run=str(run), format=format))
+            export(str(run), format)
         assert not (run / "export" / format).exists()
         return
-    apart = export(ExportConfig(run=str(run), format=format))
-    assert max(apart.values()) <= 1e-4
-    assert "largest absolute difference" in capsys.readouterr().out
+    result = export(str(run), format)
+    assert result.largest == max(result.differences.values()) <= 1e-4
+    assert "largest absolute difference" in str(result)
+    assert result.to_json()["architecture"] == name
     # read back here once more, by the other program alone
     folder, encoder = run / "export" / format, catlip.load(run)
     for x in batches(encoder):
@@ -132,19 +134,15 @@ def test_a_dual_encoder_gives_both_sides_in_open_clip(tmp_path: Path) -> None:
     open_clip = pytest.importorskip("open_clip")
     torch.manual_seed(0)
     encoder = Encoder.create("resnet10t", image_size=64).eval()
-    config = {"context_length": 16, "vocab_size": 500, "width": 64, "heads": 2, "layers": 2}
-    text = open_clip.transformer.TextTransformer(**config, output_dim=32).eval()
-    projection = torch.randn(32, encoder.width) / encoder.width**0.5
-    tower = TextTower(
-        config=config, state=text.state_dict(), image_projection=projection, logit_scale=3.5, logit_bias=-10.0
-    )
-    to_open_clip(encoder, tmp_path, tower)
+    tokenizer = Tokenizer.train(["a dog on a mat", "two cats"] * 2, size=530, context=16)
+    dual = DualEncoder(encoder, tokenizer, TEXT, embed=32, scale=math.exp(3.5), bias=-10.0).eval()
+    to_open_clip(encoder, tmp_path, (dual, tokenizer))
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
     tokens, x = torch.randint(1, 499, (3, 16)), torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(model.eval().encode_text(tokens), text(tokens), **CLOSE)
-        torch.testing.assert_close(model.encode_image(x), encoder.pooled(x) @ projection.T, **CLOSE)
-    assert (model.logit_scale.item(), model.logit_bias.item()) == (3.5, -10.0)
+        torch.testing.assert_close(model.eval().encode_text(tokens), dual.text(tokens), **CLOSE)
+        torch.testing.assert_close(model.encode_image(x), dual.image_projection(encoder.pooled(x)), **CLOSE)
+    assert (model.logit_scale.item(), model.logit_bias.item()) == (pytest.approx(3.5), -10.0)
     assert tuple(preprocess.transforms[-1].mean) == (0.5, 0.5, 0.5)
 
 
@@ -166,8 +164,7 @@ CAPTIONS = ["a dog", "", "a very long caption of many words about cats, dogs, ma
 def test_a_text_tower_goes_to_open_clip(tmp_path: Path, capsys, embed: int) -> None:
     open_clip = pytest.importorskip("open_clip")
     dual, tokenizer = dual_run(tmp_path, lambda e, t: AlignObjective(e, t, Align(embed=embed), TEXT))
-    apart = export(ExportConfig(run=str(tmp_path / "run"), format="open_clip"))
-    assert set(apart) == {"pooled", "text"}
+    assert set(export(tmp_path / "run", "open_clip").differences) == {"pooled", "text"}
     assert "text tower and tokenizer included" in capsys.readouterr().out
     folder = tmp_path / "run" / "export" / "open_clip"
     model = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0].eval()
@@ -193,7 +190,7 @@ def test_a_text_tower_goes_to_open_clip(tmp_path: Path, capsys, embed: int) -> N
 def test_a_text_tower_that_open_clip_cannot_hold_is_named(tmp_path: Path, capsys, objective: Any, reason: str) -> None:
     needs("open_clip")
     dual_run(tmp_path, objective)
-    assert set(export(ExportConfig(run=str(tmp_path / "run"), format="open_clip"))) == {"pooled"}
+    assert set(export(tmp_path / "run", "open_clip").differences) == {"pooled"}
     assert reason in capsys.readouterr().out
 
 
@@ -209,16 +206,16 @@ def test_an_export_that_computes_something_else_is_an_error(tmp_path: Path, monk
 
     monkeypatch.setattr("catlip.export.export.timm.create_model", wrong)
     with pytest.raises(UsageError, match="computes something else"):
-        export(ExportConfig(run=str(run), format="timm"))
+        export(str(run), "timm")
     assert not (run / "export" / "timm").exists()
 
 
 def test_nothing_is_overwritten_and_formats_are_known(tmp_path: Path) -> None:
     run = make_run(tmp_path, "test_resnet", 32)
     with pytest.raises(UsageError, match="exists already"):
-        export(ExportConfig(run=str(run), out=str(run)))
+        export(run, out=run)
     with pytest.raises(UsageError, match="there are timm, open_clip"):
-        export(ExportConfig(run=str(run), format="coreml"))
+        export(str(run), "coreml")
     with pytest.raises(UsageError, match=r"no file matches|no such"):
-        export(ExportConfig(run=str(run), images="nope/*.tar"))
+        export(run, images="nope/*.tar")
     assert not (run / "export").exists()

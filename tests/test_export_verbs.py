@@ -16,10 +16,10 @@ from torch import nn
 import catlip
 from catlip import cli
 from catlip.errors import UsageError
-from catlip.export.card import PushConfig, push
-from catlip.export.embed import EmbedConfig, embed
-from catlip.export.export import ExportConfig, export
-from catlip.export.predict import PredictConfig, predict
+from catlip.export.embed import embed
+from catlip.export.export import export
+from catlip.export.hub import push
+from catlip.export.predict import predict
 from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.dual import DualEncoder, load_dual, text_folder
@@ -140,7 +140,7 @@ def test_a_classifier_without_names_is_no_obstacle(hub: str, format: str, tmp_pa
         assert torch.equal(fresh.pooled(x), encoder.pooled(x))
     head = nn.Linear(fresh.width, 2)
     assert "classes keep" not in start_from(hub, fresh, head, NEW[:2])
-    assert max(export(ExportConfig(run=hub, format=format, out=str(tmp_path / "out"))).values()) < 1e-4
+    assert export(hub, format, tmp_path / "out").largest < 1e-4
     with pytest.raises(UsageError, match="no classifier"):
         encoder.logits(x)
 
@@ -289,7 +289,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_embed_writes_a_row_a_picture(run: Path, photos: Path, tmp_path: Path) -> None:
-    out = cli.run(["embed", str(run), str(photos), "--out", str(tmp_path / "emb.parquet"), "--batch-size", "3"])
+    out = tmp_path / "emb.parquet"
+    cli.run(["embed", str(run), str(photos), "--out", str(tmp_path / "emb.parquet"), "--batch-size", "3"])
     table = pq.read_table(out)
     assert table["key"].to_pylist() == ["apple.jpg", "deep/lake.jpg", "deep/lemon.jpg", "lawn.jpg"]
     encoder = catlip.load(run)
@@ -298,7 +299,7 @@ def test_embed_writes_a_row_a_picture(run: Path, photos: Path, tmp_path: Path) -
     torch.testing.assert_close(torch.tensor(table["embedding"].to_pylist()[3]), expected, rtol=1e-4, atol=1e-5)
     assert table.schema.metadata[b"kind"] == b"pooled"
     with pytest.raises(UsageError, match="exists already"):
-        embed(EmbedConfig(run=str(run), images=str(photos), out=str(out)))
+        embed(run, photos, out)
 
 
 def test_a_damaged_picture_among_many_is_left_out_and_named(run: Path, tmp_path: Path, capsys) -> None:
@@ -310,28 +311,34 @@ def test_a_damaged_picture_among_many_is_left_out_and_named(run: Path, tmp_path:
     (folder / "deep" / "007.jpg").write_bytes(jpeg(size=(40, 32))[:-200])
     for name in ("._a.jpg", "deep/._001.jpg", "__MACOSX/b.jpg"):
         (folder / name).write_bytes(b"of macOS")
-    out = embed(EmbedConfig(run=str(run), images=str(folder), out=str(tmp_path / "e.parquet"), device="cpu"))
-    assert pq.read_table(out)["key"].to_pylist() == [f"deep/{i:03}.jpg" for i in range(120) if i != 7]
+    out = embed(run, folder, tmp_path / "e.parquet", device="cpu")
+    assert pq.read_table(out.out)["key"].to_pylist() == [f"deep/{i:03}.jpg" for i in range(120) if i != 7]
     shown = capsys.readouterr()
-    assert "119 pictures" in shown.out
+    assert "119 pictures" in str(out)
+    assert (out.images, out.unreadable) == (119, 1)
     assert "`images`: 1 of 120 pictures cannot be read and are left out: deep/007.jpg: damaged picture" in shown.err
     with pytest.raises(UsageError, match=r"007\.jpg: damaged picture"):
-        predict(PredictConfig(run=str(run), photo=str(folder / "deep" / "007.jpg")))
+        predict(run, folder / "deep" / "007.jpg")
 
 
 def test_embed_writes_patch_tokens(run: Path, photos: Path, coloured_shards, tmp_path: Path) -> None:
-    out = embed(EmbedConfig(run=str(run), images=coloured_shards(6, 2), out=str(tmp_path / "t.parquet"), tokens=True))
-    found = torch.tensor(pq.read_table(out)["embedding"].to_pylist())
     encoder = catlip.load(run)
+    shards = coloured_shards(6, 2)
+    out = embed(encoder, shards, tmp_path / "t.parquet", tokens=True)
+    table = pq.read_table(out.out)
+    found = torch.tensor(table["embedding"].to_pylist())
+    assert embed(encoder, shards, tokens=True).equals(table)  # without a file, in memory
+    assert table.schema.metadata[b"encoder"] == str(run).encode()
     assert found.shape == (6, *encoder.tokens(torch.zeros(1, 3, 32, 32)).shape[1:])
     (photos / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(UsageError, match=r"1 of 5 pictures cannot be read.*broken"):
-        embed(EmbedConfig(run=str(run), images=str(photos), out=str(tmp_path / "u.parquet")))
+        embed(run, photos, tmp_path / "u.parquet")
     assert not list(tmp_path.glob("u.parquet*"))
 
 
 def test_predict_names_and_draws(run: Path, photos: Path, capsys) -> None:
-    found = cli.run(["predict", str(run), str(photos / "apple.jpg"), "--top", "3"])
+    result = cli.run(["predict", str(run), str(photos / "apple.jpg"), "--top", "3"])
+    found = result.labels
     encoder = catlip.load(run)
     with torch.no_grad():
         logits = encoder.logits(encoder.transform(Image.open(photos / "apple.jpg"))[None])[0]
@@ -341,10 +348,12 @@ def test_predict_names_and_draws(run: Path, photos: Path, capsys) -> None:
     with Image.open(run / "predictions" / "apple.png") as drawn:
         assert drawn.width > drawn.height > 300
     edit(run, multi_label=False)
-    whole = predict(PredictConfig(run=str(run), photo=str(photos / "apple.jpg"), top=99))
-    assert sum(p.probability for p in whole) == pytest.approx(1.0)
+    whole = predict(run, photos / "apple.jpg", top=99)
+    assert sum(p.probability for p in whole.labels) == pytest.approx(1.0)
+    assert not whole.drawn
+    assert "<img" in whole._repr_html_()
     with pytest.raises(UsageError, match="not a picture"):
-        predict(PredictConfig(run=str(run), photo=str(run / "encoder" / "config.json")))
+        predict(run, run / "encoder" / "config.json")
     with pytest.raises(UsageError, match="no such picture"):
         cli.run(["predict", str(run), "nope.jpg"])
 
@@ -361,7 +370,7 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
     )
     vocabulary.source = "/home/me/secret/captions.tsv"
     vocabulary.save(run / "vocab.tsv")
-    card = cli.run(["push", str(run), "org/my-encoder", "--license", "apache-2.0", "--dry-run"])
+    card = cli.run(["push", str(run), "org/my-encoder", "--license", "apache-2.0", "--dry-run"]).card
     assert card in capsys.readouterr().out
     for part in (
         "license: apache-2.0", "library_name: timm", "# my-encoder", "dog, cat, man",
@@ -382,13 +391,13 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
             sent[path_in_repo] = "" if path_in_repo.endswith("safetensors") else path_or_fileobj.read_text()
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    push(PushConfig(run=str(run), repo="org/my-encoder"))
+    assert "objective.safetensors stays here" not in str(push(run, "org/my-encoder"))
     assert set(sent) == {"config.json", "model.safetensors", "README.md", "vocab.tsv"}
     assert "load_dual" not in card
     tokenizer = Tokenizer.train(["a dog on a mat"] * 2, size=520, context=12)
     dual = DualEncoder(catlip.load(run), tokenizer, TextConfig(text_width=64, text_layers=1), embed=0, scale=1.0)
     dual.save_text(run, tokenizer)
-    assert 'load_dual("hf-hub:org/my-encoder")' in push(PushConfig(run=str(run), repo="org/my-encoder"))
+    assert 'load_dual("hf-hub:org/my-encoder")' in push(run, "org/my-encoder").card
     assert {"text/config.json", "text/model.safetensors", "text/tokenizer.json"} <= set(sent)
     assert not any("secret" in text for text in sent.values())
     for config, says in (
@@ -399,15 +408,16 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
         ),
     ):
         (run / "config.json").write_text(json.dumps({"config": config}))
-        card = push(PushConfig(run=str(run), repo="org/my-encoder", dry_run=True))
+        card = push(run, "org/my-encoder", dry_run=True).card
         assert says in card
         assert f"`{config.get('train') or config['data']}`" in card
         assert "by naming the nouns" not in card
+        assert "secret" not in card
     monkeypatch.setattr(Hub, "create_repo", lambda *_, **__: 1 / 0)
     with pytest.raises(UsageError, match="org/my-encoder: division by zero"):
-        push(PushConfig(run=str(run), repo="org/my-encoder"))
+        push(run, "org/my-encoder")
     with pytest.raises(UsageError, match="expected org/name"):
-        push(PushConfig(run=str(run), repo="my-encoder"))
+        push(run, "my-encoder")
 
 
 def test_every_positional_finds_its_setting() -> None:

@@ -29,7 +29,7 @@ from catlip.data.steps import CurriculumConfig
 from catlip.errors import UsageError
 from catlip.evaluation.classification import evaluate
 from catlip.evaluation.multilabel import exact_metrics
-from catlip.export.predict import PredictConfig, predict
+from catlip.export.predict import predict
 from catlip.models.encoder import Encoder
 from catlip.models.weights import load, open_weights
 from catlip.objectives.classes import Classes, ClassObjective, asymmetric, dense, mix
@@ -226,7 +226,7 @@ def test_it_learns_and_what_it_leaves_can_be_used(start: str, sets: tuple[str, s
     x = torch.stack([encoder.transform(read_image(jpeg(colour, seed=9))) for colour in COLOURS.values()])
     assert encoder.logits(x).argmax(1).tolist() == [0, 1, 2, 3]
     (tmp_path / "lemon.jpg").write_bytes(jpeg(COLOURS["lemon"], seed=1))
-    best = predict(PredictConfig(run=str(out), photo=str(tmp_path / "lemon.jpg")))
+    best = predict(out, tmp_path / "lemon.jpg").labels
     assert best[0].name == "lemon"
     assert sum(p.probability for p in best) == pytest.approx(1)  # they exclude one another
     assert "commonest class of `train`  25.00 %" in capsys.readouterr().out
@@ -278,7 +278,7 @@ def test_several_classes_a_picture(start: str, form: str, loss: str, tmp_path: P
     assert ("`test` has no picture of 1 of 3 classes, e.g. 'nothing': nothing is measured of them" in said) == (
         form == "coco"
     )
-    both = predict(PredictConfig(run=str(tmp_path / "out"), photo=str(tmp_path / "test" / "2.jpg")))
+    both = predict(tmp_path / "out", tmp_path / "test" / "2.jpg").labels
     assert {p.name for p in both[:2]} == {"red", "green"}
     assert min(p.probability for p in both[:2]) > 0.5  # they do not exclude one another
 

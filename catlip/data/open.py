@@ -143,11 +143,18 @@ def _open_one(data: str, image_col: str | None, text_col: str | None, cache_gb: 
     return open_table(paths, data, image_col, text_col)
 
 
-def open_images(where: str) -> Dataset:
-    """Images of which only the images are wanted: a folder (recursively), one image, or what `open_dataset` takes.
+def open_images(where: Any) -> Dataset:
+    """Images of which only the images are wanted: a folder (recursively), one image, or what `open_dataset` takes; also
+    a list of nothing but images: paths, encoded bytes, PIL images or uint8 arrays [h, w, 3].
 
     Raises UsageError for a path that holds none.
     """
+    if isinstance(where, list | tuple) and where and not isinstance(where[0], list | tuple | dict):
+        keys = [str(one) if isinstance(one, str | Path) else str(index) for index, one in enumerate(where)]
+        return open_dataset([{"key": key, "image": one} for key, one in zip(keys, where, strict=True)])
+    if not isinstance(where, str | Path):
+        return open_dataset(where)
+    where = str(where)
     from catlip.data.image_files import Folders, decodable, is_picture, listed, picture_files
     from catlip.data.path_tables import NO_CAPTIONS
 

@@ -7,7 +7,8 @@ containers is refused, never run.
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 import catlip
+from catlip.atomic import write_text
+from catlip.config import configure
 from catlip.errors import UsageError
-from catlip.export.files import check_empty, save_classifier
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.corenet_vit import architecture_of
 from catlip.models.encoder import Encoder, misfit
-from catlip.models.weights import ENCODER_FOLDER
-from catlip.notices import say
+from catlip.models.weights import ENCODER_FOLDER, check_empty, load, write_tensors
 
 # CoreNet's names -> timm's. Some models write out_proj for out_proj_attn.
 _LAYER = r"transformer\.(\d+)\."
@@ -63,13 +64,58 @@ class ConvertConfig:
     stride: int = 16  # pixels a patch; 8 as DeepLabv3 runs it
 
 
-def convert(cfg: ConvertConfig) -> Path:
-    """Write the run folder. Raises UsageError for a file that is no official checkpoint, before anything is written."""
-    out = Path(cfg.out)
-    check_empty(out, "`out`")
+@dataclass(kw_only=True)
+class ConvertResult:
+    """A run folder that was written. `catlip.load` and every verb take it, as they take a Run."""
+
+    out: Path
+    architecture: str
+    parameters: int
+    classes: int  # of the classifier; 0 without one
+    named: bool  # whether the classes have names
+    image_size: int  # pixels
+    positions: str
+    left_out: dict[str, int] = field(default_factory=dict)  # part of the checkpoint -> tensors that have no place here
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        return load(self.out)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "out": str(self.out)}
+
+    def __str__(self) -> str:
+        left = ", ".join(f"{name.rstrip('.')} ({n} tensors)" for name, n in self.left_out.items())
+        numbers = (
+            ""
+            if self.named or not self.classes
+            else ("its classes are numbers: neither `vocab` nor `labels` was given\n")
+        )
+        return (
+            f"{self.out}: {self.architecture}, {self.parameters:,} parameters, {self.classes:,} classes, RGB in [0, 1] "
+            f"at {self.image_size} px, positions {self.positions}{f'; left out: {left}' if left else ''}\n{numbers}"
+            f"catlip.load({str(self.out)!r}) opens it; plain timm has no ViT with this stem, so other programs read it "
+            f"after `catlip export {self.out} --format onnx`, `torch-export` or `state-dict`"
+        )
+
+
+def convert(
+    checkpoint: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    config: ConvertConfig | None = None,
+    **settings: Any,
+) -> ConvertResult:
+    """Write the run folder `out` from an official checkpoint. settings: fields of ConvertConfig.
+
+    Raises UsageError for a file that is no official checkpoint, before anything is written.
+    """
+    cfg = configure(ConvertConfig, config, checkpoint=checkpoint, out=out, **settings)
+    folder = Path(cfg.out)
+    check_empty(folder, "`out`")
     if cfg.positions not in ("1d", "2d") or cfg.stride not in (8, 16):
         raise UsageError(f"`positions` is 1d or 2d and `stride` 8 or 16, not {cfg.positions!r} and {cfg.stride}")
-    state, dropped = translate(read_checkpoint(cfg.checkpoint), cfg.checkpoint)
+    state, left_out = translate(read_checkpoint(cfg.checkpoint), str(cfg.checkpoint))
     head = _classifier(state)
     backbone = _backbone(state, cfg)
     labels, names, vocabulary = _labels(cfg, head)
@@ -78,16 +124,25 @@ def convert(cfg: ConvertConfig) -> Path:
         backbone.pretrained_cfg["crop_pct"] = 1.0  # the official 512-px models are shown the whole picture
     encoder = Encoder(backbone.eval())
     card = {"label_names": labels, "label_descriptions": dict(zip(labels, names, strict=True))} if head else {}
-    encoder.save(out / ENCODER_FOLDER, head, **card, multi_label=vocabulary is not None)
-    if head is not None:
-        save_classifier(out, head)
+    encoder.save(folder / ENCODER_FOLDER, head, **card, multi_label=vocabulary is not None)
+    if head is not None:  # as `catlip pretrain` writes it
+        write_tensors(folder / "objective.safetensors", {f"head.{k}": v for k, v in head.state_dict().items()})
     if vocabulary is not None:
-        vocabulary.save(out / "vocab.tsv")
+        vocabulary.save(folder / "vocab.tsv")
     facts = {"converted": Path(cfg.checkpoint).name, "vocabulary": vocabulary.hash if vocabulary else None}
-    text = json.dumps({"config": asdict(cfg), "facts": facts, "versions": {"catlip": catlip.__version__}}, indent=2)
-    (out / "config.json").write_text(text + "\n", encoding="utf-8")
-    _report(out, encoder, head, cfg, dropped)
-    return out
+    record = {"config": asdict(cfg), "facts": facts, "versions": {"catlip": catlip.__version__}}
+    write_text(folder / "config.json", json.dumps(record, indent=2, default=str) + "\n")
+    modules: list[nn.Module] = [encoder, *([head] if head is not None else [])]
+    return ConvertResult(
+        out=folder,
+        architecture=encoder.architecture,
+        parameters=sum(p.numel() for module in modules for p in module.parameters()),
+        classes=head.out_features if head is not None else 0,
+        named=bool(cfg.vocab or cfg.labels),
+        image_size=cfg.image_size,
+        positions=cfg.positions,
+        left_out=left_out,
+    )
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -180,7 +235,7 @@ def _labels(cfg: ConvertConfig, head: nn.Linear | None) -> tuple[list[str], list
     rows = head.out_features
     vocabulary = None
     if cfg.vocab:
-        official = not cfg.vocab.endswith(".tsv")
+        official = Path(cfg.vocab).suffix != ".tsv"
         vocabulary = Vocabulary.load_corenet(cfg.vocab, rows) if official else Vocabulary.load(cfg.vocab)
         labels, names = vocabulary.synsets, [name.replace("_", " ") for name in vocabulary.names]
     elif cfg.labels == IMAGENET:
@@ -203,20 +258,3 @@ def _labels(cfg: ConvertConfig, head: nn.Linear | None) -> tuple[list[str], list
     if len(set(labels)) != rows:
         raise UsageError(f"{cfg.labels} names {rows - len(set(labels))} classes twice")
     return labels, names, vocabulary
-
-
-def _report(out: Path, encoder: Encoder, head: nn.Linear | None, cfg: ConvertConfig, dropped: dict[str, int]) -> None:
-    numbers = sum(p.numel() for p in encoder.parameters()) + sum(
-        p.numel() for p in (head or nn.Identity()).parameters()
-    )
-    left = ", ".join(f"{name.rstrip('.')} ({n} tensors)" for name, n in dropped.items())
-    say(
-        f"{out}: {encoder.architecture}, {numbers:,} parameters, {head.out_features if head else 0:,} classes, "
-        f"RGB in [0, 1] at {cfg.image_size} px, positions {cfg.positions}" + (f"; left out: {left}" if left else "")
-    )
-    if head is not None and not (cfg.vocab or cfg.labels):
-        say("its classes are numbers: neither `vocab` nor `labels` was given")
-    say(
-        f"catlip.load({str(out)!r}) opens it; plain timm has no ViT with this stem, so other programs read it after "
-        f"`catlip export {out} --format onnx`, `torch-export` or `state-dict`"
-    )

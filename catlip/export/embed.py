@@ -1,8 +1,8 @@
-"""Pictures -> vectors in a Parquet file. The verb `embed`."""
+"""Images -> vectors, in a Parquet file or in memory. The verb `embed`."""
 
-import contextlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from catlip.atomic import whole
+from catlip.config import configure
 from catlip.data.images import Unreadable, left_out
 from catlip.data.open import open_images
 from catlip.errors import UsageError
 from catlip.evaluation.features import decoded
 from catlip.models.encoder import Encoder
 from catlip.models.weights import load
-from catlip.notices import say
 from catlip.training.distributed import one_device
 
 
@@ -26,48 +27,85 @@ from catlip.training.distributed import one_device
 class EmbedConfig:
     """Settings of `catlip embed`."""
 
-    run: str  # run folder, model folder, or timm:NAME
-    images: str  # a folder, a picture, tars, or a table of paths
+    run: str  # run folder, model folder, or timm:NAME; in Python also an Encoder or a Run
+    images: str  # a folder, a picture, tars, or a table of paths; in Python also any dataset or a list of images
     out: str = "emb.parquet"  # new file
     tokens: bool = False  # patch tokens, float16 [N, D] a picture, instead of one float32 [D]
     batch_size: int = 64
     device: str = "auto"
 
 
-def embed(cfg: EmbedConfig) -> Path:
-    """Write the columns key and embedding; what the numbers are stands in the file's metadata.
+@dataclass(kw_only=True, slots=True)
+class EmbedResult:
+    """What was written."""
 
-    Unreadable pictures are left out, counted and named. Raises UsageError if they are more than 1 %.
+    out: str  # Parquet file with the columns key and embedding
+    images: int
+    shape: tuple[int, ...]  # of an embedding: (D,), or (N, D) for patch tokens
+    unreadable: int = 0  # images that were left out
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.out}: {self.images:,} pictures, {' x '.join(map(str, self.shape))} numbers each"
+
+
+def embed(
+    encoder: Any = None,
+    images: Any = None,
+    out: str | Path | None = None,
+    *,
+    config: EmbedConfig | None = None,
+    **settings: Any,
+) -> EmbedResult | pa.Table:
+    """The columns key and embedding, as a new Parquet file `out`, or as a table in memory if there is no `out`.
+
+    encoder: an Encoder, a Run, or where one lies. images: see `catlip.open`; also a list of paths, PIL images or uint8
+    arrays [h, w, 3]. settings: fields of EmbedConfig. What the numbers are is said in the table's metadata.
+
+    Unreadable images are left out, counted and named. Raises UsageError if they are more than 1 %.
+
+    >>> encoder = Encoder.create("test_resnet", image_size=64)
+    >>> table = embed(encoder, [np.zeros((80, 60, 3), np.uint8)])
+    >>> len(table["embedding"][0]) == encoder.width
+    True
     """
-    out = Path(cfg.out)
-    if out.exists():
-        raise UsageError(f"`out` {out} exists already; choose another file")
+    in_memory = out is None and config is None
+    cfg = configure(EmbedConfig, config, run=encoder, images=images, out=out, **settings)
+    path = Path(cfg.out)
+    if path.exists() and not in_memory:
+        raise UsageError(f"`out` {path} exists already; choose another file")
     if cfg.batch_size < 1:
         raise UsageError("`batch_size` is a positive number")
-    encoder, device = load(cfg.run), one_device(cfg.device)
-    source, unreadable = open_images(cfg.images), Unreadable()
-    encoder.to(device).eval()
-    part, written, shape = out.with_name(out.name + ".part"), 0, ()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with contextlib.ExitStack() as stack:
-            writer: Any = None
-            for _, records, pixels in decoded(
-                source, range(len(source)), encoder.pixels, unreadable, batch_size=cfg.batch_size
-            ):
-                found = _vectors(encoder, encoder.normalize(pixels.to(device)), cfg.tokens)
-                table = _table([record.key for record in records], found, _facts(cfg, encoder))
-                if writer is None:
-                    writer = stack.enter_context(pq.ParquetWriter(part, table.schema, compression="zstd"))
-                writer.write_table(table)
-                written, shape = written + len(records), found.shape[1:]
-        part.replace(out)
-    except BaseException:  # nothing half-written stays
-        part.unlink(missing_ok=True)
-        raise
+    unreadable = Unreadable()
+    tables = _tables(cfg, unreadable)
+    if in_memory:
+        table = pa.concat_tables(tables)
+        left_out(images=unreadable)
+        return table
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = next(tables)
+    written = len(first)
+    with whole(path) as part, pq.ParquetWriter(part, first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table)
+            written += len(table)
     left_out(images=unreadable)
-    say(f"{out}: {written:,} pictures, {' x '.join(map(str, shape))} numbers each")
-    return out
+    shape = json.loads(first.schema.metadata[b"shape"])
+    return EmbedResult(out=str(path), images=written, shape=tuple(shape), unreadable=len(unreadable.reasons))
+
+
+def _tables(cfg: EmbedConfig, unreadable: Unreadable) -> Iterator[pa.Table]:
+    """A table for each batch. Raises UsageError at the end if more than 1 % cannot be read."""
+    encoder, device = load(cfg.run), one_device(cfg.device)
+    dataset = open_images(cfg.images)
+    encoder.to(device).eval()
+    everything = range(len(dataset))
+    for _, samples, pixels in decoded(dataset, everything, encoder.pixels, unreadable, batch_size=cfg.batch_size):
+        vectors = _vectors(encoder, encoder.normalize(pixels.to(device)), cfg.tokens)
+        yield _table([sample.key for sample in samples], vectors, _facts(encoder, cfg.tokens, vectors.shape[1:]))
 
 
 @torch.no_grad()
@@ -83,11 +121,12 @@ def _table(keys: list[str], vectors: np.ndarray[Any, Any], facts: dict[str, str]
     return pa.table({"key": keys, "embedding": column}).replace_schema_metadata(facts)
 
 
-def _facts(cfg: EmbedConfig, encoder: Encoder) -> dict[str, str]:
+def _facts(encoder: Encoder, tokens: bool, shape: tuple[int, ...]) -> dict[str, str]:
     return {
-        "encoder": cfg.run,
+        "encoder": encoder.name,
         "architecture": encoder.architecture,
-        "kind": "tokens" if cfg.tokens else "pooled",
+        "kind": "tokens" if tokens else "pooled",
+        "shape": json.dumps(shape),
         "image_size": str(encoder.image_size),
         "mean": json.dumps(encoder.mean.flatten().tolist()),
         "std": json.dumps(encoder.std.flatten().tolist()),

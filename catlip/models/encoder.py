@@ -42,7 +42,7 @@ class Encoder(nn.Module):
     >>> encoder.pooled(x).shape == (2, encoder.width)
     True
     >>> [tuple(level.shape[2:]) for level in encoder.pyramid(x)]
-    [(16, 16), (16, 16), (8, 8), (4, 4), (2, 2)]
+    [(32, 32), (16, 16), (8, 8), (4, 4), (2, 2)]
     """
 
     def __init__(self, backbone: nn.Module, labels: list[str] | None = None, names: list[str] | None = None) -> None:

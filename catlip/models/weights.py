@@ -289,6 +289,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part, metadata)
 
 
+def check_empty(folder: Path, field: str) -> None:
+    """Raises UsageError for a folder that holds something: nothing of the user's is overwritten."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{field} {folder} exists already; choose another folder")
+
+
 def _read_folder(name: str) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
     """(folder in timm's layout, its config.json, its weights)."""
     folder = model_folder(name)
@@ -306,7 +312,8 @@ def _weights(
     source: str, cfg: Mapping[str, Any], state: dict[str, Tensor], arguments: Mapping[str, Any], labels: list[str]
 ) -> Weights:
     """cfg: timm's configuration of the backbone. Rows without names cannot be matched: nothing is kept of them."""
-    found = Weights(source=source, state=without_classifier(state, cfg), arguments=dict(arguments), **_space(cfg))
+    own, state_without = own_arguments(arguments), without_classifier(state, cfg)
+    found = Weights(source=source, state=state_without, arguments=own, **_space(cfg))
     rows = next((state[f"{name}.weight"] for name in classifiers(cfg) if f"{name}.weight" in state), None)
     if labels and rows is not None:
         found.labels, found.weight = list(labels), rows

@@ -2,17 +2,17 @@
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from catlip.config import configure
 from catlip.errors import UsageError
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.dual import TEXT_FOLDER
 from catlip.models.encoder import Encoder
-from catlip.models.weights import TIMM_FILES, load, model_folder, read_json
-from catlip.notices import say
+from catlip.models.weights import TIMM_FILES, load, model_folder, origin, read_json
 
 # Bookkeeping of results.jsonl, not measurements.
 NOT_MEASURED = {"task", "encoder", "data", "seconds", "penalty", "classes", "train", "test", "image_size", "seed"}
@@ -22,41 +22,67 @@ NOT_MEASURED = {"task", "encoder", "data", "seconds", "penalty", "classes", "tra
 class PushConfig:
     """Settings of `catlip push`."""
 
-    run: str  # run folder
+    run: str  # run folder; in Python also a Run, or an Encoder that was loaded from one
     repo: str  # org/name on the Hugging Face Hub
     license: str = "other"  # of the weights, which is yours to choose: apache-2.0, cc-by-4.0, ...
     private: bool = False
     dry_run: bool = False  # print the card and the list of files; nothing leaves the machine
 
 
-def push(cfg: PushConfig) -> str:
-    """Write README.md into the run's encoder folder and upload that folder; the card.
+@dataclass(kw_only=True, slots=True)
+class PushResult:
+    """What is on the Hub now, or would be."""
 
-    Raises UsageError for a run that cannot be read and whatever the Hub refuses.
+    repo: str
+    card: str  # README.md, Markdown
+    files: list[str]
+    size: int  # bytes, without the card
+    uploaded: bool
+    left: list[str]  # files of the run that stay here
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        where = f"https://huggingface.co/{self.repo}: {', '.join(self.files)}"
+        if self.uploaded:
+            return where + "".join(f"; {name} stays here" for name in self.left)
+        return (
+            f"{self.card}\nNothing was uploaded. Without `dry_run` this card, as README.md, and {self.size:,} bytes go "
+            f"to\n{where}"
+        )
+
+
+def push(
+    encoder: Any = None, repo: str | None = None, *, config: PushConfig | None = None, **settings: Any
+) -> PushResult:
+    """Write README.md into the run's encoder folder and upload that folder. settings: fields of PushConfig.
+
+    encoder: a run folder, a Run, or an Encoder that was loaded from one. repo: "org/name". Raises UsageError for a run
+    that cannot be read and whatever the Hub refuses.
     """
+    cfg = configure(PushConfig, config, run=encoder, repo=repo, **settings)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", cfg.repo):
         raise UsageError(f"{cfg.repo!r} is no name of a repository: expected org/name")
     if not re.fullmatch(r"[\w.-]+", cfg.license):
         raise UsageError(f"`license` {cfg.license!r}: expected an identifier such as apache-2.0 or other")
-    folder = model_folder(cfg.run)
-    card = model_card(Path(cfg.run), cfg.repo, cfg.license)
+    if not (name := origin(cfg.run)):
+        raise UsageError("`run`: this encoder lies in no folder; save it first, and push the folder")
+    run, folder = Path(name), model_folder(name)
+    card = model_card(run, cfg.repo, cfg.license)
     files = {name: folder / name for name in (*TIMM_FILES, "README.md")}
-    files |= {f"{TEXT_FOLDER}/{file.name}": file for file in sorted((Path(cfg.run) / TEXT_FOLDER).glob("*.*"))}
+    files |= {f"{TEXT_FOLDER}/{file.name}": file for file in sorted((run / TEXT_FOLDER).glob("*.*"))}
     with TemporaryDirectory() as extra:
-        if (Path(cfg.run) / "vocab.tsv").is_file():
-            vocabulary = Vocabulary.load(Path(cfg.run) / "vocab.tsv")
+        if (run / "vocab.tsv").is_file():
+            vocabulary = Vocabulary.load(run / "vocab.tsv")
             files["vocab.tsv"] = Path(extra) / "vocab.tsv"
             replace(vocabulary, source=_file_name(vocabulary.source)).save(files["vocab.tsv"])
-        if cfg.dry_run:
-            size = sum(file.stat().st_size for name, file in files.items() if name != "README.md")
-            say(f"{card}\nNothing was uploaded. Without `dry_run` this card, as README.md, and {size:,} bytes go to")
-            say(f"https://huggingface.co/{cfg.repo}: {', '.join(files)}")
-            return card
-        files["README.md"].write_text(card, encoding="utf-8")
-        _upload(cfg, files)
-    left = "".join(f"; {file.name} stays here" for file in sorted(Path(cfg.run).glob("*.safetensors")))
-    say(f"https://huggingface.co/{cfg.repo}: {', '.join(files)}{left}")
-    return card
+        size = sum(file.stat().st_size for name, file in files.items() if name != "README.md")
+        if not cfg.dry_run:
+            files["README.md"].write_text(card, encoding="utf-8")
+            _upload(cfg, files)
+    left = [file.name for file in sorted(run.glob("*.safetensors"))]
+    return PushResult(repo=cfg.repo, card=card, files=list(files), size=size, uploaded=not cfg.dry_run, left=left)
 
 
 def _upload(cfg: PushConfig, files: dict[str, Path]) -> None:
@@ -77,11 +103,10 @@ def model_card(run: Path, repo: str, license: str) -> str:
     encoder = load(run)
     record = read_json(run / "config.json") if (run / "config.json").is_file() else {}
     config = record.get("config") or {}
-    in_timm = encoder.in_timm
     parts = [
-        _header(license, in_timm),
+        _header(license, encoder.in_timm),
         f"# {repo.split('/')[1]}\n\n{_what(encoder, config)}",
-        f"## Use\n\n{_use(repo, encoder, in_timm, (run / TEXT_FOLDER).is_dir())}",
+        f"## Use\n\n{_use(repo, encoder, (run / TEXT_FOLDER).is_dir())}",
         f"## Data\n\n{_data(config, record.get('facts') or {})}",
         f"## Vocabulary\n\n{_vocabulary(run, encoder)}",
         f"## Recipe\n\n{_recipe(config, record.get('versions') or {})}",
@@ -119,7 +144,7 @@ def _what(encoder: Encoder, config: dict[str, Any]) -> str:
     )
 
 
-def _use(repo: str, encoder: Encoder, in_timm: bool, has_text: bool) -> str:
+def _use(repo: str, encoder: Encoder, has_text: bool) -> str:
     plain = [
         "import timm",
         f'model = timm.create_model("hf-hub:{repo}", pretrained=True)',
@@ -136,8 +161,8 @@ def _use(repo: str, encoder: Encoder, in_timm: bool, has_text: bool) -> str:
         f'dual, tokenizer = load_dual("hf-hub:{repo}")',
         'dual.embed_captions(torch.from_numpy(tokenizer(["a dog"])))  # beside dual.embed_images',
     ]
-    parts = [*[plain] * in_timm, ours, *[text] * has_text]
-    note = "" if in_timm else "\n\nPlain timm has no such architecture; catlip brings it."
+    parts = [*[plain] * encoder.in_timm, ours, *[text] * has_text]
+    note = "" if encoder.in_timm else "\n\nPlain timm has no such architecture; catlip brings it."
     return "```python\n" + "\n\n".join("\n".join(lines) for lines in parts) + "\n```" + note
 
 
@@ -173,7 +198,8 @@ def _recipe(config: dict[str, Any], versions: dict[str, Any]) -> str:
         flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
     # of the machine, or told above
     hidden = {"out", "data", "vocab", "labels", "init", "workers", "device", "threads", "checkpoint"}
-    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in flat.items() if name not in hidden]
+    shown = {name: _bare(value) for name, value in flat.items() if name not in hidden}
+    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in shown.items()]
     return "\n".join(["| setting | value |", "|---|---|", *rows])
 
 
@@ -206,6 +232,10 @@ def _some(names: list[str]) -> str:
 def _file_name(path: object) -> str:
     """What a card may tell of a path: folders are its owner's business."""
     return str(path).rstrip("/").replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _bare(value: Any) -> Any:
+    return _file_name(value) if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _inline(text: object) -> str:
