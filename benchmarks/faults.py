@@ -30,7 +30,7 @@ from unittest import mock
 import torch
 
 from catlip.data.batches import Batch, Batches
-from catlip.data.corpus import VocabularyConfig, build_vocabulary
+from catlip.data.corpus import build_vocabulary
 from catlip.demo.demo import _unpack
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
@@ -200,9 +200,7 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder, chance, began = Path(name), random.Random(args.seed), time.time()
         _unpack(folder / "data")
-        build_vocabulary(
-            VocabularyConfig(data=str(folder / "data" / "noto.tar"), out=str(folder / "vocab.tsv"), min_count=6)
-        )
+        build_vocabulary(str(folder / "data" / "noto.tar"), out=str(folder / "vocab.tsv"), min_count=6)
         whole = {}
         for world in (2, 3):
             cfg = settings(folder, folder / f"whole{world}")

@@ -14,7 +14,7 @@ decoding does not compete with the model for the cores.
 import argparse
 from pathlib import Path
 
-from catlip.data.corpus import VocabularyConfig, build_vocabulary
+from catlip.data.corpus import build_vocabulary
 from catlip.data.crops import CropConfig
 from catlip.data.pack import PackConfig, pack
 from catlip.labels.tokenizer import TokenizerConfig
@@ -67,7 +67,7 @@ def main() -> None:
             )
         )
     if not vocab.exists():
-        build_vocabulary(VocabularyConfig(data=str(shards / "*.tar"), out=str(vocab), min_count=8))
+        build_vocabulary(str(shards / "*.tar"), out=str(vocab), min_count=8)
     compare(
         CompareConfig(
             out=str(args.out),

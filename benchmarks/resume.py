@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from catlip.data.corpus import VocabularyConfig, build_vocabulary
+from catlip.data.corpus import build_vocabulary
 from catlip.data.crops import CropConfig
 from catlip.recipes.flickr8k_cpu import flickr8k_cpu
 from catlip.tasks.pretrain import PretrainConfig
@@ -148,7 +148,7 @@ def main() -> None:
         return
     with TemporaryDirectory() as name:
         folder = Path(name)
-        build_vocabulary(VocabularyConfig(data=args.data, out=str(folder / "vocab.tsv"), min_count=8))
+        build_vocabulary(args.data, out=str(folder / "vocab.tsv"), min_count=8)
         killed(args.data, folder, args.samples, args.seed)
         two_then_three(args.data, folder, args.samples // 3)
 

@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from catlip.data.corpus import VocabularyConfig, build_vocabulary
+from catlip.data.corpus import build_vocabulary
 from catlip.data.files import expand
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
@@ -128,7 +128,7 @@ def resident(pid: int) -> float:
 def soak(data: str, folder: Path, minutes: float) -> None:
     (folder / "shards").mkdir()
     broken, bad = broken_shards(data, folder / "shards")
-    build_vocabulary(VocabularyConfig(data=broken, out=str(folder / "vocab.tsv"), min_count=8))
+    build_vocabulary(broken, out=str(folder / "vocab.tsv"), min_count=8)
     chance, end, memory = random.Random(SEED), time.time() + 60 * minutes, []
     lives, kills, stops, resumed = 0, 0, 0, []
     while time.time() < end:

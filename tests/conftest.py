@@ -91,9 +91,9 @@ def coloured_shards(tmp_path: Path) -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def flow(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """(120 coloured pictures, their vocabulary), made once."""
-    from catlip.data.corpus import VocabularyConfig, build_vocabulary
+    from catlip.data.corpus import build_vocabulary
 
     folder = tmp_path_factory.mktemp("flow")
     data = write_coloured(folder)
-    build_vocabulary(VocabularyConfig(data=data, out=str(folder / "vocab.tsv"), min_count=5))
+    build_vocabulary(data, out=str(folder / "vocab.tsv"), min_count=5)
     return data, folder / "vocab.tsv"

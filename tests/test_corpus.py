@@ -9,13 +9,17 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from catlip.data.corpus import LabelConfig, VocabularyConfig, build_vocabulary, write_labels
+from catlip.data.corpus import build_vocabulary, write_labels
+from catlip.data.dataset import Dataset, Sample, lines
 from catlip.data.open import open_dataset
+from catlip.data.subsets import Subset
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
@@ -45,7 +49,7 @@ def write(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "tsv.gz", "jsonl", "tar"])
 def test_every_kind_of_file_gives_the_same_counts(tmp_path: Path, kind: str) -> None:
-    found = build_vocabulary(VocabularyConfig(data=str(write(tmp_path, kind)), out=str(tmp_path / "v.tsv"), workers=1))
+    found = build_vocabulary(str(write(tmp_path, kind)), out=str(tmp_path / "v.tsv"), workers=1)
     assert dict(zip(found.synsets, found.counts, strict=True)) == NAIVE
     assert found.samples == len(CAPTIONS)
     assert Vocabulary.load(tmp_path / "v.tsv") == found
@@ -55,7 +59,7 @@ def test_every_kind_of_file_gives_the_same_counts(tmp_path: Path, kind: str) -> 
 def test_labels_as_parquet_keep_the_keys(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write(tmp_path, "parquet").rename(tmp_path / f"{name}.parquet")
-    counts = write_labels(LabelConfig(data=str(tmp_path / "[ab].parquet"), out=str(tmp_path / "out"), workers=2))
+    counts = write_labels(str(tmp_path / "[ab].parquet"), out=str(tmp_path / "out"), workers=2)
     assert counts.samples == 2 * len(CAPTIONS)
     rows = [row for file in sorted((tmp_path / "out").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
     assert [row["uid"] for row in rows] == KEYS * 2
@@ -64,8 +68,8 @@ def test_labels_as_parquet_keep_the_keys(tmp_path: Path) -> None:
 
 def test_labels_of_a_vocabulary_only(tmp_path: Path) -> None:
     data = str(write(tmp_path, "csv"))
-    build_vocabulary(VocabularyConfig(data=data, out=str(tmp_path / "v.tsv"), max_size=2, workers=1))
-    write_labels(LabelConfig(data=data, out=str(tmp_path / "out"), vocab=str(tmp_path / "v.tsv"), workers=1))
+    build_vocabulary(data, out=str(tmp_path / "v.tsv"), max_size=2, workers=1)
+    write_labels(data, out=str(tmp_path / "out"), vocab=str(tmp_path / "v.tsv"), workers=1)
     table = pq.read_table(next((tmp_path / "out").glob("*.parquet"))).to_pylist()
     kept = set(Vocabulary.load(tmp_path / "v.tsv").synsets)
     assert [row["synsets"] for row in table] == [[s for s in found if s in kept] for found in LABELER(CAPTIONS)]
@@ -104,25 +108,25 @@ def test_a_killed_run_goes_on_by_file(tmp_path: Path) -> None:
 def test_mistakes(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("words,price\na dog,3\n")
     with pytest.raises(UsageError, match=r"words, price.*`text_col`"):
-        build_vocabulary(VocabularyConfig(data=str(tmp_path / "a.csv"), out=str(tmp_path / "v.tsv")))
+        build_vocabulary(str(tmp_path / "a.csv"), out=str(tmp_path / "v.tsv"))
     pq.write_table(pa.table({"caption": [1, 2, 3]}), tmp_path / "n.parquet")
     with pytest.raises(UsageError, match=r"column 'caption' holds int64, not text"):
-        build_vocabulary(VocabularyConfig(data=str(tmp_path / "n.parquet"), out=str(tmp_path / "v.tsv")))
+        build_vocabulary(str(tmp_path / "n.parquet"), out=str(tmp_path / "v.tsv"))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UsageError, match=r"broken\.parquet"):
-        build_vocabulary(VocabularyConfig(data=str(tmp_path / "broken.parquet"), out=str(tmp_path / "v.tsv")))
+        build_vocabulary(str(tmp_path / "broken.parquet"), out=str(tmp_path / "v.tsv"))
     (tmp_path / "x.jsonl").write_text('{"text": "a dog"}\nno json\n')
     with pytest.raises(UsageError, match=r"x\.jsonl, line 2"):
-        build_vocabulary(VocabularyConfig(data=str(tmp_path / "x.jsonl"), out=str(tmp_path / "v.tsv")))
+        build_vocabulary(str(tmp_path / "x.jsonl"), out=str(tmp_path / "v.tsv"))
     with pytest.raises(UsageError, match="`min_count` 99"):
-        build_vocabulary(VocabularyConfig(data=str(write(tmp_path, "csv")), out=str(tmp_path / "w.tsv"), min_count=99))
+        build_vocabulary(str(write(tmp_path, "csv")), out=str(tmp_path / "w.tsv"), min_count=99)
     assert not list(tmp_path.glob("w.tsv*")), "nothing half-written"
     assert not list(tmp_path.glob("v.tsv*"))
 
 
 def test_missing_captions_are_counted(tmp_path: Path, capsys) -> None:
     pq.write_table(pa.table({"caption": ["a dog", None, ""]}), tmp_path / "m.parquet")
-    build_vocabulary(VocabularyConfig(data=str(tmp_path / "m.parquet"), out=str(tmp_path / "v.tsv")))
+    build_vocabulary(str(tmp_path / "m.parquet"), out=str(tmp_path / "v.tsv"))
     assert "3 captions (2 missing)" in capsys.readouterr().out
 
 
@@ -133,7 +137,7 @@ def test_what_is_left_out_is_said_and_the_same_as_for_training(tmp_path: Path, c
     cut.write_bytes(cut.read_bytes()[:3590])
     (tmp_path / "t.csv").write_text('image,caption\n1.jpg,"a cat"\n2.jpg,a,b\n3.jpg,nan\n4.jpg,"a lone horse\n')
     data = f"{tmp_path}/tars + {tmp_path}/t.csv"
-    found = build_vocabulary(VocabularyConfig(data=data, out=str(tmp_path / "v.tsv"), workers=1))
+    found = build_vocabulary(data, out=str(tmp_path / "v.tsv"), workers=1)
     said = capsys.readouterr().out
     source = open_dataset(data)
     captions = list(source.captions())
@@ -150,5 +154,67 @@ def test_foreign_captions_are_warned_of(tmp_path: Path, capsys) -> None:
         pa.table({"caption": ["ein Hund läuft über die Wiese", "a dog runs over the grass"] * 50}),
         tmp_path / "f.parquet",
     )
-    build_vocabulary(VocabularyConfig(data=str(tmp_path / "f.parquet"), out=str(tmp_path / "v.tsv")))
+    build_vocabulary(str(tmp_path / "f.parquet"), out=str(tmp_path / "v.tsv"))
     assert "50.0% of the captions are not English" in capsys.readouterr().out
+
+
+class Captions(Dataset):
+    """A dataset of one's own: images that nobody reads while captions are counted."""
+
+    name = "mine"
+
+    def __len__(self) -> int:
+        return len(CAPTIONS)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(str(index), b"", lines(CAPTIONS[index]))
+
+
+def pairs() -> list[tuple[np.ndarray, str]]:
+    return [(np.zeros((2, 2, 3), np.uint8), caption) for caption in CAPTIONS]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [CAPTIONS, [[caption] for caption in CAPTIONS], iter(CAPTIONS), tuple(CAPTIONS), pairs(), Captions(),
+     Subset(Captions(), np.arange(len(CAPTIONS)))],
+    ids=["list", "lists", "iterator", "tuple", "pairs", "dataset", "subset"],
+)  # fmt: skip
+def test_captions_in_memory_are_counted_as_files_are(data: Any, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = Vocabulary.count(data)
+    assert dict(zip(found.synsets, found.counts, strict=True)) == NAIVE
+    assert found.samples == len(CAPTIONS)
+    assert not list(tmp_path.iterdir()), "nothing is written unless asked for"
+
+
+def test_several_captions_of_an_image_count_once() -> None:
+    found = Vocabulary.count([["a dog", "the dog and a cat"], [], None, "a cat"])
+    assert dict(zip(found.names, found.counts, strict=True)) == {"cat": 2, "dog": 1}
+    assert (found.samples, found.captions) == (4, 5)
+
+
+def test_counting_files_from_python_takes_the_settings_of_the_verb(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, "csv")
+    found = Vocabulary.count(str(path), min_count=3, rule="corenet", workers=1)
+    assert (found.rule, min(found.counts) >= 3) == ("corenet", True)
+    assert list(tmp_path.iterdir()) == [path]
+    assert Vocabulary.count(path, out="v.tsv", max_size=2) == Vocabulary.load("v.tsv")
+    with pytest.raises(UsageError, match="there is no setting `min_counts`, did you mean 'min_count'"):
+        Vocabulary.count(path, min_counts=3)
+    with pytest.raises(UsageError, match=r"catlip\.Labeler\(\)"):
+        write_labels(CAPTIONS, out="labels")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_vocabulary_shows_itself(tmp_path: Path, capsys) -> None:
+    found = Vocabulary.count(CAPTIONS)
+    assert str(found).startswith(f"Vocabulary of {len(found)} labels, counted on {len(CAPTIONS)} samples")
+    assert f"dog {NAIVE['n02084071']}" in repr(found)
+    alone = found.report(tmp_path / "alone.html", min_count=2).read_text()
+    assert "no examples: 'captions in memory'" in capsys.readouterr().out
+    page = found.report(tmp_path / "labels.html", pairs()).read_text()
+    assert "The long tail" in alone
+    assert "Captions without a label" not in alone
+    assert "running fast" in page
+    assert "Contact sheet" in page

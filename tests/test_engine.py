@@ -20,7 +20,7 @@ from torch import nn
 
 from catlip.atomic import read_jsonl
 from catlip.data.batches import Batch, Batches
-from catlip.data.corpus import VocabularyConfig, build_vocabulary
+from catlip.data.corpus import build_vocabulary
 from catlip.data.steps import CurriculumConfig, Step
 from catlip.errors import UsageError
 from catlip.labels.tokenizer import TokenizerConfig
@@ -575,7 +575,7 @@ def test_what_could_not_be_read_is_kept_from_session_to_session(tmp_path: Path, 
     members = {f"{i:04d}.jpg": jpeg(seed=i) for i in range(300)} | {"0007.jpg": b"no picture", "0133.jpg": b"nor this"}
     members |= {f"{i:04d}.txt": b"an apple and a lake" for i in range(300)}
     data = str(write_tar(tmp_path / "x.tar", members))
-    build_vocabulary(VocabularyConfig(data=data, out=str(tmp_path / "vocab.tsv"), min_count=5))
+    build_vocabulary(data, out=str(tmp_path / "vocab.tsv"), min_count=5)
     out, save = tmp_path / "run", checkpoint.save
     cfg = config(
         data, tmp_path / "vocab.tsv", out, samples=300, batch_size=30, loop=LoopConfig(precision="fp32", save_every=60)

@@ -1,8 +1,10 @@
 """Captions -> synsets: a table of cases, properties that hold for any text, and agreement of the ways to ask."""
 
+import doctest
 import gzip
 import pickle
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -374,3 +376,8 @@ def test_a_pickled_labeler_keeps_the_terms_it_was_made_with(tmp_path) -> None:
     packed = pickle.dumps(Labeler(lexicon=tmp_path / "terms.tsv"))
     (tmp_path / "terms.tsv").write_text("dog\tK8\n")
     assert pickle.loads(packed)(["a dog"]) == [["K9"]]
+
+
+@pytest.mark.parametrize("module", ["labeler", "vocabulary", "tokenizer", "wordnet", "cleaning"])
+def test_examples_in_docstrings(module: str) -> None:
+    assert doctest.testmod(import_module(f"catlip.labels.{module}")).failed == 0

@@ -1,8 +1,8 @@
-"""A whole corpus of captions -> counts, or labels, on one machine or a cluster; memory does not grow with it.
+"""A whole corpus of captions -> a vocabulary, or labels, on one machine or a cluster; memory does not grow with it.
 
-Daft runs the work: embedded in this process' children by default, on Ray with `--runner ray`, the same code. A task is
+Captions in files are read by Daft's processes: of this machine, or on Ray with `--runner ray`, the same code. A task is
 a file (of a large Parquet file, some row groups). Its result is written beside the output in one step, so a run that
-was killed goes on with the files that are left when the same command is given again.
+was killed resumes with the files that are left when the same command is given again.
 
 Why whole files as tasks and not Daft's own readers and group-by: a task that can be repeated alone is what makes a
 kill harmless, and the result of one is 80,000 counters at most, whatever its size.
@@ -11,11 +11,14 @@ kill harmless, and the result of one is 80,000 counters at most, whatever its si
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
+from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -24,26 +27,30 @@ import pyarrow.parquet as pq
 
 from catlip import machine
 from catlip.atomic import whole, write_text
+from catlip.config import configure
 from catlip.data.captionfiles import Columns, Rows, describe, read_rows, row_groups
 from catlip.data.dataset import bounded
 from catlip.data.files import is_url
-from catlip.data.open import located, mixed
+from catlip.data.open import located, mixed, open_dataset
 from catlip.errors import UsageError, refusal
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
 from catlip.notices import say
 
-FORMAT = 2  # of a task's result: those of another one are not added up
+FORMAT = 3  # of a task's result: those of another one are not added up
 GROUPS_PER_TASK_ROWS = 2_000_000  # row groups of a Parquet file are bundled up to so many rows
+ROWS_AT_ONCE = 4096  # samples, of captions in memory
 LANGUAGE_SAMPLE = 512  # captions of every chunk whose language is looked at
 MAX_FOREIGN = 0.1  # share of captions that are not English by their words, from which on we say so
 
 
 @dataclass(kw_only=True, slots=True)
-class Corpus:
+class CorpusConfig:
     """Captions and how to label them."""
 
-    data: str  # what `catlip pretrain` takes, on this machine; also tables without pictures. Weights do not count here
+    # What `catlip pretrain` takes, on this machine; also tables without images. Weights do not count here. In Python
+    # also a Dataset, what `catlip.open` takes, or an iterable of the caption, or list of captions, of each image
+    data: str
     text_col: str | None = None  # column with the captions; default: guessed by its name, and stated
     key_cols: str | None = None  # columns copied to the output of `catlip label`, comma-separated; default: guessed
     rule: Literal["nouns", "corenet"] = "nouns"
@@ -55,7 +62,7 @@ class Corpus:
 
 
 @dataclass(kw_only=True, slots=True)
-class VocabularyConfig(Corpus):
+class VocabularyConfig(CorpusConfig):
     """Count the labels of a corpus and keep the frequent ones."""
 
     out: str = "vocab.tsv"
@@ -64,7 +71,7 @@ class VocabularyConfig(Corpus):
 
 
 @dataclass(kw_only=True, slots=True)
-class LabelConfig(Corpus):
+class LabelConfig(CorpusConfig):
     """Write the labels of every caption as Parquet."""
 
     out: str  # folder for the Parquet files
@@ -73,7 +80,7 @@ class LabelConfig(Corpus):
 
 @dataclass(slots=True)
 class Counts:
-    """What was counted. Adds up over files."""
+    """What was counted. Adds up over files, and prints itself."""
 
     samples: int = 0
     captions: int = 0
@@ -82,60 +89,160 @@ class Counts:
     labels: int = 0
     looked: int = 0  # captions whose language was looked at: the first of every few thousand
     foreign: int = 0  # of those, not English by their words
-    by_synset: dict[str, int] = field(default_factory=dict)
+    by_synset: Counter[str] = field(default_factory=Counter)
     troubles: dict[str, str] = field(default_factory=dict)  # what was left out of the files, and why
 
     def add(self, other: dict[str, Any]) -> None:
         for name in ("samples", "captions", "missing", "unlabelled", "labels", "looked", "foreign"):
             setattr(self, name, getattr(self, name) + other[name])
-        for synset, count in other["by_synset"].items():
-            self.by_synset[synset] = self.by_synset.get(synset, 0) + count
+        self.by_synset.update(other["by_synset"])
         self.troubles.update(other["troubles"])
 
+    def __str__(self) -> str:
+        lines = [
+            f"{self.samples:,} samples, {self.captions:,} captions ({self.missing:,} missing); "
+            f"{self.labels / max(self.samples, 1):.2f} labels a sample, "
+            f"{self.unlabelled / max(self.samples, 1):.1%} of the samples without a label"
+        ]
+        if self.troubles:
+            first, why = next(iter(self.troubles.items()))
+            lines.append(f"{len(self.troubles):,} troubles, e.g. {first}: {why}")
+        share = self.foreign / max(self.looked, 1)
+        if share > MAX_FOREIGN:
+            lines.append(
+                f"warning: {share:.1%} of the captions are not English by their words; their labels will be poor"
+            )
+        return "\n".join(lines)
 
-def build_vocabulary(cfg: VocabularyConfig) -> Vocabulary:
-    """`catlip vocab`: count, prune, write vocab.tsv. Raises UsageError before the work starts where it can."""
+
+class LabelCounter:
+    """Labels samples and counts. keep: which of the labeler's labels are wanted; None: all."""
+
+    def __init__(self, labeler: Labeler, keep: np.ndarray | None = None) -> None:
+        self.labeler, self.keep = labeler, keep
+        self._counts = Counts()
+        self._by_label = np.zeros(len(labeler.synsets), np.int64)
+
+    def add(self, samples: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """samples: the captions of each. Returns (labels of all samples, where those of each begin, and the end)."""
+        sample_of = np.repeat(np.arange(len(samples)), [len(captions) for captions in samples])
+        captions = [caption for several in samples for caption in several]
+        indices, offsets = self.labeler.sparse(captions, sample_of)
+        offsets = np.append(offsets, np.full(len(samples) + 1 - len(offsets), len(indices), offsets.dtype))
+        if self.keep is not None:
+            kept = self.keep[indices]
+            indices, offsets = indices[kept], np.append(0, np.cumsum(kept))[offsets].astype(np.int32)
+        missing = sum(not several for several in samples)
+        self._counts.samples += len(samples)
+        self._counts.captions += len(captions) + missing
+        self._counts.missing += missing
+        self._counts.unlabelled += int((np.diff(offsets) == 0).sum())
+        self._counts.looked += len(captions[:LANGUAGE_SAMPLE])
+        self._counts.foreign += self.labeler.foreign(captions[:LANGUAGE_SAMPLE])
+        self._by_label += np.bincount(indices, minlength=len(self._by_label))
+        return indices, offsets
+
+    def counts(self, troubles: dict[str, str]) -> Counts:
+        """All that was added. troubles: what was left out on the way."""
+        self._counts.troubles = bounded(troubles)
+        self._counts.labels = int(self._by_label.sum())
+        synsets = self.labeler.synsets
+        self._counts.by_synset = Counter({synsets[i]: int(self._by_label[i]) for i in np.flatnonzero(self._by_label)})
+        return self._counts
+
+
+def build_vocabulary(data: Any = None, *, config: VocabularyConfig | None = None, **settings: Any) -> Vocabulary:
+    """`catlip vocab`: count the labels of captions, prune, and save vocab.tsv (`out=""`: do not save).
+
+    `runner`, `address` and `workers` are for files; captions in memory are counted in this process. Raises UsageError
+    before the work starts where it can.
+    """
+    cfg = configure(VocabularyConfig, config, data=data, **settings)
     if cfg.min_count < 1:
         raise UsageError(f"`min_count` {cfg.min_count}: 1 or more")
-    parts = Path(cfg.out + ".parts")
-    counts, labeler = run(cfg, parts, labels_folder=None)
-    shutil.rmtree(parts)  # the counts are complete: whatever fails from here on leaves nothing behind
+    labeler = Labeler(cfg.rule, ancestors=cfg.ancestors, lexicon=cfg.lexicon)
+    if isinstance(cfg.data, str | os.PathLike):
+        source = str(cfg.data)
+        with TemporaryDirectory() as folder:
+            parts = Path(f"{cfg.out}.parts") if cfg.out else Path(folder, "parts")
+            counts = _count_files(cfg, labeler, parts, labels_folder=None)
+            shutil.rmtree(parts)  # the counts are complete: whatever fails from here on leaves nothing behind
+    else:
+        counts, source = _count_in_memory(cfg, labeler)
+    say(str(counts))
     vocabulary = Vocabulary.from_counts(
         counts.by_synset,
         labeler,
         samples=counts.samples,
         captions=counts.captions,
-        source=cfg.data,
+        source=source,
         min_count=cfg.min_count,
         max_size=cfg.max_size,
     )
-    vocabulary.save(cfg.out)
-    kept = sum(vocabulary.counts)
+    if cfg.out:
+        vocabulary.save(cfg.out)
     say(
-        f"{cfg.out}: {len(vocabulary):,} of {len(counts.by_synset):,} labels kept; they cover "
-        f"{kept / max(counts.labels, 1):.1%} of {counts.labels:,} label uses"
+        f"{cfg.out or 'vocabulary'}: {len(vocabulary):,} of {len(counts.by_synset):,} labels kept; they cover "
+        f"{sum(vocabulary.counts) / max(counts.labels, 1):.1%} of {counts.labels:,} label uses"
     )
-    say("most frequent: " + ", ".join(name.replace("_", " ") for name in vocabulary.names[:12]))
     return vocabulary
 
 
-def write_labels(cfg: LabelConfig) -> Counts:
-    """`catlip label`: Parquet with the key columns of the input and a column `synsets`, one file per task."""
+def write_labels(
+    data: str | None = None, out: str | None = None, *, config: LabelConfig | None = None, **settings: Any
+) -> Counts:
+    """`catlip label`: Parquet with the key columns of the input and a column `synsets`, a file for each task.
+
+    data: files; captions in memory are labelled by calling a `Labeler`. Raises UsageError before the work starts where
+    it can.
+    """
+    cfg = configure(LabelConfig, config, data=data, out=out, **settings)
+    if not isinstance(cfg.data, str | os.PathLike):
+        raise UsageError("`data`: files are labelled here; for captions in memory call catlip.Labeler()(captions)")
     if cfg.vocab:
         Vocabulary.load(cfg.vocab)  # a mistake is better found before the work than after it
-    out = Path(cfg.out)
-    counts, _ = run(cfg, out / "_parts", labels_folder=out)
-    say(f"{out}: labels of {counts.samples:,} samples as Parquet")
+    labeler = Labeler(cfg.rule, ancestors=cfg.ancestors, lexicon=cfg.lexicon)
+    counts = _count_files(cfg, labeler, Path(cfg.out, "_parts"), labels_folder=Path(cfg.out))
+    say(f"{cfg.out}: labels of {counts.samples:,} samples as Parquet")
     return counts
 
 
-def run(cfg: Corpus, parts: Path, labels_folder: Path | None) -> tuple[Counts, Labeler]:
+def corpus_files(data: str, text_col: str | None, key_cols: str | None) -> list[tuple[list[Path], Columns]]:
+    """The files that each part of `data` names, and which of their columns are read. Raises UsageError."""
+    found = []
+    for part, _ in mixed(str(data)):
+        _, names = located(part)
+        if url := next(filter(is_url, names), None):
+            raise UsageError(f"{url}: files on this machine are needed here; copy them first")
+        paths = list(map(Path, names))
+        found.append((paths, Columns.of(paths[0], text_col, key_cols)))
+    return found
+
+
+def _count_in_memory(cfg: VocabularyConfig, labeler: Labeler) -> tuple[Counts, str]:
+    """(counts, name of the data)."""
+    data: Any = cfg.data
+    if not hasattr(data, "captions"):
+        first = data[0] if hasattr(data, "__getitem__") and len(data) else None
+        if isinstance(data, Iterator):
+            first = next(data, None)
+            data = chain([first], data)
+        if not isinstance(first, str | list | None):
+            data = open_dataset(data, text_col=cfg.text_col)
+    captions: Iterable[Any] = data.captions() if hasattr(data, "captions") else data
+    several = ([one] if isinstance(one, str) else list(one or []) for one in captions)
+    counter = LabelCounter(labeler)
+    while some := list(islice(several, ROWS_AT_ONCE)):
+        counter.add(some)
+    return counter.counts(getattr(data, "troubles", {})), getattr(data, "name", "captions in memory")
+
+
+def _count_files(cfg: CorpusConfig, labeler: Labeler, parts: Path, labels_folder: Path | None) -> Counts:
     """Do the tasks that are not done yet and add up the results of all."""
-    labeler = Labeler(cfg.rule, ancestors=cfg.ancestors, lexicon=cfg.lexicon)
     inputs = corpus_files(cfg.data, cfg.text_col, cfg.key_cols)
     for paths, columns in inputs:
         say(describe(paths, columns))
-    settings = {
+    job = {
         "rule": cfg.rule,
         "ancestors": cfg.ancestors,
         "terms": cfg.lexicon and os.path.abspath(cfg.lexicon),
@@ -144,10 +251,10 @@ def run(cfg: Corpus, parts: Path, labels_folder: Path | None) -> tuple[Counts, L
         "format": FORMAT,
         "parts": str(parts.absolute()),
         "labels": str(labels_folder.absolute()) if labels_folder else None,
-        "vocab": getattr(cfg, "vocab", None) and os.path.abspath(cfg.vocab),  # pyright: ignore
+        "vocab": os.path.abspath(cfg.vocab) if isinstance(cfg, LabelConfig) and cfg.vocab else None,
     }
     tasks = [
-        _task(path, columns, groups, settings)
+        _task(path, columns, groups, job)
         for paths, columns in inputs
         for path in paths
         for groups in row_groups(path, GROUPS_PER_TASK_ROWS)
@@ -157,7 +264,7 @@ def run(cfg: Corpus, parts: Path, labels_folder: Path | None) -> tuple[Counts, L
     if len(todo) < len(tasks):
         say(f"{len(tasks) - len(todo)} of {len(tasks)} files were done before; going on with the others")
     try:
-        _run_tasks(todo, settings, cfg)
+        _run_tasks(todo, job, cfg)
     except UsageError:
         if not any(parts.glob("*.json")):
             shutil.rmtree(parts)  # nothing was done that a second try could build on
@@ -165,89 +272,44 @@ def run(cfg: Corpus, parts: Path, labels_folder: Path | None) -> tuple[Counts, L
     counts = Counts()
     for task in tasks:
         counts.add(json.loads(Path(task["part"]).read_text(encoding="utf-8")))
-    _summary(counts)
-    return counts, labeler
+    return counts
 
 
-def corpus_files(data: str, text_col: str | None, key_cols: str | None) -> list[tuple[list[Path], Columns]]:
-    """The files that each part of `data` names, and which of their columns are read. Raises UsageError."""
-    found = []
-    for part, _ in mixed(data):
-        _, names = located(part)
-        if url := next(filter(is_url, names), None):
-            raise UsageError(f"{url}: files on this machine are needed here; copy them first")
-        paths = list(map(Path, names))
-        found.append((paths, Columns.of(paths[0], text_col, key_cols)))
-    return found
-
-
-def _task(path: Path, columns: Columns, groups: list[int] | None, settings: dict[str, Any]) -> dict[str, Any]:
+def _task(path: Path, columns: Columns, groups: list[int] | None, job: dict[str, Any]) -> dict[str, Any]:
     """A unit of work, with the file its result goes to: named by everything that decides the result."""
     stat = path.stat()
-    identity = [str(path.absolute()), stat.st_size, stat.st_mtime_ns, groups, columns.text, columns.keys, settings]
+    identity = [str(path.absolute()), stat.st_size, stat.st_mtime_ns, groups, columns.text, columns.keys, job]
     digest = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     name = f"{path.name.split('.')[0]}-{digest}"
-    return {
-        "path": str(path.absolute()),
-        "text": columns.text,
-        "keys": columns.keys,
-        "groups": groups,
-        "name": name,
-        "part": f"{settings['parts']}/{name}.json",
-    }
+    part = f"{job['parts']}/{name}.json"
+    return {"path": str(path.absolute()), **asdict(columns), "groups": groups, "name": name, "part": part}
 
 
-def do_task(task: dict[str, Any], settings: dict[str, Any], labeler: Labeler) -> None:
+def do_task(task: dict[str, Any], job: dict[str, Any], labeler: Labeler) -> None:
     """Label one file, write its labels if asked for, and then its counts: a task is done when its counts are there."""
-    total = np.zeros(len(labeler.synsets), np.int64)
-    counts = Counts()
-    keep = None
-    names = pa.array(labeler.synsets, pa.string())
-    if settings["vocab"]:
-        keep = Vocabulary.load(settings["vocab"]).classes_of(labeler) >= 0
-    columns, troubles = Columns(task["text"], tuple(task["keys"])), dict[str, str]()
+    keep = Vocabulary.load(job["vocab"]).classes_of(labeler) >= 0 if job["vocab"] else None
+    counter, troubles = LabelCounter(labeler, keep), dict[str, str]()
+    columns, names = Columns(task["text"], tuple(task["keys"])), pa.array(labeler.synsets, pa.string())
     with ExitStack() as files:
         writer: pq.ParquetWriter | None = None
-        if settings["labels"]:
-            labels_file = files.enter_context(whole(Path(settings["labels"], task["name"] + ".parquet")))
+        if job["labels"]:
+            labels_file = files.enter_context(whole(Path(job["labels"], task["name"] + ".parquet")))
         for rows in read_rows(Path(task["path"]), columns, task["groups"], troubles):
-            indices, offsets = _count(rows, labeler, keep, counts)
-            total += np.bincount(indices, minlength=len(total))
-            if settings["labels"]:
-                table = _labels_table(rows.keys, indices, offsets, names)
+            indices, offsets = counter.add(rows.captions)
+            if job["labels"]:
+                table = _labels_table(rows, indices, offsets, names)
                 writer = writer or files.enter_context(pq.ParquetWriter(labels_file, table.schema))
                 writer.write_table(table)
-    counts.troubles = bounded(troubles)
-    counts.labels = int(total.sum())
-    counts.by_synset = {labeler.synsets[i]: int(total[i]) for i in np.flatnonzero(total)}
-    write_text(Path(task["part"]), json.dumps({n: getattr(counts, n) for n in counts.__slots__}))
+    counts = counter.counts(troubles)
+    write_text(Path(task["part"]), json.dumps({name: getattr(counts, name) for name in counts.__slots__}))
 
 
-def _count(rows: Rows, labeler: Labeler, keep: np.ndarray | None, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """(labels of all samples, where those of each end), counted; keep: which labels are wanted."""
-    sample_of = np.repeat(np.arange(len(rows)), [len(captions) for captions in rows.captions])
-    captions = [caption for several in rows.captions for caption in several]
-    indices, offsets = labeler.sparse(captions, sample_of)
-    offsets = np.append(offsets, np.full(len(rows) + 1 - len(offsets), len(indices), offsets.dtype))
-    if keep is not None:
-        offsets = np.concatenate([[0], np.cumsum(keep[indices])])[offsets].astype(np.int32)
-        indices = indices[keep[indices]]
-    missing = sum(not several for several in rows.captions)
-    counts.samples += len(rows)
-    counts.captions += len(captions) + missing
-    counts.missing += missing
-    counts.unlabelled += int((np.diff(offsets) == 0).sum())
-    counts.looked += len(captions[:LANGUAGE_SAMPLE])
-    counts.foreign += labeler.foreign(captions[:LANGUAGE_SAMPLE])
-    return indices, offsets
-
-
-def _labels_table(keys: dict[str, pa.Array], indices: np.ndarray, offsets: np.ndarray, names: pa.Array) -> pa.Table:
+def _labels_table(rows: Rows, indices: np.ndarray, offsets: np.ndarray, names: pa.Array) -> pa.Table:
     lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names.take(pa.array(indices)))
-    return pa.table({**keys, "synsets": lists})
+    return pa.table({**rows.keys, "synsets": lists})
 
 
-def _run_tasks(tasks: list[dict[str, Any]], settings: dict[str, Any], cfg: Corpus) -> None:
+def _run_tasks(tasks: list[dict[str, Any]], job: dict[str, Any], cfg: CorpusConfig) -> None:
     """Hand the tasks to Daft; raise the first error that a task met."""
     if not tasks:
         return
@@ -261,21 +323,21 @@ def _run_tasks(tasks: list[dict[str, Any]], settings: dict[str, Any], cfg: Corpu
 
     @daft.cls(use_process=cfg.runner == "native", max_concurrency=workers)
     class Worker:
-        def __init__(self, settings_json: str) -> None:
-            self.settings = json.loads(settings_json)
+        def __init__(self, job_json: str) -> None:
+            self.job = json.loads(job_json)
             self.labeler: Labeler | None = None
 
         @daft.method(return_dtype=daft.DataType.string())
         def __call__(self, task_json: str) -> str:
-            s = self.settings
+            job = self.job
             try:
-                self.labeler = self.labeler or Labeler(s["rule"], ancestors=s["ancestors"], lexicon=s["terms"])
-                do_task(json.loads(task_json), s, self.labeler)
+                self.labeler = self.labeler or Labeler(job["rule"], ancestors=job["ancestors"], lexicon=job["terms"])
+                do_task(json.loads(task_json), job, self.labeler)
             except (UsageError, OSError) as error:
                 return str(error) if isinstance(error, UsageError) else refusal(error)
             return ""
 
-    worker = Worker(json.dumps(settings))
+    worker = Worker(json.dumps(job))
     frame = daft.from_pydict({"task": [json.dumps(task) for task in tasks]}).into_batches(1)
     results: Iterator[dict[str, str]] = frame.select(worker(frame["task"]).alias("error")).iter_rows(
         results_buffer_size=2 * workers
@@ -285,17 +347,3 @@ def _run_tasks(tasks: list[dict[str, Any]], settings: dict[str, Any], cfg: Corpu
         for result in progress.track(results, total=len(tasks)):
             if result["error"]:
                 raise UsageError(result["error"])
-
-
-def _summary(counts: Counts) -> None:
-    say(
-        f"{counts.samples:,} samples, {counts.captions:,} captions ({counts.missing:,} missing); "
-        f"{counts.labels / max(counts.samples, 1):.2f} labels a sample, "
-        f"{counts.unlabelled / max(counts.samples, 1):.1%} of the samples without a label"
-    )
-    if counts.troubles:
-        first, why = next(iter(counts.troubles.items()))
-        say(f"{len(counts.troubles):,} troubles, e.g. {first}: {why}")
-    share = counts.foreign / max(counts.looked, 1)
-    if share > MAX_FOREIGN:
-        say(f"warning: {share:.1%} of the captions are not English by their words; their labels will be poor")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from catlip import machine, page
-from catlip.data.corpus import VocabularyConfig, build_vocabulary
+from catlip.data.corpus import build_vocabulary
 from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset
 from catlip.data.open import open_dataset
@@ -56,7 +56,7 @@ def demo(cfg: DemoConfig) -> dict[str, float]:
         raise UsageError(f"`out` {out} already holds a demo; open {out / 'index.html'}, or choose another folder")
     _unpack(out / "data")
     train = str(out / "data" / ("{" + ",".join(TRAIN) + "}.tar"))
-    build_vocabulary(VocabularyConfig(data=train, out=str(out / "vocab.tsv"), min_count=6))
+    build_vocabulary(train, out=str(out / "vocab.tsv"), min_count=6)
     vocabulary = Vocabulary.load(out / "vocab.tsv")
     recipe = _recipe(cfg, train, out)
     say(f"{recipe.samples:,} samples at {recipe.image_size} px")

@@ -80,10 +80,10 @@ class Labeler:
 
         >>> import catlip
         >>> labeler = catlip.Labeler()
-        >>> labeler(["two men eating hot dogs", "no dogs allowed"])
-        [['n07697537', 'n10287213'], []]
-        >>> labeler.name("n07697537")
-        'hotdog'
+        >>> labeler(["two dogs near a fire hydrant", "no dogs allowed"])
+        [['n02084071', 'n03346898'], []]
+        >>> labeler.name("n03346898")
+        'fireplug'
 
     rule: "nouns", ours, or "corenet", the official CatLIP code's behaviour, for whoever reproduces the paper or uses
         the official vocabulary and weights.

@@ -1,6 +1,8 @@
 """The report on a corpus' labels: look at them before paying for a GPU. One HTML file, nothing to install or serve."""
 
+import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -58,27 +60,59 @@ def report(cfg: ReportConfig) -> Path:
         return path
     if not cfg.vocab:
         raise UsageError(f"{cfg.data} is no run folder; for a report on a corpus, `vocab` is needed")
-    vocabulary = Vocabulary.load(cfg.vocab)
+    columns = {"text_col": cfg.text_col, "image_col": cfg.image_col}
+    return label_report(Vocabulary.load(cfg.vocab), cfg.data, cfg.out, min_count=cfg.min_count, **columns)
+
+
+def label_report(
+    vocabulary: Vocabulary,
+    data: Any,
+    out: str | Path,
+    *,
+    min_count: int = 1,
+    text_col: str | None = None,
+    image_col: str | None = None,
+) -> Path:
+    """The page on a vocabulary, written. data: where examples come from; None: the vocabulary's source, if it is there.
+
+    Raises UsageError for data that cannot be read, before anything is written.
+    """
     labeler = vocabulary.labeler()
-    files = [(path, columns) for paths, columns in corpus_files(cfg.data, cfg.text_col, None) for path in paths]
-    rows = (captions for path, columns in files for part in read_rows(path, columns) for captions in part.captions)
-    captions = list(islice(rows, LOOKED_AT))
+    try:
+        captions = list(islice(_captions(vocabulary.source if data is None else data, text_col), LOOKED_AT))
+    except UsageError:
+        if data is not None:
+            raise
+        say(f"no examples: {vocabulary.source!r}, which the vocabulary was counted on, cannot be opened; give `data`")
+        captions = []
     examples = _look(captions, labeler)
     parts = [
-        *_numbers(vocabulary, cfg.min_count, examples),
+        *_numbers(vocabulary, min_count, examples),
         page.heading("The long tail"),
-        _tail(np.array(vocabulary.counts), cfg.min_count),
+        _tail(np.array(vocabulary.counts), min_count),
         page.heading("Most frequent labels"),
         _most_frequent(vocabulary),
-        *_unlabelled(examples),
-        *_dropped(examples),
-        *_sheets(cfg, vocabulary, labeler),
     ]
-    out = Path(cfg.out)
+    if captions:
+        parts += [*_unlabelled(examples), *_dropped(examples)]
+        parts += _sheets(vocabulary.source if data is None else data, text_col, image_col, vocabulary, labeler)
+    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    page.write(out, page.page(f"Labels of {Path(cfg.data).name}", *parts))
+    name = data if isinstance(data, str | os.PathLike) else vocabulary.source
+    page.write(out, page.page(f"Labels of {Path(name).name}", *parts))
     say(f"{out}: {len(vocabulary):,} labels, {examples.samples:,} samples looked at")
     return out
+
+
+def _captions(data: Any, text_col: str | None) -> Iterator[list[str]]:
+    """The captions of each sample; those of files need no images."""
+    if not isinstance(data, str | os.PathLike):
+        yield from open_dataset(data, text_col=text_col).captions()
+        return
+    for paths, columns in corpus_files(str(data), text_col, None):
+        for path in paths:
+            for rows in read_rows(path, columns):
+                yield from rows.captions
 
 
 def _look(captions: list[list[Any]], labeler: Labeler) -> Examples:
@@ -151,10 +185,12 @@ def _dropped(examples: Examples) -> list[page.Html]:
     return [page.heading("Words that give no label, by reason"), page.table(["reason", "uses", "most frequent"], rows)]
 
 
-def _sheets(cfg: ReportConfig, vocabulary: Vocabulary, labeler: Labeler) -> list[page.Html]:
-    """A contact sheet, and for the most frequent labels a page each; nothing where there are no pictures."""
+def _sheets(
+    data: Any, text_col: str | None, image_col: str | None, vocabulary: Vocabulary, labeler: Labeler
+) -> list[page.Html]:
+    """A contact sheet, and for the most frequent labels a page each; nothing where there are no images."""
     try:
-        source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
+        source = open_dataset(data, image_col=image_col, text_col=text_col)
     except UsageError:
         return []
     numbers = np.random.default_rng(0).permutation(len(source))[:2000].tolist()
