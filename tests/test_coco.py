@@ -400,3 +400,16 @@ def test_pictures_from_folders_and_missing_ones(pictures: tuple[Path, Path], tmp
     assert picture_source(instances, str(tmp_path / "photos"))[1].key == "b.jpg"
     with pytest.raises(UsageError, match="a folder with the pictures, or tars"):
         picture_source(instances, str(pictures[0]))
+
+
+def test_a_coco_file_is_a_dataset_of_objects(pictures: tuple[Path, Path]) -> None:
+    instances, (boxes, images) = read_instances(pictures[0]), pictures
+    dataset = open_dataset(boxes, target="objects", images=str(images))
+    assert dataset.classes == instances.names
+    found = [sample.image for sample in dataset]
+    for sample in dataset:
+        assert sample.target.name == sample.key
+        assert np.array_equal(sample.target.boxes, instances.pictures[sample.key].boxes)
+    assert dataset.fingerprint() == picture_source(instances, str(images)).fingerprint()
+    images.rename(images.with_name("boxes.tar"))
+    assert [s.image for s in open_dataset(boxes, target="objects")] == found, "where COCO's images usually lie"

@@ -548,10 +548,11 @@ def test_a_wrong_guess_shows_columns_and_values(tmp_path: Path) -> None:
         open_dataset(str(tmp_path / "t.csv"), image_col="photo_id")
 
 
+words = st.text(max_size=8).filter(lambda text: text.strip().lower() != "nan")  # an empty cell's
+
+
 @quick
-@given(
-    st.lists(st.tuples(st.sampled_from("abcd"), st.text(max_size=8), st.sampled_from("xy")), min_size=1, max_size=30)
-)
+@given(st.lists(st.tuples(st.sampled_from("abcd"), words, st.sampled_from("xy")), min_size=1, max_size=30))
 def test_rows_of_a_picture_come_together(tmp_path: Path, rows: list[tuple[str, str, str]]) -> None:
     for folder in "xy":
         (tmp_path / folder).mkdir(exist_ok=True)

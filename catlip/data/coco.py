@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from catlip.data.files import expand
 from catlip.data.image_files import TEXTS, PathDataset, picture_files, plain, without_captions
-from catlip.data.image_lookup import FolderImages, TarImages, pictures_of
+from catlip.data.image_lookup import FolderImages, NamedImages, TarImages, pictures_of
 from catlip.data.images import MAX_PIXELS
 from catlip.data.objects import Mask, Objects, RunLengths, run_lengths
 from catlip.data.tables import captions_of
@@ -292,27 +292,30 @@ def _area(mask: Mask) -> float:
     return sum(0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) for x, y in pairs)
 
 
-def picture_source(instances: Instances, images: str, option: str = "`images`") -> PathDataset:
-    """The pictures of a COCO file, in its order, from a folder or from tars (KEY.jpg). Satisfies `Source`.
+def picture_source(instances: Instances, images: str | None, option: str = "`images`") -> PathDataset:
+    """The images of a COCO file, in its order, with their `Objects` as targets.
 
-    Raises UsageError if some of them are not there.
+    images: a folder, or tars with KEY.jpg; None: they lie where those of COCO captions usually do. Raises UsageError if
+    some of them are not there.
     """
-    names = list(instances.pictures)
+    names, troubles = list(instances.pictures), dict[str, str]()
     if not names:
         raise UsageError(f"{instances.path} lists no pictures")
-    if Path(images).is_dir():
+    if images is None:
+        pictures, images, troubles = pictures_of(instances.path, names)
+    elif Path(images).is_dir():
         pictures = FolderImages(images)
-        missing = pictures.missing(names)
     else:
         paths = expand(images)
         if any(path.suffix != ".tar" for path in paths):
             raise UsageError(f"{option} {images}: a folder with the pictures, or tars with KEY.jpg, are needed")
         pictures = TarImages(paths, images)
-        missing = pictures.missing(names)
-    if missing:
+    if isinstance(pictures, NamedImages) and (missing := pictures.missing(names)):
         raise UsageError(
             f"{option} {images}: {len(missing):,} of the {len(names):,} pictures that {instances.path} lists are not "
             f"there, e.g. {missing[0]}"
         )
     facts = [instances.path.name, instances.path.stat().st_size]
-    return picture_files(images, names, pictures, facts=facts, described=f" of {images}")
+    found = picture_files(images, names, pictures, troubles, facts, f" of {images}", instances.pictures)
+    found.classes = instances.names
+    return found

@@ -18,11 +18,10 @@ import pyarrow as pa
 
 from catlip.data import cache
 from catlip.data.dataset import Dataset, Sample
-from catlip.data.files import Files, OpenFile, Reader, identity, in_threads, is_url
+from catlip.data.files import Files, OpenFile, Reader, encoding_of, identity, in_threads, is_url
 from catlip.data.image_files import Folders, plain
 from catlip.data.path_tables import RELATIVE, columns_said, guess
-from catlip.data.tables import ROWS, TEXT_COLUMNS, CaptionColumn, column_names, first_rows, open_parquet
-from catlip.data.text_files import encoding_of, repaired
+from catlip.data.tables import ROWS, TEXT_COLUMNS, CaptionColumn, column_names, first_rows, open_parquet, repaired
 from catlip.errors import UsageError
 
 KEYS = ("key", "__key__", "uid", "id", "sample_id", "image_id", "file_name", "filename")

@@ -3,6 +3,7 @@
 What lies elsewhere is `remote.py`'s, which is imported when a URL is met. Nothing in this file needs torch.
 """
 
+import codecs
 import glob
 import hashlib
 import io
@@ -21,6 +22,13 @@ KINDS = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "table", ".tsv": "table", ".txt": "table", ".jsonl": "jsonl",
     ".ndjson": "jsonl", ".tar": "tar", ".json": "coco",
 }  # fmt: skip
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 OPEN_FILES = 128  # kept open by a process
 OPEN_FETCHED = 8  # of those that the cache cannot remove meanwhile
 
@@ -96,6 +104,16 @@ def local_glob(pattern: str) -> list[str]:
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def encoding_of(start: bytes) -> str:
+    """By the byte-order mark, else UTF-8."""
+    return next((encoding for mark, encoding in MARKS if start.startswith(mark)), "utf-8")
+
+
+def decoded(data: bytes) -> str:
+    """A small text; what cannot be read in it becomes U+FFFD."""
+    return data.decode(encoding_of(data), "replace")
 
 
 class OpenFile:

@@ -18,8 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data.dataset import Dataset, NoImage, Sample, bounded, lines, troubles_said
-from catlip.data.files import IMAGE_EXTENSIONS, MAX_MEMBER, OpenFile, is_url
-from catlip.data.text_files import decoded
+from catlip.data.files import IMAGE_EXTENSIONS, MAX_MEMBER, OpenFile, decoded, is_url
 from catlip.errors import UsageError
 
 TEXTS = pa.large_list(pa.large_string())
@@ -96,8 +95,11 @@ class PathDataset(Dataset):
         shards: list[int],
         troubles: dict[str, str],
         facts: list[Any],
+        targets: dict[str, Any] | None = None,
     ) -> None:
+        """targets: of images, by their names in the table."""
         self.name, self.pictures, self._facts = name, pictures, facts
+        self._targets = targets or {}
         self.shards = np.array(shards, np.int64)
         self.troubles = bounded(troubles)
         self._described = f"{len(table):,} pictures{described}"
@@ -111,7 +113,8 @@ class PathDataset(Dataset):
         name = self._columns["image"][number].as_py()
         rest = self._columns["rest"][number].as_py()
         image = self.pictures.read(self._columns["folder"][number].as_py(), name)
-        return Sample(name, image, self._captions_of(number), metadata=json.loads(rest) if rest else {})
+        captions, target = self._captions_of(number), self._targets.get(name)
+        return Sample(name, image, captions, target, json.loads(rest) if rest else {})
 
     def note(self, where: str, why: str) -> None:
         """One more trouble, found by whoever opened this."""
@@ -162,8 +165,9 @@ def picture_files(
     troubles: dict[str, str] | None = None,
     facts: Sequence[Any] = (),
     described: str = "",
+    targets: dict[str, Any] | None = None,
 ) -> PathDataset:
-    """Pictures by their names in `pictures`, without captions. facts: of the fingerprint."""
+    """Pictures by their names in `pictures`, without captions. facts: of the fingerprint. targets: by name."""
     table = pa.table(
         {
             "image": pa.array(files, pa.large_string()),
@@ -172,7 +176,7 @@ def picture_files(
             "rest": pa.nulls(len(files), pa.large_string()),
         }
     )
-    return PathDataset(name, described, table, pictures, [len(files)], troubles or {}, list(facts))
+    return PathDataset(name, described, table, pictures, [len(files)], troubles or {}, list(facts), targets)
 
 
 class FolderDataset(PathDataset):

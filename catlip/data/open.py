@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 from catlip.data.dataset import Dataset
 from catlip.data.files import expand_names, is_url, kind_of, local_glob
-from catlip.data.subsets import mix
 from catlip.errors import UsageError
 
 
 def open_dataset(
     data: Any,
     *,
-    target: Literal["classes", "masks"] | None = None,
+    target: Literal["classes", "objects", "masks"] | None = None,
     image_col: str | None = None,
     text_col: str | None = None,
     label_col: str | None = None,
+    images: str | None = None,
     multi: bool | None = None,
     split: Literal["train", "test"] = "train",
     cache_gb: float = 100.0,
@@ -33,8 +33,10 @@ def open_dataset(
         in memory: a list of (image, caption or captions) or (image, class), a torch map-style dataset of such items, a
         Hugging Face `datasets.Dataset`; an image is bytes, a path, a PIL image or uint8 [h, w, 3]. A `Dataset` is
         returned as it is.
-    target: "classes": labelled images (see `class_labels.py`). "masks": images with a mask each (see `masks.py`).
+    target: "classes": labelled images (see `class_labels.py`). "objects": a COCO file of boxes, whose
+        targets are `Objects`. "masks": images with a mask each (see `mask_sets.py`).
     image_col, text_col, label_col: columns of a table or keys of dicts; None: guessed, and stated in `described`.
+    images: of a COCO file of boxes: a folder, or tars; None: where they usually lie.
     multi: whether images may have several classes; None: the data decide.
     split: which part of a folder of masks is meant.
     cache_gb: bound of the folder that remote shards are fetched to.
@@ -64,6 +66,10 @@ def open_dataset(
         from catlip.data.class_labels import open_class_labels
 
         return open_class_labels(data, image_col, label_col, multi)
+    if target == "objects":
+        from catlip.data.coco import picture_source, read_instances
+
+        return picture_source(read_instances(data, "`data`"), images)
     if target == "masks":
         from catlip.data.mask_sets import open_masks
 
@@ -72,7 +78,11 @@ def open_dataset(
     for name, weight in mixed(data):
         datasets.append(_open_one(name, image_col, text_col, cache_gb))
         weights.append(weight)
-    return datasets[0] if weights == [1.0] else mix(datasets, weights, data)
+    if weights == [1.0]:
+        return datasets[0]
+    from catlip.data.subsets import mix
+
+    return mix(datasets, weights, data)
 
 
 def mixed(data: str) -> list[tuple[str, float]]:

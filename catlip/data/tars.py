@@ -11,9 +11,8 @@ import pyarrow as pa
 
 from catlip.data import cache
 from catlip.data.dataset import Dataset, Sample, bounded, captions_in, lines, troubles_said
-from catlip.data.files import Files, OpenFile, identity, in_threads, is_url
+from catlip.data.files import Files, OpenFile, decoded, identity, in_threads, is_url
 from catlip.data.shards import BLOCK, INDEX_FILE, SCHEMA, index_from_json, index_json, is_indexed_by, scan
-from catlip.data.text_files import decoded
 from catlip.errors import UsageError
 
 FACTS = b"catlip"  # metadata of a kept index: samples of each shard, troubles
