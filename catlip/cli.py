@@ -31,8 +31,11 @@ class Verb:
     settings: str
     function: str
     first: tuple[str, ...]
+    page: str = ""  # module:function that writes a page of the result, if the verb has one
 
 
+BESIDE = "catlip.report.results:beside_encoder"
+OUT = "catlip.report.results:in_run_folder"
 VERBS = {
     "demo": Verb(
         "everything once, on pictures that come with catlip", "catlip.demo.demo", "DemoConfig", "demo", ("out",)
@@ -55,11 +58,16 @@ VERBS = {
         "shards + vocabulary -> encoder", "catlip.tasks.pretrain", "PretrainConfig", "pretrain", ("recipe",)
     ),
     "probe": Verb(
-        "linear probe and kNN on frozen features", "catlip.report.efficiency", "ProbeConfig", "probe", ("run",)
+        "linear probe and kNN on frozen features", "catlip.evaluation.probe", "ProbeConfig", "probe", ("run",), BESIDE
     ),
     "compare": Verb("objectives side by side: HTML", "catlip.recipes.compare", "CompareConfig", "compare", ("out",)),
     "finetune": Verb(
-        "encoder + labelled pictures -> classifier", "catlip.report.efficiency", "FinetuneConfig", "finetune", ("run",)
+        "encoder + labelled pictures -> classifier",
+        "catlip.recipes.curves",
+        "FinetuneConfig",
+        "finetune",
+        ("run",),
+        OUT,
     ),
     "align": Verb("text tower onto a frozen encoder", "catlip.tasks.align", "Align", "align", ("run",)),
     "zeroshot": Verb(
@@ -68,7 +76,9 @@ VERBS = {
     "retrieve": Verb(
         "captions find pictures, and back", "catlip.evaluation.retrieval", "RetrieveConfig", "retrieve", ("run",)
     ),
-    "ground": Verb("where in the picture is it? HTML", "catlip.report.grounding", "GroundConfig", "ground", ("run",)),
+    "ground": Verb(
+        "where in the picture is it? HTML", "catlip.evaluation.grounding", "GroundConfig", "ground", ("run",), BESIDE
+    ),
     "segment": Verb(
         "a class for every pixel: fine-tune, mIoU", "catlip.report.segmentation", "SegmentConfig", "segment", ("run",)
     ),
@@ -177,11 +187,21 @@ def run(args: list[str]) -> Any:
         function = getattr(module, verb.function)
         takes_config = "config" in inspect.signature(function).parameters
         result = function(config=settings) if takes_config else function(settings)
-        if takes_config and result is not None:
-            print(result)
+    if notices.is_rank_0():
+        _show(verb, result, settings)
     if name == "pretrain" and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         print(f"{import_module('catlip.report.run').write_report(result)}: curves, labels, pictures")
     return result
+
+
+def _show(verb: Verb, result: Any, settings: Any) -> None:
+    """Print a result, and write its page."""
+    if is_dataclass(result):
+        print(result, flush=True)
+    if verb.page:
+        module, function = verb.page.split(":")
+        if path := getattr(import_module(module), function)(result, settings):
+            print(f"{path}: the page", flush=True)
 
 
 @contextlib.contextmanager

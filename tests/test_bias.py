@@ -10,7 +10,7 @@ from torch import nn
 
 from catlip import cli
 from catlip.errors import UsageError
-from catlip.evaluation.bias import PAIRS, association, concept_direction, groups, read_pairs, separable, without
+from catlip.evaluation.bias import PAIRS, association, concept_direction, groups, project_out, read_pairs, separable
 from catlip.labels.labeler import Labeler
 from catlip.models.encoder import Encoder
 from tests.test_zero_shot import FRUITS
@@ -45,9 +45,9 @@ def test_removing_the_direction_removes_what_lies_along_it() -> None:
     a = F.normalize(torch.randn(300, 16) + axis, dim=1)
     b = F.normalize(torch.randn(300, 16) - axis, dim=1)
     assert association(a @ axis, b @ axis).low > 0.5
-    assert abs(association(without(a, axis) @ axis, without(b, axis) @ axis).effect) < 0.2
+    assert abs(association(project_out(a, axis) @ axis, project_out(b, axis) @ axis).effect) < 0.2
     assert separable(a, b, 0) > 75
-    assert 40 < separable(without(a, axis), without(b, axis), 0) < 60
+    assert 40 < separable(project_out(a, axis), project_out(b, axis), 0) < 60
 
 
 def test_groups_are_what_captions_name_on_one_side_alone() -> None:
@@ -67,9 +67,9 @@ def test_mistakes(tmp_path: Path, coloured_shards: Callable[..., str]) -> None:
     result = cli.run(
         ["bias", run, "--data", data, "--pairs", str(tmp_path / "pairs.txt"), "--targets", _targets(tmp_path)]
     )
-    assert result["groups"] == [12, 12]
-    assert set(result["effects"]) == {"lake", "lawn"}
-    assert result["left_out"] == ["zzxy"]
+    assert result.groups == [12, 12]
+    assert set(result.effects) == {"lake", "lawn"}
+    assert result.left_out == ["zzxy"]
     (tmp_path / "pairs.txt").write_text("apple lemon\n")
     with pytest.raises(UsageError, match="a word, a tab and its counterpart"):
         read_pairs(str(tmp_path / "pairs.txt"))

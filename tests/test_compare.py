@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from catlip.errors import UsageError
+from catlip.evaluation.probe import ProbeResult
 from catlip.recipes import compare as comparing
 from catlip.recipes.compare import CompareConfig, compare
 from catlip.report.comparison import Run, summarise
@@ -75,7 +76,7 @@ def test_results_of_other_data_or_another_recipe_are_not_taken_up(
 
     monkeypatch.setattr(comparing, "pretrain", train)
     monkeypatch.setattr(comparing, "speed_of", lambda cfg, seconds: 100.0)
-    monkeypatch.setattr(comparing, "probe", lambda cfg: {"linear_probe": 50.0 + len(trained), "knn": 40.0})
+    monkeypatch.setattr(comparing, "probe", lambda *_, **__: probed(50.0 + len(trained)))
 
     def again(**changes: object) -> tuple[int, list[float]]:
         """(how many runs were trained now, the probes that the page is made of)."""
@@ -99,6 +100,11 @@ def test_results_of_other_data_or_another_recipe_are_not_taken_up(
     write_coloured(tmp_path, samples=44, shards=1, name="labelled", cls=True)  # the same name, another file
     assert again() == (1, [57.0])
     assert len(set(trained)) == len(trained)
+
+
+def probed(accuracy: float) -> ProbeResult:
+    counts = {"classes": 4, "train": 40, "test": 40, "image_size": 32}
+    return ProbeResult(linear_probe=accuracy, knn=40.0, penalty=0.1, data=["", ""], encoder="", **counts)
 
 
 def test_mistakes_are_found_before_anything_is_trained(settings: dict) -> None:

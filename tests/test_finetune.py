@@ -34,8 +34,7 @@ from catlip.models.encoder import Encoder
 from catlip.models.weights import load, open_weights
 from catlip.objectives.classes import Classes, ClassObjective, asymmetric, dense, mix
 from catlip.objectives.linear import linear_asymmetric, linear_bce
-from catlip.recipes import RECIPES, load_recipe
-from catlip.report import efficiency
+from catlip.recipes import RECIPES, curves, load_recipe
 from catlip.tasks.finetune import FinetuneConfig, Look, between, finetune, make_task, open_sets
 from catlip.training import checkpoint
 from catlip.training.log import append_json
@@ -545,15 +544,16 @@ def test_a_curve_of_fine_tuned_parts_is_not_made_twice(
     cfg = config(
         fruits[0], *sets, tmp_path / "out", classes=fruits[1], init="transfer", fractions="0.1,1", seeds=2, samples=48
     )
-    result = efficiency.finetune(cfg)
+    result = curves.finetune(cfg)
     assert result is not None
-    assert [entry["pictures"] for entry in result["curve"]] == [8, 80]
-    assert all(len(entry[init]) == 2 for entry in result["curve"] for init in ("random", "transfer"))
-    assert "<svg" in (tmp_path / "out" / "efficiency.html").read_text()
-    monkeypatch.setattr(efficiency, "fine_tune", lambda cfg: pytest.fail("trained again"))
-    again = efficiency.finetune(cfg)
+    assert [entry["pictures"] for entry in result.curve] == [8, 80]
+    assert all(len(entry[init]) == 2 for entry in result.curve for init in ("random", "transfer"))
+    assert "<svg" in result.to_html()
+    assert json.loads((tmp_path / "out" / "results.jsonl").read_text()) == result.to_json()
+    monkeypatch.setattr(curves, "fine_tune", lambda cfg: pytest.fail("trained again"))
+    again = curves.finetune(cfg)
     assert again is not None
-    assert again["curve"] == result["curve"]
+    assert again.curve == result.curve
 
 
 def test_points_of_other_settings_or_sets_are_not_taken_up(
@@ -569,12 +569,12 @@ def test_points_of_other_settings_or_sets_are_not_taken_up(
         append_json(Path(cfg.out) / "results.jsonl", result)
         return result
 
-    monkeypatch.setattr(efficiency, "fine_tune", fine_tune)
+    monkeypatch.setattr(curves, "fine_tune", fine_tune)
 
     def again(encoder: str = start, some: tuple[str, str] = sets, **changes: Any) -> list[float]:
-        result = efficiency.finetune(config(encoder, *some, tmp_path / "out", **{"seeds": 2, **changes}))
+        result = curves.finetune(config(encoder, *some, tmp_path / "out", **{"seeds": 2, **changes}))
         assert result is not None
-        return result["curve"][0]["random"]
+        return result.curve[0]["random"]
 
     assert again() == [51.0, 52.0]
     assert again() == [51.0, 52.0]
@@ -598,7 +598,7 @@ def test_mistakes_of_transfer(fruits: tuple[str, str], sets: tuple[str, str], st
         with pytest.raises(UsageError, match=message):
             finetune(config(run, *sets, tmp_path / "out", init="transfer", **changes))
     with pytest.raises(UsageError, match="`fractions`"):
-        efficiency.finetune(config(start, *sets, tmp_path / "out", fractions="a"))
+        curves.finetune(config(start, *sets, tmp_path / "out", fractions="a"))
     with pytest.raises(UsageError, match=r"`fractions` 0\.1,2"):
-        efficiency.finetune(config(start, *sets, tmp_path / "out", fractions="0.1,2"))
+        curves.finetune(config(start, *sets, tmp_path / "out", fractions="0.1,2"))
     assert not (tmp_path / "out").exists()

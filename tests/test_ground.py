@@ -14,7 +14,8 @@ from torch import nn
 from catlip import cli
 from catlip.data.coco import read_instances
 from catlip.errors import UsageError
-from catlip.evaluation.grounding import GroundConfig, Pointed, area, inside, look, peak, place_vectors, pointing_game
+from catlip.evaluation.grounding import GroundConfig, ground
+from catlip.evaluation.relevance import Pointed, area, inside, peak, pointing_game, position_vectors
 from catlip.models.encoder import Encoder
 from catlip.models.weights import load
 from tests.conftest import jpeg, write_tar
@@ -29,7 +30,7 @@ def test_one_vector_a_place(name: str) -> None:
     encoder = Encoder.create(name, image_size=size).eval()
     x = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        found, pooled = place_vectors(encoder, x), encoder.pooled(x)
+        found, pooled = position_vectors(encoder, x), encoder.pooled(x)
     assert found.shape[0] == 2
     assert found.shape[1] == found.shape[2] > 1
     assert found.shape[3] == encoder.width
@@ -43,7 +44,7 @@ def test_the_map_is_the_class_activation_map(tmp_path: Path) -> None:
     encoder = load(tmp_path / "m")
     x, head = torch.randn(1, 3, 64, 64), encoder.backbone.get_classifier()
     with torch.no_grad():
-        maps = place_vectors(encoder, x) @ head.weight.T
+        maps = position_vectors(encoder, x) @ head.weight.T
         assert torch.allclose(maps.mean((1, 2)) + head.bias, encoder.logits(x), atol=1e-4)
 
 
@@ -98,11 +99,14 @@ def test_boxes_are_shares_and_crowds_are_left_out(scene: Path) -> None:
 
 def test_the_page(scene: Path) -> None:
     run, photos, boxes = str(scene / "run"), str(scene / "photos"), str(scene / "boxes.json")
-    html = cli.run(["ground", run, "--images", photos, "--boxes", boxes]).read_text()
+    result = cli.run(["ground", run, "--images", photos, "--boxes", boxes])
+    html = (scene / "run" / "grounding.html").read_text()
     assert html.count("data:image/jpeg") == 1
-    assert "The pointing game" in html
-    assert json.loads((scene / "run" / "results.jsonl").read_text())["rounds"] == 1
-    html = cli.run(["ground", run, "--images", photos, "--phrases", "lemons", "<i>apple</i>"]).read_text()
+    assert "pointing game" in html
+    assert json.loads((scene / "run" / "results.jsonl").read_text()) == result.to_json()
+    assert result.rounds == 1
+    cli.run(["ground", run, "--images", photos, "--phrases", "lemons", "<i>apple</i>"])
+    html = (scene / "run" / "grounding.html").read_text()
     assert html.count("data:image/jpeg") == 6
     assert "<i>apple" not in html
 
@@ -114,18 +118,18 @@ def test_boxes_are_of_the_picture_of_the_same_name(scene: Path, capsys: pytest.C
     (scene / "boxes.json").write_text(json.dumps(table))
     cfg = GroundConfig(run=str(scene / "run"), images="", boxes=str(scene / "boxes.json"), device="cpu")
     names = {"v2/1.jpg": jpeg(seed=2), "1.crop.jpg": jpeg(seed=3), "v1/1.jpg": jpeg(seed=1)}
-    result, seen = look(replace(cfg, images=str(write_tar(scene / "x.tar", names))))
-    assert result["rounds"] == 1
-    assert np.array_equal(seen[0].pixels, np.asarray(Image.open(io.BytesIO(names["v1/1.jpg"]))))
+    result = ground(config=replace(cfg, images=str(write_tar(scene / "x.tar", names))))
+    assert result.rounds == 1
+    assert np.array_equal(result.maps[0].pixels, np.asarray(Image.open(io.BytesIO(names["v1/1.jpg"]))))
     assert (
         "boxes.json: 2 boxes of 2 classes in 3 pictures (1 pictures without boxes, 1 crowds)" in capsys.readouterr().out
     )
     with pytest.raises(UsageError, match=r"`boxes` .*boxes\.json: '1' could be 'v1/1\.jpg' or 'v2/1\.jpg'"):
-        look(replace(cfg, images=str(write_tar(scene / "y.tar", {"1.jpg": jpeg()}))))
+        ground(config=replace(cfg, images=str(write_tar(scene / "y.tar", {"1.jpg": jpeg()}))))
     table["annotations"] = [{**table["annotations"][0], "iscrowd": 1}]
     (scene / "boxes.json").write_text(json.dumps(table))
     with pytest.raises(UsageError, match=r"holds no boxes: 0 boxes .* 1 crowds"):
-        look(replace(cfg, images=str(scene / "x.tar")))
+        ground(config=replace(cfg, images=str(scene / "x.tar")))
 
 
 @pytest.mark.parametrize(("extra", "says"), [

@@ -16,7 +16,7 @@ import catlip
 from catlip.data.images import read_image
 from catlip.data.open import open_dataset
 from catlip.evaluation.classification import evaluate
-from catlip.evaluation.features import embed_source, features
+from catlip.evaluation.features import caption_features, features
 from catlip.export.embed import embed
 from catlip.models.encoder import Encoder
 from tests.conftest import COLOURS, jpeg, write_tar
@@ -86,7 +86,7 @@ def test_all_verbs_show_the_same_picture(tmp_path: Path) -> None:
         wanted = encoder.pooled(encoder.normalize(pixels))
     close = {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(features(encoder, open_dataset(tar, target="classes"), device)[0], wanted, **close)
-    torch.testing.assert_close(embed_source(encoder, open_dataset(tar), device).pooled, wanted, **close)
+    torch.testing.assert_close(caption_features(encoder, open_dataset(tar), device).pooled, wanted, **close)
     table = pq.read_table(embed(tmp_path, tar, tmp_path / "emb.parquet", device="cpu").out)
     torch.testing.assert_close(torch.tensor(table["embedding"].to_pylist()), wanted, **close)
     assert (table.schema.metadata[b"crop_pct"], table.schema.metadata[b"crop_mode"]) == (b"0.7", b"squash")

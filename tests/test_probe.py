@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from catlip import cli
+from catlip import cli, page
 from catlip.data.images import Unreadable
 from catlip.data.subsets import share_of_each, shots_of_each, subset
 from catlip.errors import UsageError
-from catlip.evaluation import features as kept_module
-from catlip.evaluation.features import kept_features, open_labelled
+from catlip.evaluation import features as features_module
+from catlip.evaluation.features import cached_features, open_labelled
+from catlip.evaluation.learning_curve import curve_table, curves, drawn_curves
 from catlip.evaluation.linear_probe import accuracy, fit_logistic, likelihood, linear_probe
-from catlip.evaluation.probe import Amount, ProbeConfig, names_of, probe
+from catlip.evaluation.probe import CurvePoint, MultiLabelProbeResult, ProbeConfig, ProbeResult, probe, transfer_names
 from catlip.models.encoder import Encoder
-from catlip.report.efficiency import curves, write_page
 from catlip.tasks.finetune import FinetuneConfig, Look, finetune, open_sets
 from tests.conftest import COLOURS, jpeg, write_tar
 from tests.test_finetune import coco_of, many
@@ -140,12 +140,12 @@ def test_features_are_kept_and_a_damaged_file_is_made_again(
 ) -> None:
     torch.manual_seed(0)
     encoder, data, made = Encoder.create("test_resnet", image_size=32), open_labelled(sets[1]), []
-    real = kept_module.features
-    monkeypatch.setattr(kept_module, "features", lambda *args: made.append(1) or real(*args))
+    real = features_module.features
+    monkeypatch.setattr(features_module, "features", lambda *args: made.append(1) or real(*args))
     device = torch.device("cpu")
 
     def again(keep: bool = True) -> Tensor:
-        pooled, kept = kept_features(encoder, data, device, Unreadable(), keep=keep)
+        pooled, kept = cached_features(encoder, data, device, Unreadable(), cache=keep)
         assert kept.tolist() == list(range(len(data)))
         return pooled
 
@@ -154,7 +154,7 @@ def test_features_are_kept_and_a_damaged_file_is_made_again(
     assert len(made) == 1
     again(keep=False)
     assert len(made) == 2
-    (file,) = (kept_module.cache_folder() / "features").iterdir()
+    (file,) = (features_module.cache_folder() / "features").iterdir()
     for damage in (b"", b"nonsense", file.read_bytes()[:-100]):
         file.write_bytes(damage)
         assert torch.equal(first, again())
@@ -180,7 +180,7 @@ def test_a_cache_that_cannot_be_written_costs_a_line(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CATLIP_CACHE", str(tmp_path / "file"))
     encoder = Encoder.create("test_resnet", image_size=32)
-    kept_features(encoder, open_labelled(sets[1]), torch.device("cpu"), Unreadable())
+    cached_features(encoder, open_labelled(sets[1]), torch.device("cpu"), Unreadable())
     assert "the features are not kept" in capsys.readouterr().err
 
 
@@ -194,14 +194,14 @@ def test_probe_and_fine_tuning_take_the_same_part(
 
     def measured(
         cfg: ProbeConfig, data: tuple[Tensor, ...], told: str, part: Callable[..., Tensor], *_: object
-    ) -> Amount:
+    ) -> CurvePoint:
         seen[float(told.rstrip(" %")) / 100] = part(seed=3).tolist()
-        return Amount(
+        return CurvePoint(
             told=told, share=1.0, pictures=1, probes={"random": [50.0]}, knn=[50.0], penalties={"random": [1]}
         )
 
     monkeypatch.setattr("catlip.evaluation.probe.measure", measured)
-    probe(ProbeConfig(run=str(run), train=sets[0], test=sets[1], fractions="0.1,0.35", device="cpu"))
+    probe(str(run), *sets, fractions="0.1,0.35", device="cpu")
     for fraction, rows in seen.items():
         cfg = FinetuneConfig(
             run=str(run), train=sets[0], test=sets[1], out=str(tmp_path / "o"), fraction=fraction, seed=3
@@ -220,8 +220,8 @@ def test_pictures_that_cannot_be_read_are_counted_and_named(
         write_tar(tmp_path / f"{part}.tar", dict(sorted({**members, **classes}.items())))
     cfg = ProbeConfig(run=str(run), train=str(tmp_path / "train.tar"), test=str(tmp_path / "test.tar"), device="cpu")
     for why in ("damaged picture", "could not be read when the features were made"):
-        result = probe(cfg)
-        assert (result["train"], result["test"], result["unreadable"]) == (119, 100, {"train": 1, "test": 1})
+        result = probe(config=cfg)
+        assert (result.train, result.test, result.unreadable) == (119, 100, {"train": 1, "test": 1})
         said = capsys.readouterr().err
         assert f"`train`: 1 of 120 pictures cannot be read and are left out: 007: {why}" in said
         assert f"`test`: 1 of 101 pictures cannot be read and are left out: 007: {why}" in said
@@ -239,20 +239,22 @@ def test_one_process_probes_and_others_are_refused(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="works in one process, and 2 were started"):
-        probe(ProbeConfig(run=str(run), train=sets[0], test=sets[1], device="cpu"))
+        probe(str(run), *sets, device="cpu")
 
 
 def test_the_plain_call_is_what_it_was(run: Path, sets: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    result = probe(ProbeConfig(run=str(run), train=sets[0], test=sets[1], device="cpu"))
-    assert set(result) == {
+    result = probe(str(run), *sets, device="cpu")
+    assert isinstance(result, ProbeResult)
+    assert set(result.to_json()) == {
         "task", "linear_probe", "knn", "penalty", "classes", "train", "test", "image_size", "data", "encoder",
         "seconds",
     }  # fmt: skip
-    said = capsys.readouterr().out
+    assert capsys.readouterr().out == ""  # results are values; the command line prints them
+    said = str(result)
     assert "run: 4 classes, 40 to train on, 12 to test\n" in said
-    assert re.search(r"\n  linear probe  [\d.]+ %   \(penalty [\de.-]+\)\n  20 nearest    [\d.]+ %\n", said)
-    assert "chance        25.00 %" in said
-    assert json.loads((run / "results.jsonl").read_text().splitlines()[-1]) == result
+    assert re.search(r"\n  linear probe +[\d.]+ % +\(penalty [\de.-]+\)\n  20 nearest +[\d.]+ %\n", said)
+    assert re.search(r"chance +25\.00 %", said)
+    assert json.loads((run / "results.jsonl").read_text().splitlines()[-1]) == result.to_json()
 
 
 def test_transfer_and_random_on_the_same_parts(
@@ -263,24 +265,27 @@ def test_transfer_and_random_on_the_same_parts(
         "probe", str(run), "--train", sets[0], "--test", sets[1], "--init", "transfer", "--classes", names,
         "--fractions", "1,0.1,0.3", "--seeds", "2", "--out", str(out), "--device", "cpu",
     ])  # fmt: skip
-    assert [(a["told"], a["pictures"]) for a in result["curve"]] == [("10 %", 4), ("30 %", 12), ("100 %", 40)]
-    assert [len(a["transfer"]) for a in result["curve"]] == [2, 2, 1]
-    assert [len(a["random"]) for a in result["curve"]] == [2, 2, 1]
-    assert result["names"]["lemon"].startswith("exact: ")
+    assert json.loads((run / "results.jsonl").read_text().splitlines()[-1]) == result.to_json()
+    assert [(a.told, a.pictures) for a in result.curve] == [("10 %", 4), ("30 %", 12), ("100 %", 40)]
+    assert [len(a.probes["transfer"]) for a in result.curve] == [2, 2, 1]
+    assert [len(a.probes["random"]) for a in result.curve] == [2, 2, 1]
+    assert result.names["lemon"].startswith("exact: ")
     said = capsys.readouterr().out
     assert "10 %, 4 " in said
     assert "Transfer Init" in said
     html = out.read_text()
     assert html.count('<g id="series-') == 3
     assert "http" not in html
-    again = probe(ProbeConfig(run=str(run), train=sets[0], test=sets[1], shots="1,2", seeds=2, device="cpu"))
-    assert [(a["told"], a["pictures"]) for a in again["curve"]] == [("1 a class", 4), ("2 a class", 8)]
-    assert "transfer" not in again["curve"][0]
-    one = probe(ProbeConfig(run=str(run), train=sets[0], test=sets[1], fraction=0.1, seeds=2, device="cpu"))
-    assert one["curve"][0]["random"] == result["curve"][0]["random"]
+    again = probe(str(run), *sets, shots="1,2", seeds=2, device="cpu")
+    assert isinstance(again, ProbeResult)
+    assert [(a.told, a.pictures) for a in again.curve] == [("1 a class", 4), ("2 a class", 8)]
+    assert "transfer" not in again.curve[0].probes
+    one = probe(str(run), *sets, fraction=0.1, seeds=2, device="cpu")
+    assert isinstance(one, ProbeResult)
+    assert one.curve[0].probes["random"] == result.curve[0].probes["random"]
 
 
-def test_a_page_of_several_tasks_escapes_what_it_is_given(tmp_path: Path) -> None:
+def test_a_page_of_several_tasks_escapes_what_it_is_given() -> None:
     bad = "<script>alert(1)</script>"
     one = {"task": "probe", "encoder": bad, "image_size": 64, "classes": 4, "names": {bad: bad},
            "curve": [
@@ -289,22 +294,22 @@ def test_a_page_of_several_tasks_escapes_what_it_is_given(tmp_path: Path) -> Non
     found = curves([one, two])
     assert set(found) == {"probe, random start", "probe, Transfer Init", "finetune, random start"}
     assert found["probe, random start"][0].spread == pytest.approx(50**0.5)
-    write_page(tmp_path / "page.html", [one, two])
-    html = (tmp_path / "page.html").read_text()
+    html = page.page(bad, *drawn_curves([one, two]))
     assert "<script" not in html
-    assert "25.0 ± 7.1" in html
+    assert "25.00 ± 7.07" in html
+    assert "25.00 ± 7.07" in str(curve_table([one, two], "both"))
 
 
 def test_names_by_number_by_label_and_by_file(sets: tuple[str, str], names: str, tmp_path: Path) -> None:
     by_number = open_labelled(sets[0])
-    assert [n.name for n in names_of(by_number, ["0", "1", "2", "3"], names)] == list(COLOURS)
+    assert [n.name for n in transfer_names(by_number, ["0", "1", "2", "3"], names)] == list(COLOURS)
     folder = tmp_path / "folders"
     for colour, label in zip(((250, 220, 40), (200, 30, 30)), ("lemon", "apple"), strict=True):
         (folder / label).mkdir(parents=True)
         (folder / label / "1.jpg").write_bytes(jpeg(colour))
     with_names = open_labelled(str(folder))
-    assert [n.name for n in names_of(with_names, ["apple", "lemon"], None)] == ["apple", "lemon"]
-    assert [n.name for n in names_of(with_names, ["apple", "lemon"], names)] == ["apple", "lemon"]
+    assert [n.name for n in transfer_names(with_names, ["apple", "lemon"], None)] == ["apple", "lemon"]
+    assert [n.name for n in transfer_names(with_names, ["apple", "lemon"], names)] == ["apple", "lemon"]
 
 
 @pytest.mark.parametrize(("extra", "says"), [
@@ -336,7 +341,13 @@ def test_mistakes_end_with_one_line(
 def test_an_encoder_without_synsets_has_no_rows_to_give(sets: tuple[str, str], names: str, tmp_path: Path) -> None:
     Encoder.create("test_resnet", image_size=32).save(tmp_path / "bare" / "encoder")
     with pytest.raises(UsageError, match=r"it has none\. Take `init` random"):
-        probe(ProbeConfig(run=str(tmp_path / "bare"), train=sets[0], test=sets[1], init="transfer", classes=names))
+        probe(str(tmp_path / "bare"), *sets, init="transfer", classes=names)
+
+
+def measured(cfg: ProbeConfig) -> ProbeResult:
+    found = probe(config=cfg)
+    assert isinstance(found, ProbeResult)
+    return found
 
 
 def test_one_picture_to_test_and_one_of_each_class_to_learn(run: Path, tmp_path: Path) -> None:
@@ -345,11 +356,11 @@ def test_one_picture_to_test_and_one_of_each_class_to_learn(run: Path, tmp_path:
             (tmp_path / part / noun).mkdir(parents=True)
             (tmp_path / part / noun / "a.jpg").write_bytes(jpeg(colour))
     cfg = ProbeConfig(run=str(run), train=str(tmp_path / "train"), test=str(tmp_path / "test"))
-    assert probe(cfg)["linear_probe"] in (0, 100)
-    assert probe(replace(cfg, init="transfer"))["linear_probe"] in (0, 100)
+    assert measured(cfg).linear_probe in (0, 100)
+    assert measured(replace(cfg, init="transfer")).linear_probe in (0, 100)
     (tmp_path / "train" / "lake" / "a.jpg").unlink()
     with pytest.raises(UsageError, match="has a single class"):
-        probe(cfg)
+        probe(config=cfg)
 
 
 def test_few_pictures_choose_how_much_of_a_prior_to_believe() -> None:
@@ -377,18 +388,20 @@ def test_likelihood_by_hand() -> None:
 def test_several_labels_are_probed_by_machines(run: Path, tmp_path: Path, capsys) -> None:
     """Colours in patches: any features tell them apart. The class that no picture has is left out."""
     data = [coco_of(tmp_path / name, many(tmp_path / name, 60, seed)) for seed, name in enumerate(("train", "test"))]
-    found = probe(ProbeConfig(run=str(run), train=data[0], test=data[1], cache=False))
-    assert (found["classes"], found["left_out"]) == (2, 1)
-    assert found["mAP_voc07"] > 95
-    assert found["mAP"] > 95
-    assert "2 of 3 classes, 60 to train on, 60 to test" in capsys.readouterr().out
-    assert json.loads((run / "results.jsonl").read_text().splitlines()[-1])["mAP"] == found["mAP"]
+    found = probe(str(run), *data, cache=False)
+    assert isinstance(found, MultiLabelProbeResult)
+    assert (found.classes, found.left_out) == (2, 1)
+    assert found.mAP_voc07 > 95
+    assert found.mAP > 95
+    assert set(found.per_class) == {"red", "green"}
+    assert "2 of 3 classes, 60 to train on, 60 to test" in str(found)
+    assert json.loads((run / "results.jsonl").read_text().splitlines()[-1]) == found.to_json()
     with pytest.raises(UsageError, match=r"`shots` is for sets with one label a picture; .* have several"):
-        probe(ProbeConfig(run=str(run), train=data[0], test=data[1], shots="1,2"))
+        probe(str(run), *data, shots="1,2")
 
 
 def test_labels_that_cannot_be_told_apart_are_an_error(run: Path, tmp_path: Path) -> None:
     found = many(tmp_path / "train", 12, 0)
     all_red = coco_of(tmp_path / "train", {name: ["red"] for name in found})
     with pytest.raises(UsageError, match=r"`train` .* has no class that can be told apart"):
-        probe(ProbeConfig(run=str(run), train=all_red, test=all_red))
+        probe(str(run), all_red, all_red)

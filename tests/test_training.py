@@ -26,7 +26,8 @@ from catlip.data.images import read_image
 from catlip.errors import UsageError
 from catlip.evaluation.features import open_labelled
 from catlip.evaluation.knn import knn
-from catlip.evaluation.probe import ProbeConfig, fit_logistic, linear_probe, probe
+from catlip.evaluation.linear_probe import fit_logistic, linear_probe
+from catlip.evaluation.probe import ProbeResult, probe
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
 from catlip.objectives import linear
@@ -180,9 +181,10 @@ def test_the_whole_way_learns(flow, coloured_shards, tmp_path: Path) -> None:
     vocabulary = Vocabulary.load(vocab)
     assert encoder.labels == vocabulary.synsets
     test = coloured_shards(40, 1, "test", cls=True)
-    result = probe(ProbeConfig(run=str(out), train=coloured_shards(80, 1, "probe", cls=True), test=test, device="cpu"))
-    assert result["linear_probe"] > 90
-    assert json.loads((out / "results.jsonl").read_text())["linear_probe"] == result["linear_probe"]
+    result = probe(str(out), coloured_shards(80, 1, "probe", cls=True), test, device="cpu")
+    assert isinstance(result, ProbeResult)
+    assert result.linear_probe > 90
+    assert json.loads((out / "results.jsonl").read_text()) == result.to_json()
     # The classifier itself names the nouns of unseen pictures: the four colours are four labels.
     pictures = open_labelled(test)
     nouns = ["apple", "lake", "lawn", "lemon"]

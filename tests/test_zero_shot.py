@@ -12,7 +12,7 @@ from catlip import cli
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Matcher, alike, read_names
 from catlip.evaluation.classification import accuracies, combine, ranks
-from catlip.evaluation.zero_shot import ZeroShotConfig, read_templates, zero_shot
+from catlip.evaluation.zero_shot import read_templates, zero_shot
 from catlip.labels.labeler import Labeler
 from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual import DualEncoder
@@ -131,14 +131,19 @@ def test_both_routes_numbers_or_names(
     data = coloured_shards(24, 1, "test", cls=True)
     (tmp_path / "names.txt").write_text("\n".join(COLOURS) + "\n")
     give_text(run)
-    result = zero_shot(ZeroShotConfig(run=str(run), data=data, classes=str(tmp_path / "names.txt")))
-    assert {"head", "text"} <= set(result)
-    assert result["matched"] == {"exact": 4}
-    assert "exact: " in capsys.readouterr().out
-    assert json.loads((run / "results.jsonl").read_text())["task"] == "zeroshot"
-    only = zero_shot(ZeroShotConfig(run=str(run), data=data, classes=str(tmp_path / "names.txt"), route="head"))
-    assert only["head"] == result["head"]
-    assert "text" not in only
+    result = zero_shot(str(run), data, classes=str(tmp_path / "names.txt"))
+    assert result.matched == {"exact": 4}
+    assert "exact: " in str(result)
+    assert capsys.readouterr().out == ""
+    saved = json.loads((run / "results.jsonl").read_text())
+    assert saved == result.to_json()
+    assert saved["task"] == "zeroshot"
+    assert {"head", "text", "alike"} <= set(saved)
+    for route in ("head", "text"):
+        assert sum(result.per_class[route].values()) / 4 == pytest.approx(saved[route]["mean_per_class"], abs=0.01)
+    only = zero_shot(str(run), data, classes=list(COLOURS), route="head")  # names in a list, too
+    assert only.head == result.head
+    assert "text" not in only.to_json()
 
 
 def test_labels_that_are_names_need_no_file(run: Path, tmp_path: Path) -> None:
@@ -148,10 +153,10 @@ def test_labels_that_are_names_need_no_file(run: Path, tmp_path: Path) -> None:
         (tmp_path / "set" / noun).mkdir(parents=True)
         for i in range(3):
             (tmp_path / "set" / noun / f"{i}.jpg").write_bytes(jpeg(colour, seed=i))
-    assert zero_shot(ZeroShotConfig(run=str(run), data=str(tmp_path / "set")))["classes"] == 4
+    assert zero_shot(str(run), str(tmp_path / "set")).classes == 4
     (tmp_path / "names.txt").write_text("apple\nlake\nlawn\nmelon\n")
     with pytest.raises(UsageError, match=r"1 labels .* 'lemon', did you mean 'melon'"):
-        zero_shot(ZeroShotConfig(run=str(run), data=str(tmp_path / "set"), classes=str(tmp_path / "names.txt")))
+        zero_shot(str(run), str(tmp_path / "set"), classes=str(tmp_path / "names.txt"))
 
 
 @pytest.mark.parametrize(("names", "extra", "says"), [
@@ -176,12 +181,11 @@ def test_numbers_without_names_and_a_run_with_neither(
     run: Path, coloured_shards: Callable[..., str], tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="labels are numbers; `classes`"):
-        zero_shot(ZeroShotConfig(run=str(run), data=coloured_shards(8, 1, "test", cls=True)))
+        zero_shot(str(run), coloured_shards(8, 1, "test", cls=True))
     Encoder.create("test_resnet", image_size=32).save(tmp_path / "bare" / "encoder")
     (tmp_path / "names.txt").write_text("apple\nlake\nlawn\nlemon\n")
     with pytest.raises(UsageError, match=r"neither a classifier .*catlip align"):
-        zero_shot(ZeroShotConfig(run=str(tmp_path / "bare"), data=coloured_shards(8, 1, "test", cls=True),
-                           classes=str(tmp_path / "names.txt")))  # fmt: skip
+        zero_shot(str(tmp_path / "bare"), coloured_shards(8, 1, "test", cls=True), classes=str(tmp_path / "names.txt"))
 
 
 def test_templates(tmp_path: Path) -> None:

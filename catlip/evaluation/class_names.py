@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from catlip.errors import UsageError, near
+from catlip.evaluation.features import folder_of
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
 from catlip.labels.wordnet import Lexicon
@@ -110,10 +112,11 @@ def plain(name: str) -> str:
     return " ".join(name.replace("_", " ").lower().split())
 
 
-def run_labeler(run: str | Path) -> Labeler:
-    """The labeler that a run's labels were made with, or the default one for a folder without vocabulary."""
-    file = Path(run) / "vocab.tsv"
-    if not file.is_file():
+def run_labeler(run: Any) -> Labeler:
+    """The labeler that a run's labels were made with, or the default one for an encoder without a vocabulary."""
+    folder = folder_of(run)
+    file = folder / "vocab.tsv" if folder is not None else None
+    if file is None or not file.is_file():
         return Labeler()
     vocabulary = Vocabulary.load(file)  # of another version of WordNet too: reading a name hardly changes with it
     there = vocabulary.terms and Path(vocabulary.terms).is_file()

@@ -1,10 +1,11 @@
-"""Measures from class scores, of one class a picture, and class scores from a classifier's rows.
+"""Accuracy from class scores, of one class an image; and what a classifier measures on a labelled set.
 
 Ties count against the classifier.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,15 +14,74 @@ from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable
 from catlip.evaluation.features import decoded, positives
 from catlip.evaluation.multilabel import Counted, exact_metrics
+from catlip.evaluation.result import NOT_SAVED, Result, Table, percent
 
 EXACT = 2**27  # scores of a multi-label set that are kept to be sorted
 NEVER = 10**9  # rank of what cannot be right, beyond every K
+# What the measures are called, for people.
+MEASURES = {
+    "top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "mAP": "mean average precision",
+    "mAP_voc07": "by VOC07's eleven points", "mAP_micro": "of all classes as one", "F1_micro": "F1 over all decisions",
+    "F1_macro": "F1 a class",
+}  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class ClassificationResult(Result):
+    """What a fine-tuned classifier measures on its test set."""
+
+    task: ClassVar[str] = "finetune"
+    heading: ClassVar[str] = "Fine-tuned classifier"
+
+    # One class an image:
+    top1: float | None = None
+    top5: float | None = None  # of more than five classes
+    mean_per_class: float | None = None  # mean over classes of their own top-1
+    # Several (see `exact_metrics`), and how far a counted value can be off (see `Counted`):
+    mAP: float | None = None
+    mAP_voc07: float | None = None
+    mAP_micro: float | None = None
+    F1_macro: float | None = None
+    F1_micro: float | None = None
+    mAP_error: float | None = None
+    mAP_voc07_error: float | None = None
+    mAP_micro_error: float | None = None
+    classes: int
+    train: int  # images
+    test: int
+    fraction: float  # of the training images of every class
+    head: str  # how the classifier began: random, or transfer
+    wise: float  # WiSE-FT's alpha: 0 the weights of the start, 1 the fine-tuned ones
+    image_size: int
+    data: list[str]  # training set, test set
+    backbone: str
+    names: dict[str, str] = field(default_factory=dict)  # class -> the rows that it started from
+    baseline: float | None = field(default=None, metadata=NOT_SAVED)  # top-1 of naming the commonest class always
+
+    @property
+    def accuracy(self) -> float:
+        """The one number to compare runs by: top-1, of several labels an image mAP."""
+        found = self.top1 if self.mAP is None else self.mAP
+        assert found is not None
+        return found
+
+    def tables(self) -> list[Table]:
+        rows = []
+        for name, told in MEASURES.items():
+            if (value := getattr(self, name)) is not None:
+                off = getattr(self, f"{name}_error", None)
+                rows.append([told, percent(value), *([f"at most {off:.2f} off"] if off else [])])
+        if self.baseline is not None:
+            rows.append(["the commonest class of `train`", percent(self.baseline)])
+        title = f"{self.encoder}: {self.classes} classes, {self.train:,} to learn, {self.test:,} to test"
+        started = [Table("What each class started from", list(self.names.items()))] if self.names else []
+        return [Table(title, rows), *started]
 
 
 def combine(logits: Tensor, rows: Sequence[Sequence[int]], calibrate: bool) -> Tensor:
     """Scores of classes that stand for several rows each: logits [N, V] -> [N, len(rows)]; -inf without rows.
 
-    calibrate: every row's scores are standardised over the N pictures, averaged within a class, and standardised
+    calibrate: every row's scores are standardised over the N images, averaged within a class, and standardised
     again, so that a class with a rare label, or with many labels, starts from the same line as the others.
     """
     found = []
@@ -60,14 +120,21 @@ def accuracies(rank: Tensor, wanted: Tensor) -> dict[str, float]:
     }
 
 
+def per_class(rank: Tensor, wanted: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """{class: its own top-1 in percent}, of the classes that occur."""
+    hit = rank.eq(0).double()
+    return {names[c]: round(100 * hit[wanted == c].mean().item(), 2) for c in wanted.unique().tolist()}
+
+
 @torch.no_grad()
 def evaluate(
     objective: Any, data: Dataset, device: torch.device, unreadable: Unreadable | None = None
 ) -> dict[str, float]:
-    """In percent: top-1, top-5 and mean per class; of multi-label sets mAP and F1. objective: a `ClassObjective`.
+    """In percent: "top1", "top5", "mean_per_class"; of multi-label sets mAP and F1. objective: a `ClassObjective`, an
+    encoder with a head.
 
     Where all scores together would take over half a gigabyte, average precision is counted (see `Counted`), and its
-    error stated. Pictures that cannot be read: as in `features`.
+    error stated. Images that cannot be read: as in `features`.
     """
     objective.eval()
     scores, kept, left_out = [], [], Unreadable() if unreadable is None else unreadable

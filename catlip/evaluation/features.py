@@ -1,8 +1,13 @@
-"""Labelled pictures as an encoder sees them, in the classes of a training set."""
+"""A dataset and an encoder -> one feature vector an image, by one preprocessing: the encoder's own, `Encoder.pixels`.
+
+Features for probes are cached: the same weights and images give the same vectors. They lie in $CATLIP_CACHE/features
+(else ~/.cache/catlip/features), one safetensors file each, and may be deleted at any time. A file's name is a hash of
+all that decides its content: weights, input space, image size, the images themselves.
+"""
 
 import contextlib
+import copy
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,21 +22,49 @@ from torch import Tensor
 
 from catlip import machine
 from catlip.data.cache import cache_folder
-from catlip.data.dataset import Dataset
-from catlip.data.image_lookup import Names
+from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import Unreadable, UnreadableImageError, image_content, read_image
 from catlip.data.open import open_dataset
 from catlip.data.subsets import with_classes
 from catlip.errors import UsageError
 from catlip.models.encoder import Encoder
+from catlip.models.weights import load, origin
 from catlip.notices import warn
 
+FORMAT = 2  # part of every name in the cache: raise it when images are decoded or cropped in another way
 
-def open_labelled(data: str) -> Dataset:
-    """A set with one class a picture, in any form that `open_labelled_source` reads. Raises UsageError."""
+
+def open_encoder(run: Any, image_size: int | None = None) -> Encoder:
+    """The encoder of whatever `catlip.load` takes, for images of this size; default: its own. Raises UsageError."""
+    encoder = load(run)
+    if image_size and image_size != encoder.image_size:
+        encoder = copy.deepcopy(encoder) if encoder is run else encoder  # the caller's stays as it is
+        encoder.resize(image_size)
+    return encoder
+
+
+def folder_of(run: Any) -> Path | None:
+    """The run or model folder that an encoder is from, if there is one: its vocabulary and its results lie there."""
+    name = origin(run)
+    return Path(name) if name and Path(name).is_dir() else None
+
+
+def name_of(run: Any) -> str:
+    """What a result calls the encoder: where it is from, or its architecture."""
+    return origin(run) or run.architecture
+
+
+def data_name(given: Any, dataset: Dataset) -> str:
+    """What a result calls the data."""
+    return given if isinstance(given, str) else dataset.name
+
+
+def open_labelled(data: Any, field: str = "") -> Dataset:
+    """A dataset with one class an image, of whatever `open_dataset` takes. Raises UsageError."""
     found = open_dataset(data, target="classes")
     if found.multi:
-        raise UsageError(f"{data!r}: its pictures have several labels, and one each is needed here")
+        where = f"`{field}` {found.name}" if field else repr(found.name)
+        raise UsageError(f"{where}: its pictures have several labels, and one each is needed here")
     return found
 
 
@@ -43,178 +76,134 @@ def class_indices(train: Dataset, test: Dataset) -> tuple[list[str], Tensor, Ten
     return train.classes, torch.from_numpy(train.labels), torch.from_numpy(y_test)
 
 
-@torch.no_grad()
-def features(
-    encoder: Encoder, data: Dataset, device: torch.device, unreadable: Unreadable | None = None
-) -> tuple[Tensor, Tensor]:
-    """(float [N, D] pooled features, int64 [N] which pictures they belong to).
-
-    Pictures that cannot be read are left out and added to `unreadable`. Raises UsageError if these are more than 1 %.
-    """
-    encoder.to(device).eval()
-    rows, kept, left_out = [], [], Unreadable() if unreadable is None else unreadable
-    for numbers, _, pixels in decoded(data, range(len(data)), encoder.pixels, left_out):
-        rows.append(encoder.pooled(encoder.normalize(pixels.to(device))).float().cpu())
-        kept += numbers
-    return torch.cat(rows), torch.tensor(kept)
-
-
 def positives(data: Dataset, numbers: Sequence[int]) -> Tensor:
-    """bool [len(numbers), classes]: which classes these pictures have."""
+    """bool [len(numbers), classes]: which classes these images have."""
     found = torch.zeros(len(numbers), len(data.classes), dtype=torch.bool)
     for row, number in enumerate(numbers):
         found[row, torch.from_numpy(data.labels[data.offsets[number] : data.offsets[number + 1]])] = True
     return found
 
 
-# Pictures as an encoder sees them, decoded by several threads, some at a time.
-
-
 def decoded(
-    source: Dataset,
+    dataset: Dataset,
     numbers: Sequence[int],
     pixels: Callable[[Any], Tensor],
     unreadable: Unreadable,
     *,
     batch_size: int = 256,
-) -> Iterator[tuple[list[int], list[Any], Tensor]]:
-    """(numbers, records, uint8 [b, 3, H, W]) of those samples that can be read, in order.
+) -> Iterator[tuple[list[int], list[Sample], Tensor]]:
+    """(numbers, samples, uint8 [b, 3, H, W]) of those samples whose images can be read, in order, by several threads.
 
-    pixels: picture -> uint8 [3, H, W], mostly `Encoder.pixels`. The others are added to `unreadable`. Raises UsageError
-    at the end if these are more than 1 %.
+    pixels: PIL image -> uint8 [3, H, W], mostly `Encoder.pixels`. The others are added to `unreadable`. Raises
+    UsageError at the end if these are more than 1 %.
     """
 
-    def decode(number: int) -> tuple[int, Any, Tensor] | None:
-        record = source[number]
+    def decode(number: int) -> tuple[int, Sample, Tensor] | None:
+        sample = dataset[number]
         try:
-            return number, record, pixels(read_image(record.image))
+            return number, sample, pixels(read_image(sample.image))
         except UnreadableImageError as error:
-            unreadable.add(record.key, str(error))
+            unreadable.add(sample.key, str(error))
             return None
 
     with ThreadPoolExecutor(machine.cores()) as pool:
         for start in range(0, len(numbers), batch_size):
             good = [one for one in pool.map(decode, numbers[start : start + batch_size]) if one is not None]
             if good:
-                some, records, images = zip(*good, strict=True)
-                yield list(some), list(records), torch.stack(images)
+                some, samples, images = zip(*good, strict=True)
+                yield list(some), list(samples), torch.stack(images)
     unreadable.check(len(numbers))
 
 
-# Captioned pictures as frozen vectors: each picture goes through the encoder once, and only vectors stay in memory.
+@torch.no_grad()
+def features(
+    encoder: Encoder,
+    dataset: Dataset,
+    device: torch.device,
+    unreadable: Unreadable | None = None,
+    *,
+    batch_size: int = 256,
+    met: Callable[[list[int], list[Sample]], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(float32 [N, D], what `Encoder.pooled` returns; int64 [N], the samples that they belong to, ascending).
+
+    met: told the numbers and samples of each batch. Images that cannot be read are left out and added to `unreadable`.
+    Raises UsageError if these are more than 1 %, or there is no image.
+    """
+    encoder.to(device).eval()
+    unreadable = Unreadable() if unreadable is None else unreadable
+    rows, kept = [], []
+    for numbers, samples, pixels in decoded(
+        dataset, range(len(dataset)), encoder.pixels, unreadable, batch_size=batch_size
+    ):
+        rows.append(encoder.pooled(encoder.normalize(pixels.to(device))).float().cpu())
+        kept += numbers
+        if met is not None:
+            met(numbers, samples)
+    if not rows:
+        raise UsageError(f"{dataset.name} holds no pictures")
+    return torch.cat(rows), torch.tensor(kept)
 
 
 @dataclass(slots=True)
-class Captioned:
-    """N pictures as vectors, and their captions."""
+class CaptionFeatures:
+    """N images as vectors, and their captions."""
 
     keys: list[str]
     captions: list[list[str]]
-    pooled: Tensor  # float32 [N, D], what Encoder.pooled returns
+    pooled: Tensor  # float32 [N, D]
     unreadable: Unreadable
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def owners(self) -> Tensor:
-        """int64 [all captions]: the picture of each caption, ascending."""
+        """int64 [all captions]: the image of each caption, ascending."""
         lengths = torch.tensor([len(captions) for captions in self.captions], dtype=torch.int64)
         return torch.repeat_interleave(torch.arange(len(self)), lengths)
 
 
-@torch.no_grad()
-def embed_source(
+def caption_features(
     encoder: Encoder,
-    source: Dataset,
+    dataset: Dataset,
     device: torch.device,
     captions: list[list[str]] | None = None,
-    batch_size: int = 128,
     said: Callable[[int], None] | None = None,
-) -> Captioned:
-    """captions: instead of the source's own, a list a sample. said: told how many pictures are done, now and then.
+) -> CaptionFeatures:
+    """`features` with keys and captions. captions: instead of the dataset's own, a list a sample. said: told how many
+    images are done, now and then."""
+    keys: list[str] = []
+    texts: list[list[str]] = []
+    unreadable = Unreadable()
 
-    Unreadable pictures are left out with their captions. Raises UsageError if they are more than 1 %.
-    """
-    encoder.to(device).eval()
-    unreadable, keys, texts, rows = Unreadable(), [], [], []
-    everything = range(len(source))
-    for numbers, records, pixels in decoded(source, everything, encoder.pixels, unreadable, batch_size=batch_size):
-        rows.append(encoder.pooled(encoder.normalize(pixels.to(device))).float().cpu())
-        keys += [record.key for record in records]
-        texts += [captions[n] if captions else r.captions for n, r in zip(numbers, records, strict=True)]
+    def met(numbers: list[int], samples: list[Sample]) -> None:
+        keys.extend(sample.key for sample in samples)
+        texts.extend(captions[n] if captions else s.captions for n, s in zip(numbers, samples, strict=True))
         if said is not None:
             said(len(keys))
-    if not rows:
-        raise UsageError(f"{source.name} holds no pictures")
-    return Captioned(keys, texts, torch.cat(rows), unreadable)
+
+    pooled, _ = features(encoder, dataset, device, unreadable, batch_size=128, met=met)
+    return CaptionFeatures(keys, texts, pooled, unreadable)
 
 
-def read_captions(path: str | Path, keys: list[str]) -> list[list[str]]:
-    """Captions from a file of their own, a list a picture.
-
-    Either a text file, one caption a line, as many a picture for all and in the pictures' order; or JSON, {key or file
-    name: [captions]}. keys: of the pictures. Raises UsageError if their numbers or names do not fit.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"`captions`: no such file: {path}")
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".json":
-        return _from_json(path, text, keys)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines or len(lines) % len(keys):
-        raise UsageError(
-            f"`captions` {path} has {len(lines):,} captions for {len(keys):,} pictures; it needs as many lines as "
-            "pictures, or 2, 3 ... times as many, those of one picture one below the other"
-        )
-    each = len(lines) // len(keys)
-    return [lines[start : start + each] for start in range(0, len(lines), each)]
-
-
-def _from_json(path: Path, text: str, keys: list[str]) -> list[list[str]]:
-    try:
-        table = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"`captions` {path} is no JSON: {error}") from None
-    good = isinstance(table, dict) and all(
-        isinstance(some, list) and all(isinstance(caption, str) for caption in some) for some in table.values()
-    )
-    if not good:
-        raise UsageError(f"`captions` {path}: expected {{key: [captions]}}")
-    numbers = Names(table, f"`captions` {path}").find_all(keys)
-    missing = [key for key, number in zip(keys, numbers, strict=True) if number is None]
-    if missing:
-        raise UsageError(
-            f"`captions` {path} has captions of {len(table):,} pictures; {len(missing):,} of the {len(keys):,} "
-            f"pictures are not among them, e.g. {missing[0]}"
-        )
-    captions = list(table.values())
-    return [captions[number] for number in numbers if number is not None]
-
-
-# Frozen features, kept: the same encoder, pictures and picture size give the same vectors, so they are made once.
-
-FORMAT = 2  # part of every name: raise it when pictures are decoded or cropped in another way
-
-
-def kept_features(
-    encoder: Encoder, data: Dataset, device: torch.device, unreadable: Unreadable, *, keep: bool = True
+def cached_features(
+    encoder: Encoder, dataset: Dataset, device: torch.device, unreadable: Unreadable, *, cache: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """What `labelled.features` returns, from its file if there is a sound one. keep: False neither reads nor writes."""
-    if not keep:
-        return features(encoder, data, device, unreadable)
-    path = cache_folder() / "features" / f"{_name(encoder, data, device)}.safetensors"
-    if (found := _read(path, encoder.width, len(data))) is not None:
-        for number in sorted(set(range(len(data))) - set(found[1].tolist())):
-            unreadable.add(data[number].key, "could not be read when the features were made")
-        unreadable.check(len(data))
+    """What `features` returns, from the cache if it is there. cache: False neither reads nor writes."""
+    if not cache:
+        return features(encoder, dataset, device, unreadable)
+    path = cache_folder() / "features" / f"{_cache_key(encoder, dataset, device)}.safetensors"
+    if (found := _read(path, encoder.width, len(dataset))) is not None:
+        for number in sorted(set(range(len(dataset))) - set(found[1].tolist())):
+            unreadable.add(dataset[number].key, "could not be read when the features were made")
+        unreadable.check(len(dataset))
         return found
-    pooled, kept = features(encoder, data, device, unreadable)
+    pooled, kept = features(encoder, dataset, device, unreadable)
     _write(path, {"pooled": pooled.contiguous(), "kept": kept})
     return pooled, kept
 
 
-def _name(encoder: Encoder, data: Dataset, device: torch.device) -> str:
+def _cache_key(encoder: Encoder, dataset: Dataset, device: torch.device) -> str:
     """Of the weights without the classifier, which pooled features do not pass."""
     # Devices round differently: what one of them measured is not mixed with what another did.
     found = hashlib.sha256(repr([FORMAT, encoder.architecture, sorted(encoder.view.items()), device.type]).encode())
@@ -223,15 +212,15 @@ def _name(encoder: Encoder, data: Dataset, device: torch.device) -> str:
         if not (isinstance(classifier, str) and name.startswith(f"{classifier}.")):
             found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    for number in range(len(data)):
-        picture = image_content(data[number].image)
-        found.update(len(picture).to_bytes(8, "big"))
-        found.update(picture)
+    for number in range(len(dataset)):
+        image = image_content(dataset[number].image)
+        found.update(len(image).toimage_content(8, "big"))
+        found.update(image)
     return found.hexdigest()[:40]
 
 
-def _read(path: Path, width: int, pictures: int) -> tuple[Tensor, Tensor] | None:
-    """None for a file that is not there, damaged, or not of these pictures."""
+def _read(path: Path, width: int, images: int) -> tuple[Tensor, Tensor] | None:
+    """None for a file that is not there, damaged, or not of these images."""
     try:
         with safe_open(path, framework="pt") as file:
             pooled, kept = file.get_tensor("pooled"), file.get_tensor("kept")
@@ -241,10 +230,10 @@ def _read(path: Path, width: int, pictures: int) -> tuple[Tensor, Tensor] | None
         pooled.shape == (len(kept), width)
         and pooled.dtype == torch.float32
         and kept.dtype == torch.int64
-        and 0 < len(kept) <= pictures
+        and 0 < len(kept) <= images
         and bool((kept[1:] > kept[:-1]).all())
         and int(kept[0]) >= 0
-        and int(kept[-1]) < pictures
+        and int(kept[-1]) < images
     )
     return (pooled, kept) if sound else None
 

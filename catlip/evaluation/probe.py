@@ -1,39 +1,40 @@
-"""How good are frozen features? A linear probe and a nearest-neighbour vote, with all labels or with few of them."""
+"""How good are frozen features? A linear probe and kNN evaluation, with all labels or with few of them.
+
+Where an image has several labels, VOC07's protocol: a linear SVM a class.
+"""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
-from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from catlip import page
+from catlip.config import configure
 from catlip.data.class_labels import say_troubles
 from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, left_out
 from catlip.data.open import open_dataset
 from catlip.data.subsets import share_of_each, shots_of_each, with_classes
 from catlip.errors import UsageError
-from catlip.evaluation.class_names import ClassName, read_names, rows_of
-from catlip.evaluation.features import class_indices, kept_features, positives
+from catlip.evaluation.class_names import ClassName, rows_of
+from catlip.evaluation.features import cached_features, class_indices, data_name, name_of, open_encoder, positives
 from catlip.evaluation.knn import knn
-from catlip.evaluation.linear_probe import fit_logistic as fit_logistic
-from catlip.evaluation.linear_probe import linear_probe as linear_probe
-from catlip.evaluation.linear_probe import voc07_svm
-from catlip.evaluation.multilabel import exact_metrics
+from catlip.evaluation.learning_curve import drawn_curves
+from catlip.evaluation.linear_probe import linear_probe, voc07_svm
+from catlip.evaluation.multilabel import average_precision, exact_metrics
+from catlip.evaluation.result import NOT_SAVED, Result, Table, percent
 from catlip.evaluation.transfer_init import ALPHA, TransferRows, head_of, match_rows, scale_rows, told
-from catlip.evaluation.zero_shot import own_names
+from catlip.evaluation.zero_shot import given_names
 from catlip.models.encoder import Encoder
-from catlip.models.weights import load
-from catlip.notices import say
 from catlip.training.distributed import one_device
-from catlip.training.log import append_json, table
 
-FEW = 1000  # pictures; below, a fifth of them is too few to choose the penalty by
+FEW = 1000  # images; below, a fifth of them is too few to choose the penalty by
 FOLDS = 5
 
 
@@ -41,7 +42,7 @@ FOLDS = 5
 class ProbeConfig:
     """Settings of `catlip probe`."""
 
-    run: str | None = None  # run folder
+    run: str | None = None  # run folder; from Python also an Encoder or a Run
     encoder: str | None = None  # instead of a run: a model folder, or timm:NAME
     untrained: bool = False  # with --encoder timm:NAME: random weights, for a baseline
     image_size: int | None = None  # pixels; default: the encoder's own
@@ -61,16 +62,16 @@ class ProbeConfig:
     device: str = "auto"
 
 
-@dataclass(kw_only=True, slots=True)
-class Amount:
-    """Accuracies, in percent, with some of the training set; a number per random part of it."""
+@dataclass(kw_only=True)
+class CurvePoint:
+    """Accuracies in percent after learning from some of the training set: one a random part of it."""
 
     told: str  # "1 %", "4 a class"
     share: float  # of the training set
     pictures: int
-    probes: dict[str, list[float]] = field(default_factory=dict)  # init -> accuracies of the linear probe
+    probes: dict[str, list[float]] = field(default_factory=dict)  # how the classifier began -> of the linear probe
     knn: list[float] = field(default_factory=list)
-    penalties: dict[str, list[float]] = field(default_factory=dict)
+    penalties: dict[str, list[float]] = field(default_factory=dict)  # chosen for each
 
     @property
     def gain(self) -> list[float]:
@@ -78,65 +79,252 @@ class Amount:
         pairs = zip(self.probes.get("transfer", []), self.probes["random"], strict=False)
         return [transfer - random for transfer, random in pairs]
 
+    def to_json(self) -> dict[str, Any]:
+        lists = {
+            name: [round(value, 2) for value in found] for name, found in (*self.probes.items(), ("knn", self.knn))
+        }
+        return {"told": self.told, "share": self.share, "pictures": self.pictures, **lists}
 
-def probe(cfg: ProbeConfig) -> dict[str, Any]:
-    """Accuracy of a linear probe and of a kNN vote, in percent; one line is added to the run's results.jsonl.
 
-    Raises UsageError for a mistake in the settings, before pictures are embedded wherever it can be told by then.
+@dataclass(kw_only=True)
+class ProbeResult(Result):
+    """Accuracy in percent of a linear probe and of kNN evaluation, of the largest part that was learned from."""
+
+    task: ClassVar[str] = "probe"
+    heading: ClassVar[str] = "How good are the features?"
+
+    linear_probe: float
+    knn: float
+    penalty: float  # of the probe, chosen on the training set
+    classes: int
+    train: int  # images
+    test: int
+    image_size: int
+    data: list[str]  # training set, test set
+    curve: list[CurvePoint] = field(default_factory=list)  # where only parts of the training set were learned from
+    init: str = "random"  # or transfer: the penalty pulls towards rows of the encoder's own classifier
+    alpha: float | None = None  # of Transfer Init
+    names: dict[str, str] = field(default_factory=dict)  # class -> its rows, of Transfer Init
+    neighbours: int = field(default=20, metadata=NOT_SAVED)
+
+    @property
+    def page_name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "efficiency.html" if len(self.curve) > 1 else ""
+
+    def to_json(self) -> dict[str, Any]:
+        return super().to_json() | ({"curve": [point.to_json() for point in self.curve]} if self.curve else {})
+
+    def tables(self) -> list[Table]:
+        chance = ["chance", percent(100 / self.classes)]
+        nearest = f"{self.neighbours} nearest"
+        title = f"{self.encoder}: {self.classes} classes, {{}} to train on, {self.test:,} to test"
+        if not self.curve:
+            rows = [["linear probe", percent(self.linear_probe), f"(penalty {self.penalty:g})"]]
+            return [Table(title.format(f"{self.train:,}"), [*rows, [nearest, percent(self.knn)], chance])]
+        rows, several = [], max(len(point.knn) for point in self.curve)
+        for point in self.curve:
+            cells = [spread(point.probes["random"])]
+            if "transfer" in point.probes:
+                cells += [spread(point.probes["transfer"]), spread(point.gain, sign=True)]
+            rows.append([f"{point.told}, {point.pictures:,}", *cells, spread(point.knn)])
+        transfer = ["Transfer Init", "gain"] if self.init == "transfer" else []
+        header = ["labels", "linear probe", *transfer, nearest]
+        times = f"{several} random parts" if several > 1 else "all"
+        found = [Table(title.format(times), [*rows, chance], header)]
+        return [*found, Table("class -> rows of its classifier", list(self.names.items()))] if self.names else found
+
+    def drawings(self) -> list[page.Html]:
+        return drawn_curves([self.to_json()]) if len(self.curve) > 1 else []
+
+
+@dataclass(kw_only=True)
+class MultiLabelProbeResult(Result):
+    """Measures in percent (see `exact_metrics`) of a linear SVM a class."""
+
+    task: ClassVar[str] = "probe_labels"
+    heading: ClassVar[str] = "How good are the features?"
+
+    mAP: float
+    mAP_voc07: float
+    mAP_micro: float
+    F1_macro: float
+    F1_micro: float
+    classes: int
+    left_out: int  # classes that no training image has, or all of them: they cannot be learned
+    costs: list[float]  # chosen for each class
+    train: int  # images
+    test: int
+    image_size: int
+    data: list[str]
+    chance: float = field(default=0.0, metadata=NOT_SAVED)  # share of the classes that an image has
+    per_class: dict[str, float] = field(default_factory=dict, metadata=NOT_SAVED)  # class -> average precision
+
+    def tables(self) -> list[Table]:
+        rows = {
+            "mean average precision, VOC07's eleven points": self.mAP_voc07,
+            "mean average precision": self.mAP,
+            "F1 over all decisions": self.F1_micro,
+            "a picture's labels, as often as they occur": self.chance,
+        }
+        title = (
+            f"{self.encoder}: {self.classes} of {self.classes + self.left_out} classes, {self.train:,} to train on, "
+            f"{self.test:,} to test"
+        )
+        best = sorted(self.per_class.items(), key=lambda item: -item[1])
+        each = Table("Average precision of each class", [[name, percent(value)] for name, value in best])
+        return [Table(title, [[name, percent(value)] for name, value in rows.items()]), each]
+
+    def table(self) -> str:
+        return str(self.tables()[0])
+
+
+def spread(values: Sequence[float], *, sign: bool = False) -> str:
+    """Mean and, of several, their deviation."""
+    found = f"{mean(values):{'+' if sign else ''}.2f}"
+    return found + (f" ± {stdev(values):.2f}" if len(values) > 1 else "") + ("" if sign else " %")
+
+
+def probe(
+    encoder: Any = None, train: Any = None, test: Any = None, *, config: ProbeConfig | None = None, **settings: Any
+) -> ProbeResult | MultiLabelProbeResult:
+    """Accuracy in percent of a linear probe and of kNN evaluation on frozen features.
+
+    encoder: an Encoder, a Run, or what `catlip.load` takes. train, test: labelled images, as `catlip.open` takes them.
+    settings: fields of `ProbeConfig`. Where the encoder has a folder, a line is added to its results.jsonl. Raises
+    UsageError for a mistake in the settings, before images are embedded wherever it can be told by then.
+
+        catlip.probe("runs/a", "photos/train", "photos/test").linear_probe
     """
     began = time.perf_counter()
+    cfg = configure(ProbeConfig, config, run=encoder, train=train, test=test, **settings)
     shares, shots = wanted_amounts(cfg)
-    train = open_dataset(cfg.train, target="classes")
-    if train.multi:
-        return _of_several(cfg, train)
-    test = open_dataset(cfg.test, target="classes", multi=False)
-    say_troubles(train, test)
-    classes, y_train, y_test = class_indices(train, test)
+    learned = open_dataset(cfg.train, target="classes")
+    if learned.multi:
+        return _probe_multilabel(cfg, learned, began)
+    tested = open_dataset(cfg.test, target="classes", multi=False)
+    say_troubles(learned, tested)
+    classes, y_train, y_test = class_indices(learned, tested)
     for number in shots:
-        shots_of_each(train.labels, number, cfg.seed, classes)
-    encoder = open_encoder(cfg)
+        shots_of_each(learned.labels, number, cfg.seed, classes)
+    model = _encoder(cfg)
     rows, matches = None, []
     if cfg.init == "transfer":
-        names = names_of(train, classes, cfg.classes)
-        matches = match_rows(encoder, cfg.run or cfg.encoder or "", names, cfg.alpha)
-        rows = partial(scale_rows, matches, head_of(encoder)[0])
+        matches = match_rows(model, _run(cfg), transfer_names(learned, classes, cfg.classes), cfg.alpha)
+        rows = partial(scale_rows, matches, head_of(model)[0])
     device, bad_train, bad_test = one_device(cfg.device), Unreadable(), Unreadable()
-    x_train, kept = kept_features(encoder, train, device, bad_train, keep=cfg.cache)
-    x_test, tested = kept_features(encoder, test, device, bad_test, keep=cfg.cache)
-    data = (x_train, y_train[kept], x_test, y_test[tested])
-    parts = [(f"{100 * share:g} %", partial(share_of_each, train.labels, share), share == 1) for share in shares]
-    parts += [(f"{n} a class", partial(shots_of_each, train.labels, n, classes=classes), False) for n in shots]
-    amounts = [measure(cfg, data, told, partial(_rows, kept, part), rows, whole) for told, part, whole in parts]
-    result = _result(cfg, amounts, len(classes), data, encoder) | left_out(train=bad_train, test=bad_test)
-    if rows is not None:
-        result |= {"init": "transfer", "alpha": cfg.alpha, "names": told(matches, encoder)}
-    result["seconds"] = round(time.perf_counter() - began, 1)
-    _say(cfg, result, amounts)
-    if cfg.run:
-        append_json(Path(cfg.run) / "results.jsonl", result)
-    return result
-
-
-def _of_several(cfg: ProbeConfig, train: Dataset) -> dict[str, Any]:
-    """Several labels a picture: another protocol, on the whole training set."""
-    for option in ("fractions", "shots", "fraction", "init"):
-        if getattr(cfg, option) != ProbeConfig.__dataclass_fields__[option].default:
-            raise UsageError(
-                f"`{option}` is for sets with one label a picture; pictures of `train` {cfg.train} have several"
-            )
-    test = open_dataset(cfg.test, target="classes", multi=True)
-    say_troubles(train, test)
-    found = probe_labels(
-        open_encoder(cfg), train, test, one_device(cfg.device), name=encoder_name(cfg), seed=cfg.seed, keep=cfg.cache
+    x_train, kept = cached_features(model, learned, device, bad_train, cache=cfg.cache)
+    x_test, kept_test = cached_features(model, tested, device, bad_test, cache=cfg.cache)
+    data = (x_train, y_train[kept], x_test, y_test[kept_test])
+    labels = learned.labels
+    parts: dict[str, Any] = {
+        f"{100 * share:g} %": None if share == 1 else partial(_rows, kept, partial(share_of_each, labels, share))
+        for share in shares
+    }
+    for number in shots:
+        chosen = partial(shots_of_each, labels, number, classes=classes)
+        parts[f"{number} a class"] = partial(_rows, kept, chosen)
+    curve = [measure(cfg, data, told, part, rows) for told, part in parts.items()]
+    last, init = curve[-1], "transfer" if rows is not None else "random"
+    transferred = {"init": init, "alpha": cfg.alpha, "names": told(matches, model)} if rows is not None else {}
+    result = ProbeResult(
+        linear_probe=round(mean(last.probes[init]), 2),
+        knn=round(mean(last.knn), 2),
+        penalty=last.penalties[init][0],
+        classes=len(classes),
+        train=last.pictures,
+        test=len(kept_test),
+        image_size=model.image_size,
+        data=[data_name(cfg.train, learned), data_name(cfg.test, tested)],
+        encoder=_name(cfg),
+        curve=curve if len(curve) > 1 or rows is not None or len(last.knn) > 1 else [],
+        neighbours=cfg.neighbours,
+        **transferred,
+        **left_out(train=bad_train, test=bad_test),
+        seconds=round(time.perf_counter() - began, 1),
     )
-    found["data"] = [cfg.train, cfg.test]
-    if cfg.run:
-        append_json(Path(cfg.run) / "results.jsonl", found)
-    return found
+    return result.saved(cfg.run or "")
+
+
+def measure(
+    cfg: ProbeConfig, data: tuple[Tensor, Tensor, Tensor, Tensor], told: str, part: Any, rows: Any
+) -> CurvePoint:
+    """Linear probe and kNN on random parts of the training set, or once on the whole.
+
+    data: x and y to train on, x and y to test. part(seed=...): rows of x in a part; None: the whole. rows(pooled): the
+    transferred classifier, if that is to be measured beside the random one.
+    """
+    x, y, *test = data
+    point = CurvePoint(told=told, share=1.0, pictures=len(y))
+    for seed in range(cfg.seed, cfg.seed + (1 if part is None else cfg.seeds)):
+        some = torch.arange(len(y)) if part is None else part(seed=seed)
+        mine = x[some], y[some]
+        folds = FOLDS if len(some) < FEW and part is not None else 1
+        priors: dict[str, Any] = {"random": None}
+        if rows is not None:
+            found: TransferRows = rows(mine[0], seed=seed)
+            priors["transfer"] = (found.weight, found.bias)
+        for init, prior in priors.items():
+            accuracy, penalty = linear_probe(*mine, *test, seed=seed, prior=prior, folds=folds)
+            point.probes.setdefault(init, []).append(accuracy)
+            point.penalties.setdefault(init, []).append(penalty)
+        point.knn.append(knn(*mine, *test, k=cfg.neighbours))
+        point.share, point.pictures = len(some) / len(y), len(some)
+    return point
+
+
+def _rows(kept: Tensor, part: Callable[..., np.ndarray], seed: int) -> Tensor:
+    """Rows of the features of a part's images. kept int64 [N]: the image of each row."""
+    return torch.isin(kept, torch.from_numpy(part(seed=seed))).nonzero().flatten()
+
+
+def _probe_multilabel(cfg: ProbeConfig, train: Dataset, began: float) -> MultiLabelProbeResult:
+    """Several labels an image: another protocol, on the whole training set.
+
+    Classes that no training image has, or all of them, are left out. Raises UsageError if nothing can be learned, or
+    tested.
+    """
+    defaults = {one.name: one.default for one in fields(ProbeConfig)}
+    for name in ("fractions", "shots", "fraction", "init"):
+        if getattr(cfg, name) != defaults[name]:
+            where = f"`train` {train.name}"
+            raise UsageError(f"`{name}` is for sets with one label a picture; pictures of {where} have several")
+    opened = open_dataset(cfg.test, target="classes", multi=True)
+    say_troubles(train, opened)
+    model, device, test = _encoder(cfg), one_device(cfg.device), with_classes(opened, train.classes, field="`test`")
+    counts = torch.from_numpy(train.counts())
+    learned = (counts > 0) & (counts < len(train))
+    if not learned.any() or not test.counts()[learned.numpy()].any():
+        which, data = ("test", test) if learned.any() else ("train", train)
+        raise UsageError(f"`{which}` {data.name} has no class that can be told apart")
+    bad_train, bad_test = Unreadable(), Unreadable()
+    x_train, kept = cached_features(model, train, device, bad_train, cache=cfg.cache)
+    x_test, tested = cached_features(model, test, device, bad_test, cache=cfg.cache)
+    positive = positives(train, kept.tolist())
+    learned = positive.any(0) & ~positive.all(0)  # what can be read decides
+    found = voc07_svm(x_train, positive[:, learned], x_test, seed=cfg.seed)
+    truth = positives(test, tested.tolist())[:, learned]
+    names = [name for name, here in zip(train.classes, learned.tolist(), strict=True) if here]
+    each = zip(names, average_precision(found.scores, truth).tolist(), strict=True)
+    result = MultiLabelProbeResult(
+        **{name: round(value, 2) for name, value in exact_metrics(found.scores, truth).items()},
+        classes=int(learned.sum()),
+        left_out=int((~learned).sum()),
+        costs=found.costs.tolist(),
+        train=len(kept),
+        test=len(tested),
+        encoder=_name(cfg),
+        image_size=model.image_size,
+        data=[data_name(cfg.train, train), data_name(cfg.test, opened)],
+        chance=100 * truth.float().mean().item(),
+        per_class={name: round(100 * value, 2) for name, value in each if value == value},
+        **left_out(train=bad_train, test=bad_test),
+        seconds=round(time.perf_counter() - began, 1),
+    )
+    return result.saved(cfg.run or "")
 
 
 def wanted_amounts(cfg: ProbeConfig) -> tuple[list[float], list[int]]:
-    """(shares of the training set, pictures of each class), one of them empty. Raises UsageError."""
+    """(shares of the training set, images of each class), one of them empty. Raises UsageError."""
     named = [f"`{way}`" for way in ("fractions", "shots") if getattr(cfg, way)]
     if (named and cfg.fraction != 1) or len(named) > 1:
         raise UsageError(f"`fraction`, `fractions` and `shots` are three ways; found {', '.join(named)}")
@@ -160,15 +348,15 @@ def numbers_in(text: str, option: str, kind: type) -> list[Any]:
         raise UsageError(f"{option} {text!r}: expected numbers with commas between them") from None
 
 
-def names_of(train: Dataset, classes: Sequence[str], file: str | None) -> list[ClassName]:
-    """What each class is called: by a file, or by its label. Raises UsageError for numbers without a file, and for a
-    file that does not fit the labels."""
-    if not file and all(label.isdigit() for label in classes):
+def transfer_names(train: Dataset, classes: Sequence[str], given: Any) -> list[ClassName]:
+    """What each class is called: by a file, a list, or its label. Raises UsageError for numbers without names, and for
+    names that do not fit the labels."""
+    if not given and all(label.isdigit() for label in classes):
         raise UsageError(
             f"`train` {train.name}: its labels are numbers; `init` transfer needs `classes` names.txt, one name or "
             "wnid a line in their order"
         )
-    names = read_names(file) if file else own_names(train)
+    names, file = given_names(train, given)
     places = rows_of(classes, names, file, f"`train` {train.name}")
     by_number = all(label.isdigit() and place == int(label) for label, place in zip(classes, places, strict=True))
     if by_number and len(names) != (highest := max(map(int, classes))) + 1:
@@ -176,161 +364,22 @@ def names_of(train: Dataset, classes: Sequence[str], file: str | None) -> list[C
     return [names[place] for place in places]
 
 
-def _rows(kept: Tensor, part: Callable[..., np.ndarray], seed: int) -> Tensor:
-    """Rows of the features of a part's pictures. kept int64 [N]: which picture each row is of; part(seed=): numbers."""
-    return torch.isin(kept, torch.from_numpy(part(seed=seed))).nonzero().flatten()
-
-
-def measure(
-    cfg: ProbeConfig, data: tuple[Tensor, Tensor, Tensor, Tensor], told: str, part: Any, rows: Any, whole: bool = False
-) -> Amount:
-    """Probe and vote on random parts of the training set, or once on the whole.
-
-    data: x and y to train on, x and y to test. part(seed=...): rows of x in a part. rows(pooled): the
-    transferred classifier, if that is to be measured beside the random one.
-    """
-    x, y, *test = data
-    amount = Amount(told=told, share=1.0, pictures=len(y))
-    for seed in range(cfg.seed, cfg.seed + (1 if whole else cfg.seeds)):
-        some = torch.arange(len(y)) if whole else part(seed=seed)
-        mine = x[some], y[some]
-        folds = FOLDS if len(some) < FEW and not whole else 1
-        priors: dict[str, Any] = {"random": None}
-        if rows is not None:
-            found: TransferRows = rows(mine[0], seed=seed)
-            priors["transfer"] = (found.weight, found.bias)
-        for init, prior in priors.items():
-            accuracy, penalty = linear_probe(*mine, *test, seed=seed, prior=prior, folds=folds)
-            amount.probes.setdefault(init, []).append(accuracy)
-            amount.penalties.setdefault(init, []).append(penalty)
-        amount.knn.append(knn(*mine, *test, k=cfg.neighbours))
-        amount.share, amount.pictures = len(some) / len(y), len(some)
-    return amount
-
-
-def _result(cfg: ProbeConfig, amounts: list[Amount], classes: int, data: Any, encoder: Encoder) -> dict[str, Any]:
-    """What is written down: the figures of the largest part, and of all if there are several."""
-    last = amounts[-1]
-    init = "transfer" if "transfer" in last.probes else "random"
-    result: dict[str, Any] = {
-        "task": "probe",
-        "linear_probe": round(mean(last.probes[init]), 2),
-        "knn": round(mean(last.knn), 2),
-        "penalty": last.penalties[init][0],
-        "classes": classes,
-        "train": last.pictures,
-        "test": len(data[3]),
-        "image_size": encoder.image_size,
-        "data": [cfg.train, cfg.test],
-        "encoder": encoder_name(cfg),
-    }
-    if len(amounts) > 1 or init == "transfer" or len(last.knn) > 1:
-        result["curve"] = [
-            {
-                "told": a.told,
-                "share": a.share,
-                "pictures": a.pictures,
-                **{name: [round(value, 2) for value in found] for name, found in (*a.probes.items(), ("knn", a.knn))},
-            }
-            for a in amounts
-        ]
-    return result
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and, of several, their deviation."""
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "") + " %"
-
-
-def _say(cfg: ProbeConfig, result: dict[str, Any], amounts: list[Amount]) -> None:
-    last, chance = amounts[-1], f"{100 / result['classes']:.2f} %"
-    title = f"{result['encoder']}: {result['classes']} classes, {{}} to train on, {result['test']:,} to test"
-    if "names" in result:
-        say(table(result["names"], f"{result['encoder']}: class -> rows of its classifier"))
-    if "curve" not in result:
-        rows = {
-            "linear probe": f"{spread(last.probes['random'])}   (penalty {result['penalty']:g})",
-            f"{cfg.neighbours} nearest": spread(last.knn),
-            "chance": chance,
-        }
-        say(table(rows, title.format(f"{last.pictures:,}")))
-        return
-    lines = {}
-    for a in amounts:
-        told = [f"linear probe {spread(a.probes['random'])}"]
-        if "transfer" in a.probes:
-            gain = spread(a.gain).replace(" %", "")
-            told += [f"Transfer Init {spread(a.probes['transfer'])} ({'' if gain[0] == '-' else '+'}{gain})"]
-        lines[f"{a.told}, {a.pictures:,}"] = "   ".join([*told, f"{cfg.neighbours} nearest {spread(a.knn)}"])
-    times = f"{cfg.seeds} random parts" if max(len(a.knn) for a in amounts) > 1 else "all"
-    say(table({**lines, "chance": chance}, title.format(times)))
-
-
-def encoder_name(cfg: ProbeConfig) -> str:
-    return cfg.run or f"{cfg.encoder}{' untrained' if cfg.untrained else ''}"
-
-
-def open_encoder(cfg: ProbeConfig) -> Encoder:
+def _run(cfg: ProbeConfig) -> Any:
+    """The encoder that is meant. Raises UsageError."""
     if bool(cfg.run) == bool(cfg.encoder):
         raise UsageError("name one encoder: a run folder, or `encoder` timm:NAME or a model folder")
+    return cfg.run or cfg.encoder
+
+
+def _name(cfg: ProbeConfig) -> str:
+    return f"{name_of(_run(cfg))}{' untrained' if cfg.untrained else ''}"
+
+
+def _encoder(cfg: ProbeConfig) -> Encoder:
+    run = _run(cfg)
     if not cfg.untrained:
-        encoder = load(cfg.run or cfg.encoder or "")
-        if cfg.image_size:
-            encoder.resize(cfg.image_size)
-        return encoder
-    if not (cfg.encoder or "").startswith("timm:"):
+        return open_encoder(run, cfg.image_size)
+    if not str(run).startswith("timm:"):
         raise UsageError("`untrained` goes with `encoder` timm:NAME")
     torch.manual_seed(cfg.seed)
-    return Encoder.create((cfg.encoder or "").removeprefix("timm:"), image_size=cfg.image_size or 224)
-
-
-# How good are frozen features where a picture has several labels? VOC07's protocol, for `catlip probe`.
-
-
-def probe_labels(
-    encoder: Encoder, train: Dataset, test: Dataset, device: torch.device, *, name: str, seed: int, keep: bool
-) -> dict[str, Any]:
-    """A linear SVM a class on pooled features; mAP and F1 in percent, and the costs that were chosen.
-
-    Classes that no training picture has, or all of them, cannot be learned: they are left out, and counted. name: what
-    the encoder is called; keep: use the cache of features. Raises UsageError if nothing can be learned, or tested.
-    """
-    began = time.perf_counter()
-    test = with_classes(test, train.classes, field="`test`")
-    counts = torch.from_numpy(train.counts())
-    learned = (counts > 0) & (counts < len(train))
-    if not learned.any() or not test.counts()[learned.numpy()].any():
-        which = "test" if learned.any() else "train"
-        raise UsageError(f"`{which}` {(test if learned.any() else train).name} has no class that can be told apart")
-    bad_train, bad_test = Unreadable(), Unreadable()
-    x_train, kept = kept_features(encoder, train, device, bad_train, keep=keep)
-    positive = positives(train, kept.tolist())
-    x_test, tested = kept_features(encoder, test, device, bad_test, keep=keep)
-    learned = positive.any(0) & ~positive.all(0)  # what can be read decides
-    found = voc07_svm(x_train, positive[:, learned], x_test, seed=seed)
-    truth = positives(test, tested.tolist())[:, learned]
-    metrics = {name: round(value, 2) for name, value in exact_metrics(found.scores, truth).items()}
-    say(
-        table(
-            {
-                "mean average precision, VOC07's eleven points": f"{metrics['mAP_voc07']:.2f} %",
-                "mean average precision": f"{metrics['mAP']:.2f} %",
-                "F1 over all decisions": f"{metrics['F1_micro']:.2f} %",
-                "a picture's labels, as often as they occur": f"{100 * truth.float().mean():.2f} %",
-            },
-            f"{name}: {int(learned.sum())} of {len(learned)} classes, {len(kept):,} to train on, "
-            f"{len(tested):,} to test",
-        )
-    )
-    return left_out(train=bad_train, test=bad_test) | {
-        "task": "probe_labels",
-        **metrics,
-        "classes": int(learned.sum()),
-        "left_out": int((~learned).sum()),
-        "costs": found.costs.tolist(),
-        "train": len(kept),
-        "test": len(tested),
-        "encoder": name,
-        "image_size": encoder.image_size,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
+    return Encoder.create(str(run).removeprefix("timm:"), image_size=cfg.image_size or 224)

@@ -1,39 +1,46 @@
-"""Captions find their pictures, and pictures their captions. The verb `retrieve`.
+"""Captions find their images, and images their captions.
 
-Protocol of Hodosh et al. (2013), as CLIP and its successors report it: a picture has found its text if any of its
-captions is among the first K; each caption is a query for its picture.
+Protocol of Hodosh et al. (2013), as CLIP and its successors report it: an image has found its text if any of its
+captions is among the first K; each caption is a query for its image.
 """
 
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from catlip.config import configure
 from catlip.data.batches import to_classes
+from catlip.data.image_lookup import Names
 from catlip.data.images import left_out
 from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import run_labeler
 from catlip.evaluation.classification import NEVER
-from catlip.evaluation.features import Captioned, embed_source, read_captions
-from catlip.evaluation.zero_shot import Route, embed_texts, head_of, open_routes
+from catlip.evaluation.features import CaptionFeatures, caption_features, data_name, name_of
+from catlip.evaluation.result import Result, Table
+from catlip.evaluation.transfer_init import head_of
+from catlip.evaluation.zero_shot import Route, embed_texts, open_routes
 from catlip.labels.labeler import Labeler
 from catlip.models.encoder import Encoder
-from catlip.notices import say
 from catlip.training.distributed import one_device
-from catlip.training.log import append_json, table
+
+ROUNDING = 1e-6  # of the vectors' lengths: scores nearer than that are equal, however a matrix product rounded them
+BLOCK = 2**24  # scores at a time, 64 MiB
+WAYS = ("image_to_text", "text_to_image")
 
 
 @dataclass(kw_only=True, slots=True)
 class RetrieveConfig:
     """Settings of `catlip retrieve`."""
 
-    run: str  # run folder or model folder
-    data: str  # captioned pictures, as `catlip pretrain` takes them
+    run: str  # run folder or model folder; from Python also an Encoder or a Run
+    data: str  # captioned pictures, as `catlip pretrain` takes them; from Python also a Dataset or a list
     captions: str | None = None  # instead of the data's own: a text file, one a line, or JSON {key: [captions]}
     image_col: str | None = None
     text_col: str | None = None
@@ -42,78 +49,107 @@ class RetrieveConfig:
     device: str = "auto"
 
 
-def retrieve(cfg: RetrieveConfig) -> dict[str, Any]:
-    """R@1, 5, 10 in percent, both ways, of each route; one line is added to the run's results.jsonl.
+@dataclass(kw_only=True)
+class RetrievalResult(Result):
+    """Of each route, both ways: {"image_to_text": {"r@1", "r@5", "r@10", "median_rank"}, "text_to_image": ...}."""
 
-    Raises UsageError for captions that do not fit the pictures, and for a route that the run does not have.
+    task: ClassVar[str] = "retrieve"
+    heading: ClassVar[str] = "Cross-modal retrieval"
+
+    head: dict[str, Any] = field(default_factory=dict)  # with "captions_without_label"; empty: route not taken
+    text: dict[str, Any] = field(default_factory=dict)
+    pictures: int
+    captions: int
+    data: str
+    image_size: int
+
+    def tables(self) -> list[Table]:
+        rows = []
+        for route in ("head", "text"):
+            for way in WAYS if (found := getattr(self, route)) else ():
+                cells = (
+                    f"{value:g}" if name == "median_rank" else f"{value:.2f}" for name, value in found[way].items()
+                )
+                rows.append([f"{route} route, {way.replace('_', ' ')}", *cells])
+        rows.append(["chance, text to image", *(f"{min(100 * k / self.pictures, 100):.2f}" for k in (1, 5, 10))])
+        title = f"{self.encoder}: {self.pictures:,} pictures, {self.captions:,} captions; recall in percent"
+        return [Table(title, rows, ["", "R@1", "R@5", "R@10", "median rank"])]
+
+
+def retrieve(
+    encoder: Any = None, data: Any = None, *, config: RetrieveConfig | None = None, **settings: Any
+) -> RetrievalResult:
+    """R@1, 5 and 10 in percent, both ways, of each route that the encoder has.
+
+    encoder: an Encoder, a Run, or what `catlip.load` takes. data: captioned images, for `catlip.open`. settings: fields
+    of `RetrieveConfig`. Where the encoder has a folder, a line is added to its results.jsonl. Raises UsageError
+    for captions that do not fit the images, and for a route that the run does not have.
     """
     began = time.perf_counter()
-    encoder, dual, tokenizer = open_routes(cfg.run, cfg.route)
-    if cfg.image_size:
-        encoder.resize(cfg.image_size)
-    source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
-    other = None
-    if cfg.captions:
-        other = read_captions(cfg.captions, [source[i].key for i in range(len(source))])
-    data = embed_source(encoder, source, one_device(cfg.device), other)
-    texts = [caption for captions in data.captions for caption in captions]
+    cfg = configure(RetrieveConfig, config, run=encoder, data=data, **settings)
+    routes = open_routes(cfg.run, cfg.route, cfg.image_size)
+    dataset = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
+    other = read_captions(cfg.captions, [sample.key for sample in dataset]) if cfg.captions else None
+    found = caption_features(routes.encoder, dataset, one_device(cfg.device), other)
+    texts = [caption for captions in found.captions for caption in captions]
+    name = name_of(cfg.run)
     if not texts:
-        raise UsageError(f"`data` {cfg.data}: not one picture has a caption; `captions` names a file that has them")
-    found: dict[str, dict[str, Any]] = {}
+        raise UsageError(f"`data` {dataset.name}: not one picture has a caption; `captions` names a file that has them")
+    scores: dict[str, dict[str, Any]] = {}
     labeler = run_labeler(cfg.run)
-    if cfg.route != "text" and any(map(labeler.wordnet.has_synset, encoder.labels)):
-        pictures, captions = by_labels(encoder, data.pooled, texts, labeler)
-        found["head"] = both_ways(pictures, captions, data)
-        found["head"]["captions_without_label"] = int(captions.eq(0).all(1).sum())
+    if cfg.route != "text" and any(map(labeler.wordnet.has_synset, routes.encoder.labels)):
+        images, captions = by_labels(routes.encoder, found.pooled, texts, labeler)
+        scores["head"] = both_ways(images, captions, found)
+        scores["head"]["captions_without_label"] = int(captions.eq(0).all(1).sum())
     elif cfg.route == "head":
-        raise UsageError(f"{cfg.run}: its labels are no synsets, so a caption has no rows among them; `route` text")
-    if dual is not None and tokenizer is not None:
-        dual.cpu()
+        raise UsageError(f"{name}: its labels are no synsets, so a caption has no rows among them; `route` text")
+    if routes.dual is not None and routes.tokenizer is not None:
+        dual = routes.dual.cpu()
         with torch.no_grad():
-            found["text"] = both_ways(dual.embed_pooled(data.pooled), embed_texts(dual, tokenizer, texts), data)
-    if not found:
+            scores["text"] = both_ways(
+                dual.embed_pooled(found.pooled), embed_texts(dual, routes.tokenizer, texts), found
+            )
+    if not scores:
         raise UsageError(
-            f"{cfg.run} has no text tower and its labels are no synsets: `catlip align {cfg.run} "
-            "`data` CAPTIONED `out` NEW` trains a tower"
+            f"{name} has no text tower and its labels are no synsets: `catlip align {name} --data CAPTIONED --out NEW` "
+            "trains a tower"
         )
-    result = {
-        "task": "retrieve",
-        **found,
-        "pictures": len(data),
-        "captions": len(texts),
-        "data": cfg.data,
-        "image_size": encoder.image_size,
-        "encoder": cfg.run,
-        "seconds": round(time.perf_counter() - began, 1),
-        **left_out(data=data.unreadable),
-    }
-    _say(result, found)
-    if Path(cfg.run).is_dir():
-        append_json(Path(cfg.run) / "results.jsonl", result)
-    return result
+    result = RetrievalResult(
+        **scores,
+        pictures=len(found),
+        captions=len(texts),
+        data=data_name(cfg.data, dataset),
+        image_size=routes.encoder.image_size,
+        encoder=name,
+        seconds=round(time.perf_counter() - began, 1),
+        **left_out(data=found.unreadable),
+    )
+    return result.saved(cfg.run)
 
 
-def both_ways(pictures: Tensor, captions: Tensor, data: Captioned) -> dict[str, Any]:
-    """Recalls in percent: {"image_to_text": {"r@1", ...}, "text_to_image": ...}. pictures [N, D], captions [M, D].
+def both_ways(images: Tensor, captions: Tensor, data: CaptionFeatures) -> dict[str, Any]:
+    """Recalls in percent: {"image_to_text": {"r@1", ...}, "text_to_image": ...}. images [N, D], captions [M, D].
 
-    Pictures without a caption are found or not, but look for nothing.
+    Images without a caption are found or not, but look for nothing.
     """
-    owners, numbers = data.owners(), torch.arange(len(pictures))
+    owners, numbers = data.owners(), torch.arange(len(images))
     asking = numbers[torch.tensor([bool(captions) for captions in data.captions])]
-    to_text = recalls(first_ranks(pictures[asking], captions, asking, owners))
-    to_image = recalls(first_ranks(captions, pictures, owners, numbers))
-    ways = {"image_to_text": to_text, "text_to_image": to_image}
-    return {way: {name: round(value, 2) for name, value in values.items()} for way, values in ways.items()}
+    to_text = recalls(first_ranks(images[asking], captions, asking, owners))
+    to_image = recalls(first_ranks(captions, images, owners, numbers))
+    return {
+        way: {name: round(value, 2) for name, value in values.items()}
+        for way, values in zip(WAYS, (to_text, to_image), strict=True)
+    }
 
 
 def by_labels(encoder: Encoder, pooled: Tensor, texts: list[str], labeler: Labeler) -> tuple[Tensor, Tensor]:
-    """(pictures [N, D], captions [M, D]) for the inner product, by the classifier's rows of a caption's labels.
+    """(images [N, D], captions [M, D]) for the inner product, by the classifier's rows of a caption's labels.
 
     A caption is the sum of its labels' rows, of unit length, or a caption of many labels would score more extremely
-    than one of few; a picture is its pooled vector less the mean of all of them, which does away with what all
-    pictures score alike (docs/language.md has the measurements). As logits are linear, that is the sum of the labels'
+    than one of few; an image is its pooled vector less the mean of all of them, which does away with what all
+    images score alike (docs/language.md has the measurements). As logits are linear, that is the sum of the labels'
     logits, and one vector a caption is all that is kept. A caption that names no label is the zero vector: it scores
-    0 with every picture, and ties count against it.
+    0 with every image, and ties count against it.
     """
     weight, _ = head_of(encoder)
     index = {label: i for i, label in enumerate(encoder.labels)}
@@ -126,30 +162,12 @@ def by_labels(encoder: Encoder, pooled: Tensor, texts: list[str], labeler: Label
     return pooled - pooled.mean(0), F.normalize(captions, dim=1)
 
 
-def _say(result: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
-    rows = {}
-    for route, ways in found.items():
-        for way in ("image_to_text", "text_to_image"):
-            told = "   ".join(f"{name.upper()} {value:.2f}" for name, value in ways[way].items() if name[0] == "r")
-            rows[f"{route} route, {way.replace('_', ' ')}"] = f"{told}   median rank {ways[way]['median_rank']:g}"
-    chance = (f"R@{k} {min(100 * k / result['pictures'], 100):.2f}" for k in (1, 5, 10))
-    rows["chance, text to image"] = "   ".join(chance)
-    title = f"{result['encoder']}: {result['pictures']:,} pictures, {result['captions']:,} captions; recall in percent"
-    say(table(rows, title))
-
-
-# Who finds whom: ranks and recall of cross-modal retrieval, exact, a block of scores at a time.
-
-ROUNDING = 1e-6  # of the vectors' lengths: scores nearer than that are equal, however a matrix product rounded them
-BLOCK = 2**24  # scores at a time, 64 MiB
-
-
 def first_ranks(
     queries: Tensor, candidates: Tensor, query_owner: Tensor, candidate_owner: Tensor, block: int = BLOCK
 ) -> Tensor:
     """int64 [Q]: how many candidates of other owners score at least as well as the best of the query's own.
 
-    queries [Q, D], candidates [C, D], scored by inner product; owner: number of the picture each belongs to. 0 is a
+    queries [Q, D], candidates [C, D], scored by inner product; owner: number of the image each belongs to. 0 is a
     hit at 1, 4 a hit at 5. A tie counts against the model, and so does NaN; a query whose owner has no candidate gets
     NEVER. Memory: a few blocks of scores, whatever Q and C are.
     """
@@ -170,3 +188,49 @@ def recalls(ranks: Tensor, at: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]
     """{"r@1": percent, ..., "median_rank": the middle query's rank, from 1}."""
     found = {f"r@{k}": 100 * ranks.lt(k).double().mean().item() for k in at}
     return {**found, "median_rank": ranks.double().quantile(0.5).item() + 1}
+
+
+def read_captions(path: str | Path, keys: list[str]) -> list[list[str]]:
+    """Captions from a file of their own, a list an image.
+
+    Either a text file, one caption a line, as many an image for all and in the images' order; or JSON, {key or file
+    name: [captions]}. keys: of the images. Raises UsageError if their numbers or names do not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"`captions`: no such file: {path}")
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".json":
+        return _from_json(path, text, keys)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines or len(lines) % len(keys):
+        raise UsageError(
+            f"`captions` {path} has {len(lines):,} captions for {len(keys):,} pictures; it needs as many lines as "
+            "pictures, or 2, 3 ... times as many, those of one picture one below the other"
+        )
+    each = len(lines) // len(keys)
+    return [lines[start : start + each] for start in range(0, len(lines), each)]
+
+
+def _from_json(path: Path, text: str, keys: list[str]) -> list[list[str]]:
+    try:
+        table = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"`captions` {path} is no JSON: {error}") from None
+    good = isinstance(table, dict) and all(
+        isinstance(some, list) and all(isinstance(caption, str) for caption in some) for some in table.values()
+    )
+    if not good:
+        raise UsageError(f"`captions` {path}: expected {{key: [captions]}}")
+    numbers = Names(table, f"`captions` {path}").find_all(keys)
+    missing = [key for key, number in zip(keys, numbers, strict=True) if number is None]
+    if missing:
+        raise UsageError(
+            f"`captions` {path} has captions of {len(table):,} pictures; {len(missing):,} of the {len(keys):,} "
+            f"pictures are not among them, e.g. {missing[0]}"
+        )
+    captions = list(table.values())
+    return [captions[number] for number in numbers if number is not None]
+
+
+# Frozen features, kept: the same encoder, pictures and picture size give the same vectors, so they are made once.

@@ -5,14 +5,18 @@ The matrix is whole numbers, so those of parts of the data, wherever they were c
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from catlip import page
 from catlip.data.mask_sets import VOID, Classes, as_png, palette
+from catlip.evaluation.result import NOT_SAVED, Result, Table, percent
 
 
 def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
@@ -24,6 +28,85 @@ def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
     valid = truth != VOID
     pairs = truth[valid].long() * classes + predicted[valid].long()
     return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+
+
+GAP = 6  # pixels between the parts of a drawing
+
+
+@dataclass(slots=True)
+class Seen:
+    """A test image and what became of it, small."""
+
+    key: str
+    pixels: np.ndarray  # uint8 [h, w, 3]
+    truth: np.ndarray  # uint8 [h, w]: a class, or VOID
+    predicted: np.ndarray  # uint8 [h, w]
+    accuracy: float  # percent of its pixels that have a class; NaN if none has
+
+    def drawn(self, colours: np.ndarray) -> Image.Image:
+        """The image, the prediction over it, the truth over it. colours: uint8 [classes, 3]."""
+        height, width = self.pixels.shape[:2]
+        sheet = np.full((height, 3 * width + 2 * GAP, 3), 255, np.uint8)
+        for number, mask in enumerate((None, self.predicted, self.truth)):
+            left = number * (width + GAP)
+            sheet[:, left : left + width] = self.pixels if mask is None else self._under(mask, colours)
+        return Image.fromarray(sheet)
+
+    def _under(self, mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
+        void = (mask == VOID)[..., None]
+        mixed = (0.4 * self.pixels + 0.6 * colours[np.where(mask == VOID, 0, mask)]).astype(np.uint8)
+        return np.where(void, self.pixels, mixed)
+
+
+@dataclass(kw_only=True)
+class SegmentationResult(Result):
+    """mIoU in percent at the images' own size, and each class's IoU: None if it is neither there nor predicted."""
+
+    task: ClassVar[str] = "segment"
+    heading: ClassVar[str] = "What is where?"
+    page_name: ClassVar[str] = "segmentation.html"
+
+    miou: float
+    mean_accuracy: float
+    pixel_accuracy: float
+    classes: int
+    train: int  # images
+    test: int
+    samples: int | None  # the budget, in one of two ways
+    epochs: float | None
+    head: str
+    stride: int  # pixels between features, at most
+    image_size: int  # pixels of the window that slides over each image
+    short_side: int  # pixels at which images are seen; 0: their own size
+    iou: dict[str, float | None]
+    pixels: dict[str, int]  # of the test set
+    data: list[str]  # training set, test set
+    seen: list[Seen] = field(default_factory=list, metadata=NOT_SAVED)
+
+    def tables(self) -> list[Table]:
+        title = (
+            f"{self.encoder}, {self.head} head: {self.classes} classes, {self.train:,} pictures to train on, "
+            f"{self.test:,} to test at their own size, by a window of {self.image_size} px"
+        )
+        means = {"mIoU": self.miou, "mean accuracy": self.mean_accuracy, "pixels right": self.pixel_accuracy}
+        shown = sorted(self.iou.items(), key=lambda entry: -1 if entry[1] is None else entry[1], reverse=True)
+        rows = [[name, percent(value), f"{self.pixels[name]:,}"] for name, value in shown]
+        note = "-: not in the test set, nor predicted" if None in self.iou.values() else ""
+        return [
+            Table(title, [[name, percent(value)] for name, value in means.items()]),
+            Table("Classes", rows, ["class", "IoU", "pixels of the test"], note),
+        ]
+
+    def drawings(self) -> list[page.Html]:
+        colours = palette(self.classes)
+        legend = [(name, tuple(colours[c].tolist())) for c, name in enumerate(self.iou)]
+        cards = []
+        for one in self.seen:
+            known = one.accuracy == one.accuracy
+            text = f"{one.accuracy:.1f} % of the pixels right" if known else "nothing labelled"
+            cards.append(page.card(page.drawing(one.drawn(colours), one.key), one.key, [("", page.tags([text]))]))
+        note = "Left the picture, in the middle the prediction over it, right the truth; void is not coloured."
+        return [page.heading("Predictions"), page.paragraph(note), page.legend(legend), page.column(cards)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,14 @@ half a point.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher, run_labeler
+from catlip.evaluation.features import name_of
 from catlip.models.encoder import Encoder
 
 ALPHA = 0.25  # least path similarity: three steps in WordNet, deer - ruminant - bovid - sheep
@@ -38,13 +39,13 @@ class TransferRows:
 
 def told(matches: Sequence[Match], encoder: Encoder) -> dict[str, str]:
     """Class name -> what its row was made of, for people."""
-    name_of = dict(zip(encoder.labels, encoder.names, strict=True))
-    return {m.name: m.told(name_of) if m.rows else f"random ({m.told(name_of)})" for m in matches}
+    names = dict(zip(encoder.labels, encoder.names, strict=True))
+    return {m.name: m.told(names) if m.rows else f"random ({m.told(names)})" for m in matches}
 
 
 def transfer_rows(
     encoder: Encoder,
-    run: str | Path,
+    run: Any,
     classes: Sequence[ClassName],
     pooled: Tensor,
     *,
@@ -52,10 +53,10 @@ def transfer_rows(
     deviation: float = 1.0,
     seed: int = 0,
 ) -> TransferRows:
-    """Rows and biases that put the classes on one level over some pictures of the new task.
+    """Rows and biases that put the classes on one level over some images of the new task.
 
-    run: the folder whose vocabulary says how names are read. pooled [N, D]: Encoder.pooled of pictures of the new
-    task, labelled or not; some 256 are enough, 2 the least. Over them, every class' logits have mean 0 and this
+    run: where the encoder is from; its vocabulary says how names are read. pooled [N, D]: Encoder.pooled of images of
+    the new task, labelled or not; some 256 are enough, 2 the least. Over them, every class' logits have mean 0 and this
     deviation (a tenth of it where the row is random, so that a class nothing is known of starts at chance).
     Raises UsageError for an encoder without synsets, for names of which none is near one, and for pictures that
     are all alike.
@@ -65,15 +66,15 @@ def transfer_rows(
     return scale_rows(matches, weight, pooled, deviation=deviation, seed=seed)
 
 
-def match_rows(encoder: Encoder, run: str | Path, classes: Sequence[ClassName], alpha: float = ALPHA) -> list[Match]:
+def match_rows(encoder: Encoder, run: Any, classes: Sequence[ClassName], alpha: float = ALPHA) -> list[Match]:
     """Where each class is found; needs no pictures. Raises UsageError as `transfer_rows` does."""
     if not 0 < alpha <= 1:
         raise UsageError(f"`alpha` {alpha:g}: path similarities are above 0 and at most 1")
-    labeler = run_labeler(run)
+    labeler, where = run_labeler(run), name_of(run)
     if not any(map(labeler.wordnet.has_synset, encoder.labels)):
         what = f"its labels are no synsets, e.g. {encoder.labels[0]!r}" if encoder.labels else "it has none"
         raise UsageError(
-            f"`init` transfer takes rows from a classifier of synsets, and {run}: {what}. Take `init` random, or an "
+            f"`init` transfer takes rows from a classifier of synsets, and {where}: {what}. Take `init` random, or an "
             "encoder that `catlip pretrain` made with `objective` synsets"
         )
     head_of(encoder)
@@ -82,7 +83,7 @@ def match_rows(encoder: Encoder, run: str | Path, classes: Sequence[ClassName], 
         some = ", ".join(repr(match.name) for match in matches[:3])
         raise UsageError(
             f"`init` transfer: no class name has path similarity {alpha:g} or more with one of the "
-            f"{len(encoder.labels):,} synsets of {run}: {some}. Write other names in `classes`, or the wnid behind "
+            f"{len(encoder.labels):,} synsets of {where}: {some}. Write other names in `classes`, or the wnid behind "
             "the name and a tab; or take a smaller `alpha`, or `init` random"
         )
     return matches

@@ -1,49 +1,46 @@
 """Classification by class names alone: through the classifier's synsets, through the text tower, or both.
 
-Head route: a name means synsets, synsets are rows of the classifier (evaluation/class_names.py). Text route: the mean
-of the name's prompts in the space of pictures and captions (CLIP, arXiv 2103.00020, section 3.1.4).
+Head route: a name means synsets, synsets are rows of the classifier (class_names.py). Text route: the mean of the
+name's prompts in the space of images and captions (CLIP, arXiv 2103.00020, section 3.1.4).
 """
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from catlip.config import configure
 from catlip.data.class_labels import say_troubles
 from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, left_out
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike, read_names, rows_of, run_labeler
-from catlip.evaluation.classification import accuracies, combine, ranks, standard
-from catlip.evaluation.features import features, open_labelled
+from catlip.evaluation.classification import MEASURES, accuracies, combine, per_class, ranks, standard
+from catlip.evaluation.features import data_name, features, name_of, open_encoder, open_labelled
+from catlip.evaluation.result import NOT_SAVED, Result, Table, percent
 from catlip.evaluation.transfer_init import head_of as head_of
 from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.wordnet import open_lexicon
 from catlip.models.dual import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder
-from catlip.models.weights import load
-from catlip.notices import say
 from catlip.training.distributed import one_device
-from catlip.training.log import append_json, table
 
 Route = Literal["auto", "head", "text"]
 # The wording of captions, not of CLIP's 80 templates for ImageNet: a tower knows the phrases of its own corpus.
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "a close up of a {}", "there is a {}")
-
-TOLD = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"}
 
 
 @dataclass(kw_only=True, slots=True)
 class ZeroShotConfig:
     """Settings of `catlip zeroshot`."""
 
-    run: str  # run folder or model folder
-    data: str  # tars (KEY.jpg and KEY.cls) or a folder with one folder per class
+    run: str  # run folder or model folder; from Python also an Encoder or a Run
+    data: str  # tars (KEY.jpg and KEY.cls) or a folder with one folder per class; from Python also a Dataset or a list
     classes: str | None = None  # class names, one a line in the order of the labels' numbers; or the labels are names
     route: Route = "auto"  # head: rows of the classifier; text: the text tower; auto: all the run has
     templates: str | None = None  # prompts, one a line, with {} for the name
@@ -52,93 +49,148 @@ class ZeroShotConfig:
     device: str = "auto"
 
 
-def zero_shot(cfg: ZeroShotConfig) -> dict[str, Any]:
-    """Accuracies in percent of each route; one line is added to the run's results.jsonl.
+@dataclass(kw_only=True)
+class ZeroShotResult(Result):
+    """Accuracies of each route, and how the class names were understood."""
 
-    Raises UsageError for names that fit neither data nor vocabulary, and for a route that the run does not have.
+    task: ClassVar[str] = "zeroshot"
+    heading: ClassVar[str] = "Zero-shot classification"
+
+    head: dict[str, float] = field(default_factory=dict)  # "top1", "top5", "mean_per_class"; empty: route not taken
+    text: dict[str, float] = field(default_factory=dict)  # the same, by the text tower
+    classes: int
+    pictures: int
+    data: str
+    image_size: int
+    calibrate: str
+    matched: dict[str, int] = field(default_factory=dict)  # "exact", "below", "above", "missing" -> classes
+    names: dict[str, str] = field(default_factory=dict)  # class -> the rows of the classifier that stand for it
+    alike: list[list[str]] = field(default_factory=list)  # classes with the same rows, which no score tells apart
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict, metadata=NOT_SAVED)  # route -> class -> top-1
+
+    def to_json(self) -> dict[str, Any]:
+        return super().to_json() | ({"alike": self.alike} if self.names else {})
+
+    def tables(self) -> list[Table]:
+        title = f"{self.encoder}: {self.classes} classes, {self.pictures:,} pictures"
+        routes = {route: found for route in ("head", "text") if (found := getattr(self, route))}
+        rows = [[f"{route} route", *map(percent, found.values())] for route, found in routes.items()]
+        header = ["", *(MEASURES[name] for name in next(iter(routes.values())))]
+        found = [Table(title, [*rows, ["chance", percent(100 / self.classes)]], header)]
+        if self.names:
+            same = "; ".join(", ".join(group) for group in self.alike)
+            note = f"cannot be told apart, they share their rows: {same}" if same else ""
+            own = [[percent(of.get(name), 1) for of in self.per_class.values()] for name in self.names]
+            rows = [[f"{name}: {told}", *cells] for (name, told), cells in zip(self.names.items(), own, strict=True)]
+            header = ["class: rows of the classifier", *(f"{route}, top-1" for route in self.per_class)]
+            found.append(Table("What stands for each class", rows, header, note))
+        return found
+
+
+def zero_shot(
+    encoder: Any = None, data: Any = None, *, config: ZeroShotConfig | None = None, **settings: Any
+) -> ZeroShotResult:
+    """Accuracy in percent of naming images by class names alone, of each route that the encoder has.
+
+    encoder: an Encoder, a Run, or what `catlip.load` takes. data: labelled images, for `catlip.open`. settings: fields
+    of `ZeroShotConfig`; `classes` is a file of names or a list of them. Where the encoder has a folder, a line
+    is added to its results.jsonl. Raises UsageError for names that fit neither data nor vocabulary, and for a route
+    that the run does not have.
+
+        catlip.zero_shot("runs/a", "photos/test", classes=["cat", "fire hydrant"])
     """
     began = time.perf_counter()
+    cfg = configure(ZeroShotConfig, config, run=encoder, data=data, **settings)
     templates = read_templates(cfg.templates)
-    data = open_labelled(cfg.data)
-    say_troubles(data)
-    names = read_names(cfg.classes) if cfg.classes else own_names(data)
-    rows = rows_of(data.classes, names, cfg.classes, data.name)
-    wanted = torch.tensor(rows)[torch.from_numpy(data.labels)]
-    encoder, dual, tokenizer = open_routes(cfg.run, cfg.route)
-    if cfg.image_size:
-        encoder.resize(cfg.image_size)
-    matches: list[Match] = []
-    if cfg.route != "text" and encoder.labels:
-        try:
-            matches = _matches(cfg.run, encoder, names)
-        except UsageError:
-            if cfg.route == "head" or dual is None:
-                raise
+    dataset = open_labelled(cfg.data)
+    say_troubles(dataset)
+    names, file = given_names(dataset, cfg.classes)
+    places = rows_of(dataset.classes, names, file, dataset.name)
+    wanted = torch.tensor(places)[torch.from_numpy(dataset.labels)]
+    routes = open_routes(cfg.run, cfg.route, cfg.image_size)
+    matches = _matches(cfg, routes, names)
     unreadable = Unreadable()
-    pooled, kept = features(encoder, data, one_device(cfg.device), unreadable)
+    pooled, kept = features(routes.encoder, dataset, one_device(cfg.device), unreadable)
     wanted = wanted[kept]
     scores: dict[str, Tensor] = {}
     if matches:
-        scores["head"] = head_scores(encoder, pooled, matches, cfg.calibrate)
-    if dual is not None and tokenizer is not None:
-        found = text_scores(dual.cpu(), tokenizer, pooled, [spoken(n) for n in names], templates)
+        scores["head"] = head_scores(routes.encoder, pooled, matches, cfg.calibrate)
+    if routes.dual is not None and routes.tokenizer is not None:
+        found = text_scores(routes.dual.cpu(), routes.tokenizer, pooled, [spoken(n) for n in names], templates)
         scores["text"] = standard(found) if cfg.calibrate == "pictures" else found
-    accuracy = {route: _rounded(accuracies(ranks(s, wanted), wanted)) for route, s in scores.items()}
-    result = {
-        "task": "zeroshot",
-        **accuracy,
-        "classes": len(names),
-        "pictures": len(wanted),
-        "data": cfg.data,
-        "image_size": encoder.image_size,
-        "encoder": cfg.run,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-    result["calibrate"] = cfg.calibrate
-    if matches:
-        result |= matching(matches, encoder)
-    result |= left_out(data=unreadable)
-    _say(result, accuracy, matches, encoder)
-    if Path(cfg.run).is_dir():
-        append_json(Path(cfg.run) / "results.jsonl", result)
-    return result
+    ranked = {route: ranks(found, wanted) for route, found in scores.items()}
+    called = [name.name for name in names]
+    result = ZeroShotResult(
+        **{route: _rounded(accuracies(rank, wanted)) for route, rank in ranked.items()},
+        per_class={route: per_class(rank, wanted, called) for route, rank in ranked.items()},
+        classes=len(names),
+        pictures=len(wanted),
+        data=data_name(cfg.data, dataset),
+        image_size=routes.encoder.image_size,
+        encoder=name_of(cfg.run),
+        seconds=round(time.perf_counter() - began, 1),
+        calibrate=cfg.calibrate,
+        **(matching(matches, routes.encoder) if matches else {}),
+        **left_out(data=unreadable),
+    )
+    return result.saved(cfg.run)
 
 
-def open_routes(run: str, route: Route) -> tuple[Encoder, DualEncoder | None, Tokenizer | None]:
+@dataclass(slots=True)
+class Routes:
+    """What can be asked by words: the encoder's classifier of synsets, and its text tower if there is one."""
+
+    encoder: Encoder
+    dual: DualEncoder | None = None
+    tokenizer: Tokenizer | None = None
+
+
+def open_routes(run: Any, route: Route, image_size: int | None = None) -> Routes:
     """The encoder, and the text tower if the route may use it and the run has one.
 
     Raises UsageError for a route, or for "auto" every route, that the run does not have.
     """
-    has_text = text_folder(run) is not None
-    if route == "text" or (route == "auto" and has_text):
-        dual, tokenizer = load_dual(run)
-        return dual.encoder, dual, tokenizer
-    encoder = load(run)
+    name, encoder = name_of(run), open_encoder(run, image_size)
+    if route == "text" or (route == "auto" and text_folder(run) is not None):
+        dual, tokenizer = load_dual(encoder)
+        return Routes(dual.encoder, dual, tokenizer)
     if not encoder.labels:
         raise UsageError(
-            f"{run} has neither a classifier of synsets nor a text tower: `catlip align {run} --data CAPTIONED "
-            "`out` NEW` trains one onto it"
+            f"{name} has neither a classifier of synsets nor a text tower: `catlip align {name} --data CAPTIONED "
+            "--out NEW` trains one onto it"
         )
-    return encoder, None, None
+    return Routes(encoder)
 
 
-def _matches(run: str, encoder: Encoder, names: list[ClassName]) -> list[Match]:
-    """Raises UsageError if not one class has a row."""
-    matches = Matcher(encoder.labels, run_labeler(run))(names)
-    if not any(match.rows for match in matches):
+def _matches(cfg: ZeroShotConfig, routes: Routes, names: list[ClassName]) -> list[Match]:
+    """The classes' rows; none where the text route alone is taken. Raises UsageError if not one class has a row."""
+    if cfg.route == "text" or not routes.encoder.labels:
+        return []
+    try:
+        matches = Matcher(routes.encoder.labels, run_labeler(cfg.run))(names)
+        if any(match.rows for match in matches):
+            return matches
         some = ", ".join(repr(match.name) for match in matches[:3])
         raise UsageError(
-            f"no class name is near a synset of the {len(encoder.labels):,} that {run} knows: {some}. Write other "
-            "names, or the wnid behind the name and a tab"
+            f"no class name is near a synset of the {len(routes.encoder.labels):,} that {name_of(cfg.run)} knows: "
+            f"{some}. Write other names, or the wnid behind the name and a tab"
         )
-    return matches
+    except UsageError:
+        if cfg.route == "head" or routes.dual is None:
+            raise
+        return []
 
 
-def own_names(data: Dataset) -> list[ClassName]:
-    """The labels themselves, where they are names. Raises UsageError for numbers."""
-    if all(label.isdecimal() for label in data.classes):
-        raise UsageError(f"`data` {data.name}: its labels are numbers; `classes` names.txt says what they mean")
-    return [ClassName(label) for label in data.classes]
+def given_names(dataset: Dataset, classes: Any) -> tuple[list[ClassName], str | None]:
+    """(what the classes are called, the file that says so): by a file, a list, or the labels themselves. Raises
+    UsageError for labels that are numbers, without names."""
+    if isinstance(classes, str | Path):
+        return read_names(classes), str(classes)
+    if classes:
+        return [name if isinstance(name, ClassName) else ClassName(name) for name in classes], "given"
+    if all(label.isdecimal() for label in dataset.classes):
+        raise UsageError(f"`data` {dataset.name}: its labels are numbers; `classes` names.txt says what they mean")
+    return [ClassName(label) for label in dataset.classes], None
 
 
 def read_templates(path: str | None) -> tuple[str, ...]:
@@ -176,7 +228,7 @@ def head_scores(encoder: Encoder, pooled: Tensor, matches: list[Match], calibrat
 def text_scores(
     dual: DualEncoder, tokenizer: Tokenizer, pooled: Tensor, names: list[str], templates: tuple[str, ...]
 ) -> Tensor:
-    """[N, classes]: cosine of pictures with the mean of each name's prompts."""
+    """[N, classes]: cosine of images with the mean of each name's prompts."""
     return dual.embed_pooled(pooled) @ embed_names(dual, tokenizer, names, templates).T
 
 
@@ -211,16 +263,3 @@ def matching(matches: list[Match], encoder: Encoder) -> dict[str, Any]:
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 2) for name, value in values.items()}
-
-
-def _say(result: dict[str, Any], found: dict[str, dict[str, float]], matches: list[Match], encoder: Encoder) -> None:
-    if matches:
-        say(table(result["names"], f"{result['encoder']}: class names -> rows of its {len(encoder.labels):,} synsets"))
-        for group in result["alike"]:
-            say(f"  cannot be told apart, they share their rows: {', '.join(group)}")
-    rows = {
-        f"{route} route": "   ".join(f"{name} {a[key]:.2f} %" for key, name in TOLD.items())
-        for route, a in found.items()
-    }
-    rows["chance"] = f"top-1 {100 / result['classes']:.2f} %"
-    say(table(rows, f"{result['encoder']}: {result['classes']} classes, {result['pictures']:,} pictures"))

@@ -31,7 +31,9 @@ class Context:
     vocabulary: Vocabulary  # of the labels; empty unless the objective needs labels
     tokenizer: Tokenizer | None = None  # the one that makes batch.tokens; None unless the objective needs tokens
     text: TextConfig = field(default_factory=TextConfig)  # the size that a text tower should have
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where training will take place; modules are moved there later
+    device: torch.device = field(
+        default_factory=lambda: torch.device("cpu")
+    )  # where training will take place; modules are moved there later
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Context":
         return self  # the same for every copy of a task

@@ -22,8 +22,9 @@ from catlip.atomic import write_text
 from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.features import class_indices, features, open_labelled
-from catlip.evaluation.probe import ProbeConfig, linear_probe, probe
-from catlip.evaluation.retrieval import RetrieveConfig, retrieve
+from catlip.evaluation.linear_probe import linear_probe
+from catlip.evaluation.probe import ProbeResult, probe
+from catlip.evaluation.retrieval import retrieve
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.weights import fingerprint, load
 from catlip.notices import say
@@ -157,18 +158,19 @@ def run(cfg: CompareConfig, name: str, settings: PretrainConfig, parent: Path, k
     pretrain(replace(settings, out=str(out)))
     if not (out / "encoder").is_dir():
         raise UsageError(f"{out}: stopped; the same command goes on from there")
-    probed = probe(ProbeConfig(run=str(out), train=cfg.train, test=cfg.test, device=cfg.device))
+    probed = probe(str(out), cfg.train, cfg.test, device=cfg.device)
+    assert isinstance(probed, ProbeResult)  # `_check` opened the sets: one label an image
     found = {
         "objective": name,
         "lr": settings.optim.lr,
         "batch_size": settings.batch_size,
         "samples": settings.samples,
         "seed": settings.seed,
-        "linear_probe": probed["linear_probe"],
-        "knn": probed["knn"],
+        "linear_probe": probed.linear_probe,
+        "knn": probed.knn,
     }
     if cfg.retrieve and ((out / "text").is_dir() or load(out).labels):
-        told = retrieve(RetrieveConfig(run=str(out), data=cfg.retrieve, device=cfg.device))
+        told = retrieve(str(out), cfg.retrieve, device=cfg.device).to_json()
         found["retrieve"] = {route: told[route] for route in ("text", "head") if route in told}
     write_text(out / RESULT, json.dumps(found, indent=2) + "\n")
     return found

@@ -18,7 +18,7 @@ from catlip.data.batches import Batch
 from catlip.data.images import left_out
 from catlip.data.open import open_dataset
 from catlip.errors import UsageError
-from catlip.evaluation.features import Captioned, embed_source
+from catlip.evaluation.features import CaptionFeatures, caption_features
 from catlip.labels.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
 from catlip.models.text import TextConfig
 from catlip.models.weights import ENCODER_FOLDER, load, model_folder
@@ -64,7 +64,7 @@ def align(cfg: Align) -> Path:
         raise UsageError("`steps` is 1 or more, `batch_size` 2 or more")
     encoder, device = load(cfg.run), one_device(cfg.device)
     source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
-    data = with_captions(embed_source(encoder, source, device, said=_progress(len(source))), cfg.data)
+    data = with_captions(caption_features(encoder, source, device, said=_progress(len(source))), cfg.data)
     left_out(data=data.unreadable)
     if len(data) < cfg.batch_size:
         raise UsageError(f"`batch_size` {cfg.batch_size} for {len(data):,} pictures with captions; lower it")
@@ -82,17 +82,19 @@ def align(cfg: Align) -> Path:
     return out
 
 
-def with_captions(data: Captioned, name: str) -> Captioned:
+def with_captions(data: CaptionFeatures, name: str) -> CaptionFeatures:
     """Without the pictures that have no caption. Raises UsageError if none has one."""
     kept = [i for i, captions in enumerate(data.captions) if captions]
     if not kept:
         raise UsageError(f"`data` {name}: not one picture has a caption")
     if len(kept) == len(data):
         return data
-    return Captioned([data.keys[i] for i in kept], [data.captions[i] for i in kept], data.pooled[kept], data.unreadable)
+    return CaptionFeatures(
+        [data.keys[i] for i in kept], [data.captions[i] for i in kept], data.pooled[kept], data.unreadable
+    )
 
 
-def _fit(objective: AlignObjective, data: Captioned, tokenizer: Tokenizer, cfg: Align, out: Path) -> None:
+def _fit(objective: AlignObjective, data: CaptionFeatures, tokenizer: Tokenizer, cfg: Align, out: Path) -> None:
     """One caption of each picture a step, drawn anew; log.jsonl beside it."""
     device = objective.logit_scale.device
     tokens = torch.from_numpy(tokenizer([caption for some in data.captions for caption in some]))

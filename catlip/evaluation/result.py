@@ -1,0 +1,106 @@
+"""What evaluations return: numbers with what led to them, which print, save and draw themselves."""
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+from catlip import page
+from catlip.evaluation.features import folder_of
+from catlip.models.encoder import Encoder
+from catlip.training.log import append_json
+
+# Of a field: it is for Python and the page, and has no place in results.jsonl.
+NOT_SAVED = {"saved": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text under a title, for a terminal or a page."""
+
+    title: str
+    rows: Sequence[Sequence[str]]  # the first cell is the row's name
+    header: Sequence[str] = ()
+    note: str = ""
+
+    def __str__(self) -> str:
+        """Columns of equal width, the numbers to the right."""
+        lines = [list(row) for row in ([self.header] if self.header else []) + list(self.rows)]
+        widths = [max(len(row[i]) for row in lines if i < len(row)) for i in range(max(map(len, lines), default=0))]
+        told = [
+            "  ".join([f"  {row[0]:<{widths[0]}}", *(f"{cell:>{widths[i]}}" for i, cell in enumerate(row[1:], 1))])
+            for row in lines
+        ]
+        return "\n".join([self.title, *(line.rstrip() for line in told), *([f"  {self.note}"] if self.note else [])])
+
+    def html(self) -> page.Html:
+        parts = [page.table(list(self.header), [list(row) for row in self.rows])]
+        return page.join([*parts, page.paragraph(self.note, soft=True)] if self.note else parts)
+
+
+@dataclass(kw_only=True)
+class Result:
+    """Numbers in percent unless their names say otherwise, and what they were measured with.
+
+    `print(result)` shows the table, a notebook draws it; `to_json()` is the line of results.jsonl, `to_html()` a page
+    that needs nothing beside it. A field without a default is always in the JSON, another one where it says something.
+    """
+
+    task: ClassVar[str]
+    heading: ClassVar[str]  # of the page
+    page_name: ClassVar[str] = ""  # the file that the command line writes it to, if any
+
+    encoder: str  # run folder, or what else the encoder is called
+    seconds: float = field(default=0.0, metadata={"always": True})
+    unreadable: dict[str, int] = field(default_factory=dict)  # set -> images that were left out
+
+    def tables(self) -> list[Table]:
+        """The numbers first, then their parts."""
+        raise NotImplementedError
+
+    def drawings(self) -> list[page.Html]:
+        """What the page shows below the tables."""
+        return []
+
+    def table(self) -> str:
+        """For a terminal."""
+        return "\n".join(map(str, self.tables()))
+
+    def to_json(self) -> dict[str, Any]:
+        """The line of results.jsonl."""
+        kept = {"task": self.task}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            if one.metadata.get("saved", True) and (one.metadata.get("always") or value != default):
+                kept[one.name] = value
+        return kept
+
+    def to_html(self) -> str:
+        """A self-contained page."""
+        first, *rest = self.tables()
+        parts = [page.paragraph(first.title, soft=True), first.html()]
+        for part in rest:
+            parts += [page.heading(part.title), part.html()]
+        return page.page(self.heading, *parts, *self.drawings())
+
+    def saved(self, run: Any) -> Self:
+        """This result, after a line is added to results.jsonl of a run folder, or of a Run.
+
+        Not of an Encoder, which may not be any more what it was when it was loaded from there.
+        """
+        folder = None if isinstance(run, Encoder) else folder_of(run)
+        if folder is not None:
+            append_json(folder / "results.jsonl", self.to_json())
+        return self
+
+    def _repr_html_(self) -> str:
+        first = self.tables()[0]
+        return page.join([page.paragraph(first.title), first.html()]).text
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """`12.34 %`, or `-` for a number that there is not."""
+    return "-" if value is None or value != value else f"{value:.{digits}f} %"
