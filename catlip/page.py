@@ -171,7 +171,7 @@ def chart(
     shown = [one for one in series if len(one.points)]
     if not shown:
         return Html("")
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "catlip", "text.parse_math": False, "font.size": 9}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "catlip", "text.parse_math": False, "font.size": 9}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(8.6, height), layout="constrained")
         axes: Any = figure.add_subplot()

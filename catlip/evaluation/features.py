@@ -214,7 +214,7 @@ def _cache_key(encoder: Encoder, dataset: Dataset, device: torch.device) -> str:
             found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     for number in range(len(dataset)):
         image = image_content(dataset[number].image)
-        found.update(len(image).toimage_content(8, "big"))
+        found.update(len(image).to_bytes(8, "big"))
         found.update(image)
     return found.hexdigest()[:40]
 
