@@ -123,7 +123,7 @@ def accuracies(rank: Tensor, wanted: Tensor) -> dict[str, float]:
 def per_class(rank: Tensor, wanted: Tensor, names: Sequence[str]) -> dict[str, float]:
     """{class: its own top-1 in percent}, of the classes that occur."""
     hit = rank.eq(0).double()
-    return {names[c]: round(100 * hit[wanted == c].mean().item(), 2) for c in wanted.unique().tolist()}
+    return {names[c]: round(100 * hit[wanted == c].mean().item(), 2) for c in map(int, wanted.unique())}
 
 
 @torch.no_grad()
