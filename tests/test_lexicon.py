@@ -65,7 +65,9 @@ def test_the_table_of_words_names_synsets_that_exist(lexicon: Lexicon) -> None:
     from catlip.labels.nouns.words import word_lists
 
     lists = word_lists()
-    assert set(lists) == {*"never sense cue not-a-phrase carrier plural function negation language".split()}
+    assert set(lists) == {
+        *"never sense cue not-a-phrase carrier plural function negation language before after".split()
+    }
     for section in ("sense", "cue"):
         for word, (usual, *others) in lists[section].items():
             assert word not in lists["never"], word

@@ -42,7 +42,7 @@ def test_clips_tokens_equal_open_clips(clip: Tokenizer) -> None:
     captions = TRICKY + [f"a{chr(c)}b 1{chr(c)}" for c in range(1, 0x2E00, 3) if clean(chr(c)) or chr(c).isspace()]
     assigned = [c for c in captions if all(_assigned(x) for x in c)]
     np.testing.assert_array_equal(clip(assigned), open_clip.tokenize(assigned).numpy())
-    assert (clip.size, clip.start, clip.end) == (49408, 49406, 49407)
+    assert (clip.size, clip.bos, clip.eos) == (49408, 49406, 49407)
 
 
 def _assigned(character: str) -> bool:
@@ -60,7 +60,7 @@ def test_clips_tokens_equal_open_clips_on_any_text(clip: Tokenizer, text: str) -
 def test_a_caption_cannot_forge_a_mark(clip: Tokenizer) -> None:
     """open_clip reads "<end_of_text>" in a caption as the mark, so that a caption can cut itself short."""
     tokens = clip(["<end_of_text> a dog"])[0]
-    assert (tokens == clip.end).sum() == 1
+    assert (tokens == clip.eos).sum() == 1
     assert tokens.argmax() == (tokens > 0).sum() - 1
 
 
@@ -72,10 +72,10 @@ def test_rows_have_marks_and_padding_in_their_places(trained: Tokenizer, caption
     assert tokens.dtype == np.int64
     for row in tokens:
         end = row.argmax()
-        assert row[0] == trained.start
-        assert row[end] == trained.end
+        assert row[0] == trained.bos
+        assert row[end] == trained.eos
         assert (row[1:end] > 0).all()
-        assert (row[1:end] < trained.start).all()
+        assert (row[1:end] < trained.bos).all()
         assert (row[end + 1 :] == 0).all()
 
 
@@ -88,8 +88,8 @@ def test_every_text_comes_back_from_its_tokens(trained: Tokenizer, text: str) ->
 
 def test_empty_and_long_captions(trained: Tokenizer) -> None:
     empty, long = trained(["", "dogs " * 50])
-    assert empty.tolist() == [trained.start, trained.end] + [0] * 14
-    assert long[-1] == trained.end
+    assert empty.tolist() == [trained.bos, trained.eos] + [0] * 14
+    assert long[-1] == trained.eos
     assert (long > 0).all()
     assert trained([None, float("nan")]).tolist() == [empty.tolist()] * 2  # type: ignore[list-item]
     with pytest.raises(UsageError, match="a caption is int"):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from catlip.atomic import write_text
 from catlip.errors import UsageError
 from catlip.export.graphs import Run
-from catlip.labels.tokenizer import END, FILE, PAD, START, Tokenizer
+from catlip.labels.tokenizer import BOS, EOS, FILE, PAD, Tokenizer
 from catlip.models.dual import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder, misfit, without_classifier
 from catlip.models.text import HEAD_WIDTH
@@ -125,13 +125,13 @@ def _text_cfg(folder: Path, dual: DualEncoder, tokenizer: Tokenizer) -> dict[str
     if bpe.token_to_id(PAD) is None:
         (folder / FILE).unlink()
         return found
-    special = [(START, tokenizer.start), (END, tokenizer.end)]
-    bpe.post_processor = TemplateProcessing(single=f"{START} $A {END}", special_tokens=special)
+    special = [(BOS, tokenizer.bos), (EOS, tokenizer.eos)]
+    bpe.post_processor = TemplateProcessing(single=f"{BOS} $A {EOS}", special_tokens=special)
     bpe.save(str(folder / FILE))
     card = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": START,
-        "eos_token": END,
+        "bos_token": BOS,
+        "eos_token": EOS,
         "pad_token": PAD,
         "model_max_length": tokenizer.context,
     }

@@ -3,8 +3,8 @@
 Two sources of merges, one way of applying them: CLIP's own, where open_clip is installed, so that text towers can be
 exchanged with it, or merges trained on the user's captions, the default: a small corpus has no use for 49,408 tokens,
 and nothing has to be downloaded. What follows from CLIP (arXiv 2103.00020, section 2.4) holds for both: text is
-repaired, lower-cased and split as there, the padding is 0, the start mark is the last id but one and the end mark the
-last, so that the place of the end mark is `tokens.argmax(1)`.
+repaired, lower-cased and split as there, the padding is 0, BOS is the last id but one and EOS the last, so that EOS is
+at `tokens.argmax(1)`.
 
 A trained vocabulary has no token 0 but the padding. In CLIP's, 0 is also "!" inside a run of punctuation; whoever
 takes every 0 for padding, as open_clip does, loses that.
@@ -14,7 +14,7 @@ import gzip
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +28,7 @@ from catlip.errors import UsageError
 from catlip.labels.cleaning import MAX_CHARACTERS, as_text
 
 FILE = "tokenizer.json"  # its name in a run folder
-PAD, START, END = "<pad>", "<start_of_text>", "<end_of_text>"
+PAD, BOS, EOS = "<pad>", "<start_of_text>", "<end_of_text>"
 END_OF_WORD = "</w>"
 # Contractions, runs of letters, single digits, runs of anything else; white space only separates.
 _PIECES = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -43,7 +43,7 @@ class TokenizerConfig:
 
     tokenizer: str = "train"  # train: merges from these captions; clip: CLIP's own; or the path of a tokenizer.json
     tokens: int = 16384  # how many to train; fewer if the captions have no more pairs that occur twice
-    context: int = 77  # longest caption, in tokens with its two marks; of a longer one the end falls away
+    context: int = 77  # longest caption in tokens, with BOS and EOS; of a longer one the end falls away
 
 
 def make_tokenizer(cfg: TokenizerConfig, captions: Iterable[str]) -> "Tokenizer":
@@ -56,33 +56,42 @@ def make_tokenizer(cfg: TokenizerConfig, captions: Iterable[str]) -> "Tokenizer"
 
 
 class Tokenizer:
-    """tokenizer(captions) -> int64 [B, context], padded with 0. Made by `train`, `clip` or `load`."""
+    """tokenizer(captions) -> int64 [B, context], padded with 0. Made by `train`, `clip` or `load`.
+
+    >>> tokenizer = Tokenizer.train(["a dog", "a dog and a cat"], size=520, context=8)
+    >>> tokenizer(["a dog", ""]).shape
+    (2, 8)
+    >>> tokenizer.decode(tokenizer(["A  dog"])[0])
+    'a dog'
+
+    size: number of tokens. bos, eos: ids of the two marks.
+    """
 
     def __init__(self, bpe: Any, context: int = 77) -> None:
         """bpe: a tokenizers.Tokenizer. Raises UsageError for a context that has no room for a word."""
         if context < 3:
-            raise UsageError(f"`context` {context}: start mark, end mark and one word need 3")
+            raise UsageError(f"`context` {context}: BOS, EOS and one word need 3")
         self._bpe, self.context = bpe, context
         self.size: int = bpe.get_vocab_size()
-        self.start, self.end = self.size - 2, self.size - 1
-        if (bpe.token_to_id(START), bpe.token_to_id(END)) != (self.start, self.end):
-            raise UsageError(f"this tokenizer does not end with {START} and {END}, so it is none of catlip's")
+        self.bos, self.eos = self.size - 2, self.size - 1
+        if (bpe.token_to_id(BOS), bpe.token_to_id(EOS)) != (self.bos, self.eos):
+            raise UsageError(f"this tokenizer does not end with {BOS} and {EOS}, so it is none of catlip's")
 
     def __call__(self, captions: Sequence[str]) -> np.ndarray:
-        """An empty caption is start and end mark alone; of one that is too long the end falls away, not the mark."""
+        """An empty caption is BOS and EOS alone; of one that is too long the end falls away, but not EOS."""
         tokens = np.zeros((len(captions), self.context), np.int64)
         for row, caption in zip(tokens, captions, strict=True):
             ids = self.encode(caption)[: self.context - 2]
-            row[: len(ids) + 2] = [self.start, *ids, self.end]
+            row[: len(ids) + 2] = [self.bos, *ids, self.eos]
         return tokens
 
     def encode(self, caption: str) -> list[int]:
-        """All tokens of a caption, without marks. A caption cannot contain a mark: it is split like any other text."""
+        """All tokens of a caption, without BOS and EOS, which it cannot contain: they are split like any other text."""
         return self._bpe.encode(clean(caption), add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of tokens, without marks and padding; words are separated by one space."""
-        kept = [i for i in ids if i < self.start and self._bpe.id_to_token(i) != PAD]
+        """Text of tokens, without BOS, EOS and padding; words are separated by one space."""
+        kept = [i for i in ids if i < self.bos and self._bpe.id_to_token(i) != PAD]
         return self._bpe.decode(kept).replace(END_OF_WORD, " ").strip()
 
     def save(self, path: Path) -> None:
@@ -107,26 +116,26 @@ class Tokenizer:
         """Merges from captions, the most frequent pair first; the same captions in any order give the same merges.
 
         size: tokens in all; fewer if the captions have no more pairs that occur twice. Raises UsageError for less
-        than marks and bytes need.
+        than bytes, BOS and EOS need.
         """
         from tokenizers import Tokenizer as Bpe
-        from tokenizers import models, trainers
+        from tokenizers import models, pre_tokenizers, trainers
 
-        merges = size - len([PAD, *_layout([])])
-        if merges < 0:
-            raise UsageError(f"`tokens` {size}: padding, bytes and marks alone are {size - merges}")
+        least = 1 + 2 * 256 + 2  # padding, bytes, bytes that end a word, BOS and EOS
+        if size < least:
+            raise UsageError(f"`tokens` {size}: padding, bytes, BOS and EOS alone are {least}")
         bpe = _pipeline(Bpe(models.BPE(end_of_word_suffix=END_OF_WORD)))
         trainer = trainers.BpeTrainer(
-            vocab_size=2 * 256 + merges,
+            vocab_size=size - least + 2 * 256,
             min_frequency=2,
             show_progress=False,
             end_of_word_suffix=END_OF_WORD,
-            initial_alphabet=_bytes(),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
-        bpe.train_from_iterator(_chunks(captions), trainer)
-        # The trainer knows only the endings that occurred and puts the marks first; so its merges alone are kept.
+        bpe.train_from_iterator(map(clean, captions), trainer)
+        # The trainer knows only the endings that occurred and puts BOS and EOS first; so its merges alone are kept.
         learned = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
-        return cls(_assemble([PAD], learned[:merges]), context)
+        return cls(_assemble([PAD], learned[: size - least]), context)
 
     @classmethod
     def clip(cls, context: int = 77) -> "Tokenizer":
@@ -149,23 +158,15 @@ def clean(caption: Any) -> str:
     return " ".join(text.split()).lower()
 
 
-def _bytes() -> list[str]:
-    """A printable character for each byte, in the order of GPT-2's table: those that are printable come first."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [*map(chr, printable), *(chr(256 + i) for i in range(256 - len(printable)))]
-
-
-def _layout(merges: Sequence[tuple[str, ...]]) -> list[str]:
-    """Tokens in the order of their ids, without padding: bytes, bytes that end a word, merges, marks."""
-    joined = dict.fromkeys("".join(pair) for pair in merges)  # two merges may make the same token
-    return [*_bytes(), *(byte + END_OF_WORD for byte in _bytes()), *joined, START, END]
-
-
-def _assemble(first: list[str], merges: Sequence[tuple[str, ...]]) -> Any:
+def _assemble(padding: list[str], merges: Sequence[tuple[str, ...]]) -> Any:
+    """Ids in the order of CLIP's: bytes in the order of GPT-2's table, bytes that end a word, merges, BOS, EOS."""
     from tokenizers import Tokenizer as Bpe
-    from tokenizers import models
+    from tokenizers import models, pre_tokenizers
 
-    ids = {token: i for i, token in enumerate([*first, *_layout(merges)])}
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    endings = (byte + END_OF_WORD for byte in alphabet)
+    joined = dict.fromkeys("".join(pair) for pair in merges)  # two merges may make the same token
+    ids = {token: i for i, token in enumerate([*padding, *alphabet, *endings, *joined, BOS, EOS])}
     return _pipeline(Bpe(models.BPE(ids, list(merges), end_of_word_suffix=END_OF_WORD)))  # type: ignore[arg-type]
 
 
@@ -180,13 +181,3 @@ def _pipeline(bpe: Any) -> Any:
     )
     bpe.decoder = decoders.ByteLevel()
     return bpe
-
-
-def _chunks(captions: Iterable[str], size: int = 1000) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for caption in captions:
-        chunk.append(clean(caption))
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    yield chunk

@@ -37,7 +37,7 @@ class SubwordObjective(nn.Module):
         """tokenizer: the one that makes batch.tokens."""
         super().__init__()
         self.encoder = encoder
-        self.marks = tokenizer.start  # from here on ids are no labels
+        self.marks = tokenizer.bos  # from here on ids are no labels
         self.head = _Head(encoder.width, tokenizer.size, cfg.mlp_head)
         self.met = DocumentFrequency(tokenizer.size) if cfg.idf else None
 

@@ -19,48 +19,15 @@ import numpy as np
 from catlip.labels import cleaning
 from catlip.labels.nouns.negation import Caption
 from catlip.labels.nouns.phrases import THRESHOLD, PhraseIndex
-from catlip.labels.nouns.words import Kind, word_list
+from catlip.labels.nouns.words import Kind, word_list, word_lists
 from catlip.labels.nouns.wordtable import BY_CONTEXT, NO_LABEL, Span, WordTable
 from catlip.labels.wordnet import Lexicon
 
-# What a neighbour says for (+) or against (-) a noun, by the word's other reading. Log-odds, by hand, checked on the
-# gold set; columns: PLAIN, BASE_VERB, S_FORM, ING_FORM, PAST_FORM, ADJECTIVE, ADVERB.
-BEFORE = {
-    Kind.BREAK: (0, 0.0, 0.2, -0.5, 0.0, 0.2, -0.5),
-    Kind.DETERMINER: (0, 2.0, 1.5, 1.5, 1.5, 0.5, 1.0),
-    Kind.PREPOSITION: (0, 1.0, 1.2, 0.8, 1.0, 0.3, 0.5),
-    Kind.CONJUNCTION: (0, -0.3, 0.0, -0.7, -0.5, 0.0, -0.5),
-    Kind.PRONOUN: (0, -4.0, -3.0, -2.0, -3.0, -0.5, -1.0),
-    Kind.AUXILIARY: (0, -1.5, -0.5, -2.5, -2.0, -0.7, -0.7),
-    Kind.NUMBER: (0, 1.5, 2.5, 1.0, 1.0, 0.3, 0.0),
-    Kind.ADVERB: (0, -0.7, -0.5, -1.0, -0.5, -0.3, 0.0),
-    Kind.SINGULAR: (0, 0.7, -0.5, -0.3, -0.7, 0.0, -1.0),
-    Kind.PLURAL: (0, -1.5, -0.5, -1.5, -1.0, -0.3, -1.0),
-    Kind.VERB: (0, 0.8, 1.0, -0.5, 0.3, 0.3, -0.7),
-    Kind.OTHER: (0, 0.8, 1.0, 0.5, 0.5, 0.3, 0.0),
-    Kind.TO: (0, -3.0, 0.0, -0.5, -1.0, 0.0, -0.5),
-    Kind.AGENT: (0, 0.0, -2.5, -2.0, -2.0, -0.3, -1.0),
-    Kind.AGENTS: (0, -3.0, -1.5, -2.5, -2.0, -0.3, -1.0),
-}
-AFTER = {
-    Kind.BREAK: (0, 0.3, 0.2, 0.0, 0.3, 0.7, 0.0),
-    Kind.DETERMINER: (0, -1.0, -1.5, -2.0, -1.5, -0.5, 0.0),
-    Kind.PREPOSITION: (0, -0.5, -0.3, -0.2, -0.3, 0.7, 0.0),
-    Kind.CONJUNCTION: (0, 0.2, 0.2, 0.0, 0.2, 0.5, 0.0),
-    Kind.PRONOUN: (0, -0.5, -1.0, -1.0, -1.0, 0.0, 0.0),
-    Kind.AUXILIARY: (0, 0.5, 0.5, 0.5, 0.5, 1.0, 0.0),
-    Kind.NUMBER: (0, -0.5, -1.0, -0.7, -0.7, 0.0, 0.0),
-    Kind.ADVERB: (0, -0.5, -0.7, -0.7, -0.7, 0.0, 0.0),
-    Kind.SINGULAR: (0, 0.0, -0.3, -0.3, -0.3, -2.5, -0.5),
-    Kind.PLURAL: (0, 0.0, -0.3, -0.3, -0.3, -2.5, -0.5),
-    Kind.VERB: (0, 0.5, 0.2, 0.2, 0.2, 0.7, 0.0),
-    Kind.OTHER: (0, 0.0, -0.3, -0.3, -0.3, -0.5, 0.0),
-    Kind.TO: (0, -0.3, -0.5, -0.5, -0.5, 0.3, 0.0),
-    Kind.AGENT: (0, 0.0, -0.3, -0.3, -0.3, -2.5, -0.5),
-    Kind.AGENTS: (0, 0.0, -0.3, -0.3, -0.3, -2.5, -0.5),
-}
-# float32 [Kind, Form]
-_BEFORE, _AFTER = (np.array([rows[kind] for kind in Kind], np.float32) for rows in (BEFORE, AFTER))
+# float32 [Kind of the word before, or after; Form of the word]: what a neighbour says for (+) or against (-) a noun.
+_BEFORE, _AFTER = (
+    np.array([word_lists()[side][kind.name.lower()][0].split() for kind in Kind], np.float32)
+    for side in ("before", "after")
+)
 FOREIGN = 7  # log-odds, summed over the words, from which on a caption is not English
 CHUNK = 2048  # captions at a time at most: their arrays stay in the processor's cache
 CHUNK_CHARACTERS = 1 << 20  # a thousand pages of text would need gigabytes
