@@ -20,7 +20,7 @@ from catlip.labels.wordnet import Lexicon
 from catlip.notices import warn
 
 WNID = re.compile(r"n\d{8}")
-# entity, physical entity, object, whole: a picture of anything is a picture of these, so nothing backs off to them.
+# entity, physical entity, object, whole: an image of anything is an image of these, so nothing backs off to them.
 TOP_LEVELS = 4
 
 

@@ -1,4 +1,4 @@
-"""Captioned pictures that were not trained on: which of the nouns in their captions does a classifier name?"""
+"""Captioned images that were not trained on: which of the nouns in their captions does a classifier name?"""
 
 import base64
 import io
@@ -24,23 +24,23 @@ from catlip.evaluation.multilabel import average_precision, top1
 from catlip.labels.vocabulary import Vocabulary
 
 FILE = "held_out.json"
-SHEET = 48  # pictures whose predictions are kept for the report
+SHEET = 48  # images whose predictions are kept for the report
 
 
 @dataclass(slots=True)
 class HeldOut:
-    """N pictures with the classes that their captions name."""
+    """N images with the classes that their captions name."""
 
-    records: list[Sample]  # without the encoded pictures
+    records: list[Sample]  # without the encoded images
     pixels: Tensor  # uint8 [N, 3, size, size]
-    rows: Tensor  # int64 [L]: picture of each label
+    rows: Tensor  # int64 [L]: image of each label
     labels: Tensor  # int64 [L]: its class
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def positive(self, classes: Tensor) -> Tensor:
-        """bool [N, len(classes)]: which pictures have each of the classes."""
+        """bool [N, len(classes)]: which images have each of the classes."""
         column = torch.full((int(max(self.labels.max(), classes.max())) + 1,), -1)
         column[classes] = torch.arange(len(classes))
         found = torch.zeros(len(self), len(classes), dtype=torch.bool)
@@ -72,13 +72,13 @@ def open_held_out(source: Dataset, vocabulary: Vocabulary, view: Callable[[Any],
 
 @dataclass(slots=True)
 class Scores:
-    """What a classifier makes of held-out pictures; only classes that occur are scored."""
+    """What a classifier makes of held-out images; only classes that occur are scored."""
 
     classes: Tensor  # int64 [C]
     average_precision: Tensor  # float [C], in [0, 1]
-    positives: Tensor  # int64 [C]: pictures with the class
-    top1: float  # share of pictures whose best-scored class, of the whole vocabulary, is one of theirs
-    best: Tensor  # int64 [N, 5]: the best-scored classes of each picture
+    positives: Tensor  # int64 [C]: images with the class
+    top1: float  # share of images whose best-scored class, of the whole vocabulary, is one of theirs
+    best: Tensor  # int64 [N, 5]: the best-scored classes of each image
 
     @property
     def mean_ap(self) -> float:
@@ -87,7 +87,7 @@ class Scores:
 
 @torch.no_grad()
 def score(logits: Tensor, data: HeldOut) -> Scores:
-    """logits [N, V] of the pictures, on the CPU."""
+    """logits [N, V] of the images, on the CPU."""
     classes, positives = data.labels.unique(return_counts=True)
     positive = data.positive(classes)
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
@@ -97,7 +97,7 @@ def score(logits: Tensor, data: HeldOut) -> Scores:
 
 
 def write(path: Path, scores: Scores, data: HeldOut, vocabulary: Vocabulary) -> None:
-    """Per-label results and a sheet of pictures with predictions, for the run's report."""
+    """Per-label results and a sheet of images with predictions, for the run's report."""
     names = [name.replace("_", " ") for name in vocabulary.names]
     each = zip(scores.classes.tolist(), scores.positives.tolist(), scores.average_precision.tolist(), strict=True)
     labels = [

@@ -3,11 +3,11 @@
 What Transfer Init means here. The loss is convex: trained to the end, the start is forgotten. So the penalty pulls
 towards the transferred rows W0 instead of towards zero, which is the same as starting gradient descent at W0 and
 stopping early, without its learning rate and number of steps to choose. Measured (CIFAR-10, resnet10t after Flickr8k,
-five subsets, the best of eight penalties for each, standardised over all training pictures, the rows of zeroshot's
-rule): with 1 picture a class 16.2 % towards zero and 20.2 % towards W0, with 5 pictures 22.2 and 23.2, with 25 29.7 and
+five subsets, the best of eight penalties for each, standardised over all training images, the rows of zeroshot's
+rule): with 1 image a class 16.2 % towards zero and 20.2 % towards W0, with 5 images 22.2 and 23.2, with 25 29.7 and
 29.8, with 50 both 32.6; the rows alone 20.1. docs/probe.md has what the verb itself finds.
 
-There is no mini-batch path: a set of N features fits in memory where its pictures did (ImageNet with ViT-B: 3.9 GB),
+There is no mini-batch path: a set of N features fits in memory where its images did (ImageNet with ViT-B: 3.9 GB),
 and all that grows with N times the number of classes, the logits and their gradient, is made a block at a time. So
 large sets have the same exact optimum as small ones, and no learning rate.
 """
@@ -79,7 +79,7 @@ def linear_probe(
     """(accuracy in percent, penalty): logistic regression on standardised features.
 
     The penalty is chosen on a fifth of the training set by accuracy, or by cross-validation in so many folds. Folds are
-    for few pictures, whose accuracy is a coarse number, so there the likelihood chooses, and with the penalty how much
+    for few images, whose accuracy is a coarse number, so there the likelihood chooses, and with the penalty how much
     of the prior to believe. Where a class has nothing to spare the penalty is the strongest. prior: (weight [C, D],
     bias [C]) that the penalty pulls towards; made for the features as they are.
     """
@@ -115,7 +115,7 @@ def likelihood(x: Tensor, y: Tensor, weights: Tensor) -> float:
 
 
 def accuracy(x: Tensor, y: Tensor, weights: Tensor) -> float:
-    """In percent; NaN without pictures. weights [D + 1, C]."""
+    """In percent; NaN without images. weights [D + 1, C]."""
     rows = max(1, BLOCK // weights.shape[1])
     right = [
         (part @ weights[:-1] + weights[-1]).argmax(1).eq(wanted)
@@ -125,7 +125,7 @@ def accuracy(x: Tensor, y: Tensor, weights: Tensor) -> float:
 
 
 def _folds(y: Tensor, folds: int, seed: int) -> list[Tensor]:
-    """Pictures to hold out, fold by fold: a random fifth, or every picture once, classes spread evenly over the folds.
+    """Images to hold out, fold by fold: a random fifth, or every image once, classes spread evenly over the folds.
 
     Empty if a class could not be held out without being lost to training.
     """
@@ -159,7 +159,7 @@ def voc07_svm(
     x_train: Tensor, positive_train: Tensor, x_test: Tensor, *, costs: Sequence[float] = COSTS, seed: int = 0
 ) -> Machines:
     """x float [N, D], x_test float [M, D], positive bool [N, V]. Features are brought to unit length; the cost with the
-    best mean AP over the folds wins, of several the smallest. Raises UsageError for a class that no training picture
+    best mean AP over the folds wins, of several the smallest. Raises UsageError for a class that no training image
     has, or all."""
     wrong = (positive_train.all(0) | ~positive_train.any(0)).nonzero()[:, 0].tolist()
     if wrong:

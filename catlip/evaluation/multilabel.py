@@ -1,5 +1,5 @@
 """Metrics of a multi-label classifier: exact ones from all scores, or counted batch by batch in memory that does not
-grow with the pictures.
+grow with the images.
 
 Ties count against the classifier: among equal scores, positives come last (scikit-learn takes equal scores as one
 threshold; without ties the two are equal).
@@ -82,7 +82,7 @@ def _f1(right: Tensor, chosen: Tensor, positives: Tensor) -> dict[str, float]:
 
 
 def top1(scores: Tensor, positive: Tensor) -> float:
-    """Share of pictures with labels whose best-scored class is one of their labels."""
+    """Share of images with labels whose best-scored class is one of their labels."""
     some = positive.any(1)
     best = scores[some].argmax(1, keepdim=True)
     return positive[some].gather(1, best).float().mean().item()
@@ -119,9 +119,9 @@ class Bounds:
 class Counted:
     """The metrics of a set of any size: histograms of the scores of each class, 8 bytes a class and bin.
 
-    24,320 classes in 512 bins take 100 MB, whatever the number of pictures. Within a bin the order of pictures is
+    24,320 classes in 512 bins take 100 MB, whatever the number of images. Within a bin the order of images is
     lost, so average precision comes with bounds that hold for certain: all negatives of a bin before its positives,
-    and after them. F1 is exact. Processes each count their own pictures; `reduce` adds them up, in whole numbers, so
+    and after them. F1 is exact. Processes each count their own images; `reduce` adds them up, in whole numbers, so
     the result is the same bits on any number of processes.
     """
 

@@ -4,12 +4,12 @@ CatLIP (arXiv 2404.15653, section 4.2; its released code has no such thing) take
 the mean row of the most path-similar ones, or a random row. Taken as they are, such rows do not classify: biases are
 log-odds of how often captions name a thing, and logits of frequent synsets vary more. CIFAR-10, ten classes, resnet10t
 after Flickr8k, without training: rows and biases as they are 10.0 % (one class for everything), without biases 16.2 %,
-biases set so that classes are level over some pictures 19.5 %, and logits of equal deviation 20.9 %.
+biases set so that classes are level over some images 19.5 %, and logits of equal deviation 20.9 %.
 
-Which deviation does not change that, but what the first steps make of it. Fifty labelled pictures, AdamW at 1e-3 on
+Which deviation does not change that, but what the first steps make of it. Fifty labelled images, AdamW at 1e-3 on
 the head alone, mean of five subsets, accuracy after 0, 1, 3, 10 and 30 steps: deviation .1: 20.9 19.6 19.9 19.9 20.7;
 .5: 20.9 20.8 20.6 21.5 21.6; 1: 20.9 21.1 21.3 21.9 21.8; 4: 20.9 20.9 21.1 21.3 20.4. One has also the lowest
-cross-entropy before training (of .1, .25, .5, 1, 2). 256 pictures without labels level as well as 5,000, and 16 cost
+cross-entropy before training (of .1, .25, .5, 1, 2). 256 images without labels level as well as 5,000, and 16 cost
 half a point.
 """
 
@@ -58,7 +58,7 @@ def transfer_rows(
     run: where the encoder is from; its vocabulary says how names are read. pooled [N, D]: Encoder.pooled of images of
     the new task, labelled or not; some 256 are enough, 2 the least. Over them, every class' logits have mean 0 and this
     deviation (a tenth of it where the row is random, so that a class nothing is known of starts at chance).
-    Raises UsageError for an encoder without synsets, for names of which none is near one, and for pictures that
+    Raises UsageError for an encoder without synsets, for names of which none is near one, and for images that
     are all alike.
     """
     matches = match_rows(encoder, run, classes, alpha)
@@ -67,7 +67,7 @@ def transfer_rows(
 
 
 def match_rows(encoder: Encoder, run: Any, classes: Sequence[ClassName], alpha: float = ALPHA) -> list[Match]:
-    """Where each class is found; needs no pictures. Raises UsageError as `transfer_rows` does."""
+    """Where each class is found; needs no images. Raises UsageError as `transfer_rows` does."""
     if not 0 < alpha <= 1:
         raise UsageError(f"`alpha` {alpha:g}: path similarities are above 0 and at most 1")
     labeler, where = run_labeler(run), name_of(run)
@@ -101,7 +101,7 @@ def scale_rows(
         ]
     )
     known = torch.tensor([bool(match.rows) for match in matches])
-    # The mean row moves all logits of a picture alike, which no softmax sees, but a penalty or weight decay would.
+    # The mean row moves all logits of an image alike, which no softmax sees, but a penalty or weight decay would.
     rows = torch.where(known[:, None], rows - rows[known].mean(0) * (known.sum() > 1), rows)
     pooled = pooled.double()
     mean = pooled.mean(0)

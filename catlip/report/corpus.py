@@ -91,7 +91,7 @@ def label_report(
         page.heading("The long tail"),
         _tail(np.array(vocabulary.counts), min_count),
         page.heading("Most frequent labels"),
-        _most_frequent(vocabulary),
+        *_most_frequent(vocabulary),
     ]
     if captions:
         parts += [*_unlabelled(examples), *_dropped(examples)]
@@ -166,12 +166,12 @@ def _tail(counts: np.ndarray, min_count: int) -> page.Html:
     return page.chart(series, "rank of the label", "samples", log_x=True, log_y=True, cut=cut, height=3.4)
 
 
-def _most_frequent(vocabulary: Vocabulary) -> page.Html:
-    top = zip(vocabulary.synsets[:50], vocabulary.names[:50], vocabulary.counts[:50], strict=True)
-    return page.table(
-        ["label", "synset", "samples", "share"],
-        [[n.replace("_", " "), s, f"{c:,}", f"{c / max(vocabulary.samples, 1):.2%}"] for s, n, c in top],
-    )
+def _most_frequent(vocabulary: Vocabulary) -> list[page.Html]:
+    top = zip(vocabulary.synsets[:100], vocabulary.names[:100], vocabulary.counts[:100], strict=True)
+    rows = [[n.replace("_", " "), s, f"{c:,}", f"{c / max(vocabulary.samples, 1):.2%}"] for s, n, c in top]
+    header = ["label", "synset", "samples", "share"]
+    more = [page.folded(f"{len(rows) - 20} more", page.table(header, rows[20:]))] if len(rows) > 20 else []
+    return [page.table(header, rows[:20]), *more]
 
 
 def _unlabelled(examples: Examples) -> list[page.Html]:

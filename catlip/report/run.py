@@ -1,5 +1,5 @@
-"""The report on a run of any verb that trains: curves, speed, and of pre-training what each label has learned and
-pictures with predictions. One HTML file."""
+"""The report on a run of any verb that trains: curves and speed; of pre-training also what each label has learned, and
+images with predictions."""
 
 import base64
 import json
@@ -16,18 +16,8 @@ FILE, HELD_OUT = "report.html", "held_out.json"
 WORST = 20  # labels in the table of the least learned
 # Settings that say what a run was made of, whichever verb it is of.
 MADE_OF = ("run", "init", "data", "train", "images", "boxes", "test", "test_images", "test_boxes", "batch_size")
-USUAL = {
-    "samples",
-    "loss",
-    "lr",
-    "grad_norm",
-    "images_per_s",
-    "data_wait",
-    "memory_gb",
-    "seconds",
-    "mfu",
-    "not_finite_at_step",
-}
+# What every run logs, and has charts and figures of its own.
+USUAL = "samples loss lr grad_norm images_per_s data_wait memory_gb seconds mfu not_finite_at_step".split()
 
 
 def is_run(path: Path) -> bool:
@@ -93,7 +83,8 @@ def _curves(entries: list[dict[str, Any]]) -> list[page.Html]:
     own = [name for name in _names(entry for entry in entries if "loss" in entry) if name not in looked]
 
     def alone(name: str, y_label: str, told: str = "", scale: float = 1.0) -> page.Html:
-        return chart([Series(told or name, _column(entries, name, scale))], "samples", y_label, zero=name != "loss")
+        series = [Series(told or name, _column(entries, name, scale))]
+        return chart(series, "samples", y_label, zero=name != "loss", height=2.3)
 
     watched = chart([Series(name, _column(entries, name)) for name in looked], "samples", "%", zero=True)
     sections = {
