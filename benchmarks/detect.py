@@ -20,14 +20,14 @@ import torch
 
 from catlip.data.boxes import BoxBatch
 from catlip.data.steps import Step
-from catlip.objectives.boxes import Boxes
+from catlip.models.weights import open_weights
+from catlip.objectives.boxes import Boxes, BoxObjective
 from catlip.report.detections import DetectConfig, detect
-from catlip.tasks.detect import make_task
 from catlip.training.distributed import World, join
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
 from catlip.training.precision import DTYPES, choose
-from catlip.training.state import State
+from catlip.training.state import LoopConfig, State
+from catlip.training.task import Task
 
 # The published ids, which COCO128's list of categories has lost while its annotations kept them.
 COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
@@ -92,17 +92,6 @@ def learning(args: argparse.Namespace, boxes: Path) -> DetectConfig:
 def step(args: argparse.Namespace) -> None:
     """Steps of random pictures with two objects each: seconds, and memory at its highest."""
     world: World = join(args.device)
-    cfg = DetectConfig(
-        run=args.run,
-        untrained=True,
-        images="",
-        boxes="",
-        test_images="",
-        test_boxes="",
-        out="",
-        image_size=args.image_size,
-        loop=LoopConfig(checkpointing=args.checkpointing),
-    )
     size, n = args.image_size, args.batch_size
     half = np.zeros((2 * n, size, -(-size // 8)), np.uint8)
     half[:, : size // 2] = 255
@@ -118,7 +107,11 @@ def step(args: argparse.Namespace) -> None:
         masks=torch.from_numpy(half),
     )
     precision = choose(args.precision, world)
-    state = State(make_task(cfg, 80), world, OptimConfig(), ema=0.0, precision=precision, shard=False, micro_batch=0)
+    torch.manual_seed(0)
+    encoder = open_weights(args.run, untrained=True).build(image_size=size)
+    if args.checkpointing:
+        encoder.backbone.set_grad_checkpointing(True)
+    state = State(Task(BoxObjective(encoder, 80, Boxes())), world, OptimConfig(), LoopConfig(ema=0.0), precision)
     state.task.train()
     for number in range(args.steps):
         batch.step = Step(number, number * n, n, size, 1.0, 0.0)

@@ -36,8 +36,7 @@ from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
 from catlip.tasks.pretrain import PretrainConfig, pretrain
-from catlip.training.loop import LoopConfig
-from catlip.training.state import State
+from catlip.training.state import LoopConfig, State
 
 STEPS, BATCH, LIMIT = 24, 24, 60.0  # LIMIT: seconds that a survivor may take
 FULL = 64 << 10  # bytes that a file may have while the disk is "full": more than the log, less than a checkpoint
@@ -111,7 +110,7 @@ def work(rank: int, world: int, port: int, cfg: PretrainConfig, fault: tuple[str
             mock.patch.object(Batches, "make", made if troubled else make),
             mock.patch.object(Vocabulary, "labeler", return_value=LABELER),
         ):
-            pretrain(cfg)
+            pretrain(config=cfg)
     except UsageError as error:
         sys.stderr.write(f"catlip: {error}\n")
         sys.exit(2)

@@ -21,8 +21,8 @@ from catlip.labels.tokenizer import TokenizerConfig
 from catlip.models.text import TextConfig
 from catlip.recipes.compare import CompareConfig, compare
 from catlip.tasks.pretrain import PretrainConfig
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
+from catlip.training.state import LoopConfig
 
 ALL = (
     "synsets", "synsets_softmax", "synsets_asymmetric", "subwords", "clip", "siglip", "clip_lite", "clip+subwords",

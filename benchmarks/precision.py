@@ -27,7 +27,7 @@ from catlip.objectives.synsets import SynsetObjective, Synsets  # noqa: E402
 from catlip.training.distributed import join  # noqa: E402
 from catlip.training.optim import OptimConfig  # noqa: E402
 from catlip.training.precision import choose, where  # noqa: E402
-from catlip.training.state import State  # noqa: E402
+from catlip.training.state import LoopConfig, State  # noqa: E402
 from catlip.training.task import Task  # noqa: E402
 
 CLASSES, LABELS, PIXELS = 709, 8, 64  # Flickr8k's vocabulary
@@ -40,7 +40,7 @@ def measure(model: str, precision: str, seconds: float) -> dict[str, float | str
     world, count = join("auto"), MODELS[model]
     chosen = choose(precision, world)  # type: ignore[arg-type]
     task = Task(SynsetObjective(Encoder.create(model, image_size=PIXELS), [100] * CLASSES, 6_000, Synsets()))
-    state = State(task, world, OptimConfig(), ema=0.999, precision=chosen, shard=False, micro_batch=0)
+    state = State(task, world, OptimConfig(), LoopConfig(), chosen)
     batch = Batch(
         torch.randint(0, 256, (count, 3, PIXELS, PIXELS), dtype=torch.uint8),
         torch.zeros(count, dtype=torch.bool),

@@ -20,7 +20,7 @@ from catlip.data.corpus import build_vocabulary
 from catlip.data.crops import CropConfig
 from catlip.recipes.flickr8k_cpu import flickr8k_cpu
 from catlip.tasks.pretrain import PretrainConfig
-from catlip.training.loop import LoopConfig
+from catlip.training.state import LoopConfig
 
 KILLS = 5
 
@@ -53,7 +53,7 @@ def child(data: str, folder: Path, name: str, samples: int) -> None:
         return batch
 
     Batches.make = noted  # type: ignore[method-assign]
-    pretrain(settings(data, folder, name, samples))
+    pretrain(config=settings(data, folder, name, samples))
 
 
 def start(data: str, folder: Path, name: str, samples: int, world: int = 1, tag: str = "") -> list[subprocess.Popen]:

@@ -19,10 +19,10 @@ import torch
 
 from catlip.data.maskbatches import Window
 from catlip.models.segmenter import Head
-from catlip.tasks.segment import SegmentConfig, fine_tune
-from catlip.training.loop import LoopConfig
+from catlip.tasks.segment import SegmentConfig, segment
 from catlip.training.optim import OptimConfig
 from catlip.training.precision import Setting
+from catlip.training.state import LoopConfig
 
 NAMES = "sky building pole road pavement tree sign fence car pedestrian bicyclist".split()
 
@@ -35,8 +35,8 @@ def measure(args: argparse.Namespace, lr: float, seed: int, untrained: bool) -> 
     names = Path(args.out) / "names.txt"
     names.parent.mkdir(parents=True, exist_ok=True)
     names.write_text("\n".join(NAMES) + "\n")
-    found = fine_tune(
-        SegmentConfig(
+    found = segment(
+        config=SegmentConfig(
             run=args.run,
             untrained=untrained,
             train=f"{args.camvid}/train-*.tar",
@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace, lr: float, seed: int, untrained: bool) -> 
             optim=OptimConfig(lr=lr, weight_decay=0.05),
             loop=LoopConfig(precision=args.precision, ema=0.99),
         )
-    )
+    ).result
     if found is None:
         sys.exit("stopped; the same command goes on")
     return found[0]

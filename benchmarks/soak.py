@@ -34,7 +34,7 @@ from catlip.data.files import expand
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
 from catlip.recipes.flickr8k_cpu import flickr8k_cpu
-from catlip.training.loop import LoopConfig
+from catlip.training.state import LoopConfig
 
 SEED, FULL = 0, 2 << 20  # bytes that a file may have while the disk is "full"
 
@@ -90,7 +90,7 @@ def child(data: str, folder: Path, life: int) -> None:
     cfg.samples, cfg.image_size, cfg.batch_size, cfg.workers = 10_000_000, 48, 96, 2
     cfg.loop = LoopConfig(ema=0.998, save_every=960)
     assert loop
-    pretrain(cfg)
+    pretrain(config=cfg)
 
 
 def broken_shards(data: str, folder: Path) -> tuple[str, int]:

@@ -69,7 +69,7 @@ VERBS = {
         ("run",),
         OUT,
     ),
-    "align": Verb("text tower onto a frozen encoder", "catlip.tasks.align", "Align", "align", ("run",)),
+    "align": Verb("text tower onto a frozen encoder", "catlip.tasks.align", "AlignConfig", "align", ("run",)),
     "zeroshot": Verb(
         "classify by class names alone", "catlip.evaluation.zero_shot", "ZeroShotConfig", "zero_shot", ("run", "data")
     ),
@@ -189,8 +189,8 @@ def run(args: list[str]) -> Any:
         result = function(config=settings) if takes_config else function(settings)
     if notices.is_rank_0():
         _show(verb, result, settings)
-    if name == "pretrain" and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
-        print(f"{import_module('catlip.report.run').write_report(result)}: curves, labels, pictures")
+    if name == "pretrain" and notices.is_rank_0():
+        print(f"{import_module('catlip.report.run').write_report(Path(settings.out))}: curves, labels, pictures")
     return result
 
 
@@ -280,7 +280,7 @@ def _recipe(name: str, args: list[str], verb: str) -> tuple[Any, list[str]]:
     if verb == "pretrain":
         objective, args = _take("--objective", args)
         if objective:
-            recipe.objective = import_module("catlip.training.objective").settings_of(objective)
+            recipe.objective = import_module("catlip.recipes.objectives").objective_named(objective)
     if any(argument.split("=")[0] in ("--samples", "--epochs", "--hours") for argument in args):
         recipe.samples, recipe.epochs = 0, 0.0  # the budget that is given takes the recipe's place
         if hasattr(recipe, "hours"):

@@ -10,9 +10,10 @@ import torch
 from torch.multiprocessing.spawn import start_processes
 
 from catlip.models.segmenter import Head
-from catlip.tasks.segment import SegmentConfig, fine_tune
-from catlip.training.loop import LoopConfig
+from catlip.tasks.segment import SegmentConfig
+from catlip.tasks.segment import segment as fine_tune
 from catlip.training.optim import OptimConfig
+from catlip.training.state import LoopConfig
 
 
 def work(rank: int, data: str, out: str, world: int, port: int) -> None:
@@ -21,7 +22,7 @@ def work(rank: int, data: str, out: str, world: int, port: int) -> None:
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host's own name need not resolve
     torch.set_num_threads(1)
-    fine_tune(SegmentConfig(
+    fine_tune(config=SegmentConfig(
         run="timm:test_resnet", untrained=True, train=data, test=data, out=out, image_size=32, samples=160,
         batch_size=8, workers=1, device="cpu", head=Head(head="linear", stride=8), optim=OptimConfig(lr=1e-2),
         loop=LoopConfig(ema=0.0, precision="fp32"),

@@ -16,7 +16,7 @@ from tests.conftest import write_coloured
 RECIPE = """
 from catlip.labels.tokenizer import TokenizerConfig
 from catlip.models.text import TextConfig
-from catlip.training.loop import LoopConfig
+from catlip.training.state import LoopConfig
 from catlip.training.optim import OptimConfig
 from catlip.tasks.pretrain import PretrainConfig
 
@@ -70,7 +70,8 @@ def test_results_of_other_data_or_another_recipe_are_not_taken_up(
 ) -> None:
     trained: list[str] = []
 
-    def train(cfg: PretrainConfig) -> None:
+    def train(config: PretrainConfig) -> None:
+        cfg = config
         trained.append(Path(cfg.out).name)
         (Path(cfg.out) / "encoder").mkdir(parents=True)
 

@@ -25,10 +25,11 @@ from catlip.models.weights import load
 from catlip.objectives.boxes import Boxes, BoxObjective, targets
 from catlip.recipes import RECIPES, load_recipe
 from catlip.report.detections import DetectConfig, detect
-from catlip.tasks.detect import as_coco, fine_tune
+from catlip.tasks.detect import as_coco
+from catlip.tasks.detect import detect as fine_tune
 from catlip.training import checkpoint
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
+from catlip.training.state import LoopConfig
 
 SMALL = Boxes(
     channels=16, hidden=32, mask_layers=1, anchors=(8, 16, 32, 48, 64), proposals=30, regions=16, freeze_norm=False
@@ -200,7 +201,7 @@ def test_a_killed_run_goes_on_bit_for_bit(squares, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     train, test = squares("few", 5), squares("one", 1)
     whole = config(train, test, tmp_path / "whole")
-    assert fine_tune(whole) is not None
+    assert fine_tune(config=whole).result is not None
     save = checkpoint.save
 
     def save_and_die(folder: Path, state: dict) -> None:
@@ -212,14 +213,16 @@ def test_a_killed_run_goes_on_bit_for_bit(squares, tmp_path: Path) -> None:
         torch.set_num_threads(1)
         with mock.patch.object(checkpoint, "save", save_and_die):
             fine_tune(
-                config(train, test, tmp_path / "killed", loop=LoopConfig(ema=0.9, precision="fp32", save_every=12))
+                config=config(
+                    train, test, tmp_path / "killed", loop=LoopConfig(ema=0.9, precision="fp32", save_every=12)
+                )
             )
 
     killed = multiprocessing.get_context("fork").Process(target=run)
     killed.start()
     killed.join(120)
     assert killed.exitcode == -signal.SIGKILL
-    assert fine_tune(config(train, test, tmp_path / "killed")) is not None
+    assert fine_tune(config=config(train, test, tmp_path / "killed")).result is not None
     pairs = zip(weights(tmp_path / "whole").values(), weights(tmp_path / "killed").values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -227,14 +230,14 @@ def test_a_killed_run_goes_on_bit_for_bit(squares, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("change", "says"), [
     ({"run": "nowhere"}, "nowhere"), ({"image_size": 100}, "a multiple of 64"),
     ({"scale": (1.0, 0.5)}, "`scale` 1.0 0.5"),
-    ({"samples": 0}, "give the budget as `samples` or `epochs`"), 
+    ({"samples": 0}, "give the budget as `samples`, `epochs` or `hours`"), 
     ({"loop": LoopConfig(compile=True)}, "`compile` does not"),
     ({"objective": Boxes(anchors=(8, 16))}, "`anchors` names 2 sizes"), ({"boxes": "nowhere.json"}, "no such file"),
 ])  # fmt: skip
 def test_mistakes(change: dict[str, object], says: str, squares, tmp_path: Path) -> None:
     data = squares("bad", 1)
     with pytest.raises(UsageError, match=says):
-        fine_tune(config(data, data, tmp_path / "run", **change))
+        fine_tune(config=config(data, data, tmp_path / "run", **change))
     assert not (tmp_path / "run").exists()
 
 
@@ -243,17 +246,17 @@ def test_mistakes_in_the_data(squares, tmp_path: Path) -> None:
     table = json.loads(Path(other[1]).read_text())
     Path(other[1]).write_text(json.dumps({**table, "annotations": []}))
     with pytest.raises(UsageError, match=r"`test_boxes` .* holds no boxes"):
-        fine_tune(config(data, other, tmp_path / "run"))
+        fine_tune(config=config(data, other, tmp_path / "run"))
     del table["annotations"][0]["segmentation"]
     Path(other[1]).write_text(json.dumps(table))
     with pytest.raises(UsageError, match=r"1 of 2 boxes have no mask, e.g. in 0.png; `no_masks`"):
-        fine_tune(config(data, other, tmp_path / "run"))
+        fine_tune(config=config(data, other, tmp_path / "run"))
     for category in table["categories"]:
         category["name"] += "?"
     table["annotations"] = table["annotations"][1:]
     Path(other[1]).write_text(json.dumps(table))
     with pytest.raises(UsageError, match="has no category of"):
-        fine_tune(config(data, other, tmp_path / "run"))
+        fine_tune(config=config(data, other, tmp_path / "run"))
 
 
 def test_the_verb_without_masks(squares, tmp_path: Path) -> None:

@@ -30,17 +30,16 @@ from catlip.models.encoder import Encoder
 from catlip.objectives.frequency import DocumentFrequency
 from catlip.objectives.subwords import Subwords
 from catlip.report.run import write_report
+from catlip.tasks import pretrain as pretraining
 from catlip.tasks.pretrain import PretrainConfig, make_task, pretrain, speed_of
-from catlip.tasks.watch import Watch
-from catlip.training import checkpoint, distributed, log, loop, objective, runfolder
-from catlip.training import run as runs
+from catlip.training import checkpoint, distributed, log, loop, runfolder
+from catlip.training import train as trainer
+from catlip.training.budget import samples_of
 from catlip.training.distributed import World, first_host
 from catlip.training.log import append_json
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
 from catlip.training.precision import Precision
-from catlip.training.run import budget_of
-from catlip.training.state import State
+from catlip.training.state import LoopConfig, State
 from catlip.training.task import Task
 from tests.conftest import jpeg, write_tar
 from tests.test_batches import LABELER
@@ -81,7 +80,7 @@ def toy_batch(count: int, number: int = 0) -> Batch:
 
 def toy_state(room: int = 1000, micro_batch: int = 0) -> State:
     torch.manual_seed(0)
-    return State(Task(Toy(room)), ALONE, OptimConfig(), ema=0.9, precision=FP32, shard=False, micro_batch=micro_batch)
+    return State(Task(Toy(room)), ALONE, OptimConfig(), LoopConfig(ema=0.9, micro_batch=micro_batch), FP32)
 
 
 def test_micro_batches_give_the_large_batch_s_step() -> None:
@@ -113,7 +112,7 @@ class Drawing(Toy):
         self.norm, self.met = nn.BatchNorm1d(3), DocumentFrequency(2)
 
     def forward(self, batch: Batch):
-        self.met.meet(torch.zeros(len(batch), dtype=torch.int64), len(batch))
+        self.met.update(torch.zeros(len(batch), dtype=torch.int64), len(batch))
         noise = torch.rand(len(batch), 3)
         vectors = self.norm(batch.image.mean((2, 3)) + noise)
         if len(batch) > self.room:
@@ -128,7 +127,7 @@ def test_a_second_try_begins_where_the_first_did(capsys: pytest.CaptureFixture) 
     for room, micro_batch in ((4, 0), (1000, 3)):
         torch.manual_seed(0)
         task = Task(Drawing(room))
-        state = State(task, ALONE, OptimConfig(), ema=0.9, precision=FP32, shard=False, micro_batch=micro_batch)
+        state = State(task, ALONE, OptimConfig(), LoopConfig(ema=0.9, micro_batch=micro_batch), FP32)
         torch.manual_seed(7)
         state.update(toy_batch(12), 1e-2)
         assert state.micro_batch == 3
@@ -142,10 +141,12 @@ def test_a_single_picture_for_batch_norm_is_a_clear_line(flow, tmp_path: Path) -
     with pytest.raises(
         UsageError, match=r"share of a step is 1 picture, and BatchNorm needs two: a larger `batch_size`"
     ):
-        pretrain(config(*flow, tmp_path / "run", batch_size=1, samples=2))
-    pretrain(config(*flow, tmp_path / "vit", batch_size=1, samples=2, **VIT))
+        pretrain(config=config(*flow, tmp_path / "run", batch_size=1, samples=2))
+    pretrain(config=config(*flow, tmp_path / "vit", batch_size=1, samples=2, **VIT))
     pretrain(
-        config(*flow, tmp_path / "rest", batch_size=9, samples=9, loop=LoopConfig(micro_batch=4, precision="fp32"))
+        config=config(
+            *flow, tmp_path / "rest", batch_size=9, samples=9, loop=LoopConfig(micro_batch=4, precision="fp32")
+        )
     )
 
 
@@ -162,7 +163,7 @@ def train(flow: tuple[str, Path], out: Path, tag: str = "", **changes) -> None:
 
     # The labeler of all tests: a process of its own would take seconds to open it.
     with mock.patch.object(Batches, "make", noted), mock.patch.object(Vocabulary, "labeler", return_value=LABELER):
-        pretrain(config(*flow, out, **{"workers": 0, "samples": 192, **VIT, **changes}))
+        pretrain(config=config(*flow, out, **{"workers": 0, "samples": 192, **VIT, **changes}))
 
 
 def ends(count: int, function: Callable, *args, **changes) -> list[int | None]:
@@ -206,7 +207,7 @@ def broken(flow: tuple[str, Path], out: Path, rank: int, what: str) -> None:
                 case "missing file":
                     open("photos/gone.tar").close()
                 case "memory":
-                    self.shared = Toy(room=0)
+                    self.wrapped = Toy(room=0)
                 case "a mistake of ours":
                     raise KeyError("oh")
         return update(self, batch, lr)
@@ -281,7 +282,7 @@ def sequence(out: Path, tag: str = "") -> list[str]:
 def test_several_processes_make_the_same_steps_as_one(flow, tmp_path: Path, count: int, changes: dict) -> None:
     """Same samples, same weights up to rounding; also where the batch is no multiple of the processes; also sharded."""
     alone = {name: value for name, value in changes.items() if name != "loop"}
-    watch = {"watch": Watch(held_out=flow[0], held_out_limit=40, watch_every=96)} if "loop" in changes else {}
+    watch = {"held_out": flow[0], "held_out_limit": 40, "watch_every": 96} if "loop" in changes else {}
     processes(1, train, flow, tmp_path / "one", **alone, **watch)
     processes(count, train, flow, tmp_path / "many", **changes, **watch)
     seen = [[line["mAP"] for line in log_lines(tmp_path / name) if "mAP" in line] for name in ("one", "many")]
@@ -323,13 +324,13 @@ def test_two_processes_stop_and_three_go_on(flow, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_saves_and_ends_in_peace(flow, tmp_path: Path, name: str) -> None:
     torch.set_num_threads(1)
-    whole = pretrain(config(*flow, tmp_path / "whole"))
+    whole = pretrain(config=config(*flow, tmp_path / "whole")).out
     out = tmp_path / "run"
 
     def run() -> None:
         sys.stdout = (tmp_path / "printed").open("w", buffering=1)
         torch.set_num_threads(1)
-        pretrain(config(*flow, out))
+        pretrain(config=config(*flow, out))
 
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
@@ -343,7 +344,7 @@ def test_a_signal_saves_and_ends_in_peace(flow, tmp_path: Path, name: str) -> No
     state = torch.load(out / "resume" / "state.pt", weights_only=True)
     if state["samples"] < 480:  # on a very fast machine it may have been over already
         assert f"{name}: saved at {state['samples']:,} samples; the same command goes on from there" in printed
-        pretrain(config(*flow, out))
+        pretrain(config=config(*flow, out))
     assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(out).values(), strict=True))
 
 
@@ -359,14 +360,14 @@ def test_a_full_disk_keeps_the_last_checkpoint(flow, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(torch, "save", full)
     out = tmp_path / "run"
-    pretrain(config(*flow, out, loop=LoopConfig(ema=0.9, precision="fp32", save_every=96)))
+    pretrain(config=config(*flow, out, loop=LoopConfig(ema=0.9, precision="fp32", save_every=96)))
     said = capsys.readouterr().err
     assert "could not be written" in said
     assert "the checkpoint at 192 samples is kept" in said
     assert said.count("could not be written") == 2  # tried again at the next interval, not at every step
     assert not list((out / "resume").glob("*.part"))
     monkeypatch.setattr(torch, "save", whole)
-    other = pretrain(config(*flow, tmp_path / "other"))
+    other = pretrain(config=config(*flow, tmp_path / "other")).out
     assert all(torch.equal(a, b) for a, b in zip(weights(out).values(), weights(other).values(), strict=True))
 
 
@@ -376,22 +377,22 @@ def test_a_disk_that_stays_full_ends_with_one_clear_line(flow, tmp_path: Path, m
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UsageError, match=r"could not be written.*there is no earlier checkpoint.*same command again"):
-        pretrain(config(*flow, tmp_path / "run", samples=48))
+        pretrain(config=config(*flow, tmp_path / "run", samples=48))
 
 
 def test_a_broken_checkpoint_falls_back_to_the_one_before(flow, tmp_path: Path, capsys) -> None:
     out = tmp_path / "run"
-    pretrain(config(*flow, out, loop=LoopConfig(ema=0.9, precision="fp32", save_every=96)))
+    pretrain(config=config(*flow, out, loop=LoopConfig(ema=0.9, precision="fp32", save_every=96)))
     before = weights(out)
     state = out / "resume" / "state.pt"
     state.write_bytes(state.read_bytes()[:5000])
-    pretrain(config(*flow, out, loop=LoopConfig(ema=0.9, precision="fp32", save_every=96)))
+    pretrain(config=config(*flow, out, loop=LoopConfig(ema=0.9, precision="fp32", save_every=96)))
     assert "going on from the checkpoint before it" in capsys.readouterr().err
     assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(out).values(), strict=True))
     for file in (out / "resume").iterdir():
         file.write_bytes(b"nothing")
     with pytest.raises(UsageError, match="remove it to start anew"):
-        pretrain(config(*flow, out))
+        pretrain(config=config(*flow, out))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", torch.zeros(2)], ids=["empty", "cut", "another file"])
@@ -405,21 +406,21 @@ def test_any_broken_checkpoint_gives_way_to_the_one_before(tmp_path: Path, capsy
 
 
 def test_an_average_switched_on_begins_with_the_weights_that_are_there(flow, tmp_path: Path) -> None:
-    out = pretrain(config(*flow, tmp_path / "run", samples=240, loop=LoopConfig(ema=0.0, precision="fp32")))
+    out = pretrain(config=config(*flow, tmp_path / "run", samples=240, loop=LoopConfig(ema=0.0, precision="fp32"))).out
     trained = torch.load(out / "resume" / "state.pt", weights_only=True)["task"]
     cfg = config(*flow, out, samples=264, loop=LoopConfig(ema=0.999, precision="fp32"), accept_changes=True)
-    average = weights(pretrain(cfg))
+    average = weights(pretrain(config=cfg).out)
     initial = make_task(cfg, Vocabulary.load(flow[1]), None).state_dict()
     name = "objective.head.weight"
     assert (average[name] - trained[name]).norm() < 0.02 * (average[name] - initial[name]).norm()
 
 
 def test_changes_are_refused_and_can_be_allowed(flow, tmp_path: Path, capsys) -> None:
-    out = pretrain(config(*flow, tmp_path / "run", samples=240))
+    out = pretrain(config=config(*flow, tmp_path / "run", samples=240)).out
     changed = config(*flow, out, samples=480, optim=OptimConfig(lr=1e-3, weight_decay=0.3, betas=(0.8, 0.9)))
     with pytest.raises(UsageError, match=r"optim.lr: 0.005 there, 0.001 here.*`accept_changes`"):
-        pretrain(changed)
-    pretrain(replace(changed, accept_changes=True))
+        pretrain(config=changed)
+    pretrain(config=replace(changed, accept_changes=True))
     assert "going on with changes" in capsys.readouterr().out
     state = torch.load(out / "resume" / "state.pt", weights_only=True)
     assert state["samples"] == 480
@@ -429,7 +430,7 @@ def test_changes_are_refused_and_can_be_allowed(flow, tmp_path: Path, capsys) ->
     card = json.loads((out / "config.json").read_text())
     assert any("optim.lr" in line for line in card["history"][0]["changed"])
     with pytest.raises(UsageError, match=r"cannot go on with backbone.*`init`"):
-        pretrain(config(*flow, out, accept_changes=True, **VIT))
+        pretrain(config=config(*flow, out, accept_changes=True, **VIT))
 
 
 def test_everything_at_once_learns_to_resume(flow, tmp_path: Path, monkeypatch) -> None:
@@ -438,10 +439,10 @@ def test_everything_at_once_learns_to_resume(flow, tmp_path: Path, monkeypatch) 
     def run(out: Path, **changes) -> None:
         cfg = config(
             *flow, out, **VIT, curriculum=CurriculumConfig(scales=(16, 32), patch_keep=0.5, patch_keep_share=0.7),
-            ranges=AugmentConfig(range_augment=True), watch=Watch(held_out=flow[0], watch_every=240),
+            augment=AugmentConfig(range_augment=True), held_out=flow[0], watch_every=240,
             loop=LoopConfig(ema=0.9, precision="fp32", save_every=96), **changes,
         )  # fmt: skip
-        pretrain(cfg)
+        pretrain(config=cfg)
 
     run(tmp_path / "whole")
     entries = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
@@ -469,15 +470,13 @@ def test_everything_at_once_learns_to_resume(flow, tmp_path: Path, monkeypatch) 
 
 def test_hours_become_samples_and_stay_so(flow, tmp_path: Path, monkeypatch, capsys) -> None:
 
-    from catlip.tasks import pretrain as pretraining
-
-    monkeypatch.setattr(pretraining, "SECONDS", 0.2)
+    monkeypatch.setattr(trainer, "SECONDS", 0.2)
     cfg = config(*flow, tmp_path / "run", samples=0, hours=2 / 3600)
-    pretrain(cfg)
+    pretrain(config=cfg)
     assert "images/s measured" in capsys.readouterr().out
     budget = json.loads((tmp_path / "run" / "config.json").read_text())["facts"]["budget"]
     assert budget % 24 == 0
-    pretrain(cfg)
+    pretrain(config=cfg)
     assert torch.load(tmp_path / "run" / "resume" / "state.pt", weights_only=True)["samples"] == budget
 
 
@@ -554,17 +553,19 @@ def test_slurm_s_hosts() -> None:
 
 def test_muon_trains_the_blocks_alone(flow, tmp_path: Path) -> None:
     pytest.importorskip("torch", minversion="2.9")
-    out = pretrain(config(*flow, tmp_path / "run", **VIT, optim=OptimConfig(optimizer="muon", lr=1e-3), samples=96))
+    out = pretrain(
+        config=config(*flow, tmp_path / "run", **VIT, optim=OptimConfig(optimizer="muon", lr=1e-3), samples=96)
+    ).out
     names = torch.load(out / "resume" / "state.pt", weights_only=True)["optimizers"][1]["state"]
     assert names
     assert all(".blocks." in name for name in names)
     with pytest.raises(UsageError, match="transformer blocks"):
-        pretrain(config(*flow, tmp_path / "other", optim=OptimConfig(optimizer="muon"), samples=96))
+        pretrain(config=config(*flow, tmp_path / "other", optim=OptimConfig(optimizer="muon"), samples=96))
 
 
 def test_settings_of_a_run_have_the_defaults_of_the_paper() -> None:
     cfg = PretrainConfig(data="", vocab="", out="")
-    assert (cfg.crop.scale, cfg.curriculum.patch_keep, cfg.ranges.range_augment) == ((0.08, 1.0), 1.0, False)
+    assert (cfg.crop.scale, cfg.curriculum.patch_keep, cfg.augment.range_augment) == ((0.08, 1.0), 1.0, False)
 
 
 # What stands in the run folder, and what is said of it
@@ -588,11 +589,11 @@ def test_what_could_not_be_read_is_kept_from_session_to_session(tmp_path: Path, 
 
     monkeypatch.setattr(checkpoint, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(cfg)
+        pretrain(config=cfg)
     first = json.loads((out / "unreadable.json").read_text())
     assert first
     monkeypatch.setattr(checkpoint, "save", save)
-    pretrain(cfg)
+    pretrain(config=cfg)
     found = json.loads((out / "unreadable.json").read_text())
     assert found.keys() == {"0007", "0133"}
     assert first.items() <= found.items()
@@ -600,7 +601,7 @@ def test_what_could_not_be_read_is_kept_from_session_to_session(tmp_path: Path, 
 
 
 def test_a_line_that_was_cut_costs_a_line(flow, tmp_path: Path) -> None:
-    out = pretrain(config(*flow, tmp_path / "run", samples=48))
+    out = pretrain(config=config(*flow, tmp_path / "run", samples=48)).out
     log = out / "log.jsonl"
     log.write_bytes(log.read_bytes()[:-20])
     write_report(out)
@@ -623,7 +624,7 @@ def test_a_line_that_was_cut_costs_a_line(flow, tmp_path: Path) -> None:
 )
 def test_epochs_that_are_no_epochs_are_said(capsys, pictures: int, epochs: float, batch: int, budget: int, says: str):
     cfg = PretrainConfig(data="", vocab="", out="", epochs=epochs, batch_size=batch)
-    assert budget_of(cfg, pictures) == budget
+    assert samples_of(cfg, Path(), pictures, lambda: 0.0) == budget
     said = capsys.readouterr().out
     assert says in said
     assert bool(says) == bool(said)
@@ -636,7 +637,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_line(flow, tmp_path: Path, w
         full = OSError(errno.ENOSPC, "No space left on device")
         monkeypatch.setattr(runfolder, "write_text", mock.Mock(side_effect=full))
     with pytest.raises(UsageError, match=r"`out` .*run cannot be written: (Not a directory|No space left)"):
-        pretrain(config(*flow, tmp_path / where))
+        pretrain(config=config(*flow, tmp_path / where))
     assert not (tmp_path / where / "config.json").exists()
 
 
@@ -644,7 +645,7 @@ def test_a_full_disk_for_the_log_is_a_clear_line(flow, tmp_path: Path, monkeypat
     full = OSError(errno.ENOSPC, "No space left on device", "log.jsonl")
     monkeypatch.setattr(log, "append_json", mock.Mock(side_effect=full))
     with pytest.raises(UsageError, match=r"log.jsonl: No space left on device"):
-        pretrain(config(*flow, tmp_path / "run", samples=24))
+        pretrain(config=config(*flow, tmp_path / "run", samples=24))
 
 
 def test_a_speed_is_measured_without_a_stray_tokenizer(flow, tmp_path: Path, monkeypatch) -> None:
@@ -656,20 +657,20 @@ def test_a_speed_is_measured_without_a_stray_tokenizer(flow, tmp_path: Path, mon
 
 def claimed_slowly(flow, out: Path) -> None:
     """Rank 0 takes its time between the first file of a run folder and the second; captions are read by it alone."""
-    begin, opened = runs._begin, objective.make_tokenizer
+    begin, opened = trainer._open_folder, pretraining.make_tokenizer
 
-    def slowly(out: Path, *rest) -> object:
+    def slowly(session, out: Path, *rest) -> object:
         out.mkdir(exist_ok=True)
         (out / "events.out.tfevents.half").touch()
         time.sleep(0.5)
         (out / "events.out.tfevents.half").unlink()
-        return begin(out, *rest)
+        return begin(session, out, *rest)
 
     def counted(*args) -> object:
         Path(f"{out}.tokenizer{os.environ['RANK']}").touch()
         return opened(*args)
 
-    with mock.patch.object(runs, "_begin", slowly), mock.patch.object(objective, "make_tokenizer", counted):
+    with mock.patch.object(trainer, "_open_folder", slowly), mock.patch.object(pretraining, "make_tokenizer", counted):
         train(flow, out, samples=48, objective=Subwords(), tokens=TokenizerConfig(tokens=600, context=16))
 
 
@@ -713,8 +714,8 @@ def test_each_process_takes_its_own_gpu_and_touches_no_other(
 def test_two_processes_on_one_gpu_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     uuid = SimpleNamespace(uuid="GPU-1")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: uuid)
-    monkeypatch.setattr(distributed, "gathered", lambda value: [("other", "GPU-1"), value, value])
+    monkeypatch.setattr(distributed, "all_gather", lambda value: [("other", "GPU-1"), value, value])
     with pytest.raises(UsageError, match=r"ranks \[1, 2\] have one GPU between them"):
         distributed._check_own_gpu(World(1, 3, 1, 3, torch.device("cuda:0")))
-    monkeypatch.setattr(distributed, "gathered", lambda value: [("other", "GPU-1"), value])
+    monkeypatch.setattr(distributed, "all_gather", lambda value: [("other", "GPU-1"), value])
     distributed._check_own_gpu(World(1, 2, 1, 2, torch.device("cuda:0")))

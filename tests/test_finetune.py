@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -35,11 +36,11 @@ from catlip.models.weights import load, open_weights
 from catlip.objectives.classes import Classes, ClassObjective, asymmetric, dense, mix
 from catlip.objectives.linear import linear_asymmetric, linear_bce
 from catlip.recipes import RECIPES, curves, load_recipe
-from catlip.tasks.finetune import FinetuneConfig, Look, between, finetune, make_task, open_sets
+from catlip.tasks.finetune import FinetuneConfig, finetune, interpolated, make_task, open_sets
 from catlip.training import checkpoint
 from catlip.training.log import append_json
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig, layer_scales
+from catlip.training.state import LoopConfig
 from catlip.training.task import Task
 from tests.conftest import COLOURS, jpeg
 from tests.test_labelled import write_folders, write_table
@@ -60,7 +61,7 @@ def config(start: str, train: str, test: str, out: Path, **changes: object) -> F
     return FinetuneConfig(**{
         "run": start, "train": train, "test": test, "out": str(out), "samples": 480, "batch_size": 24, "workers": 1,
         "device": "cpu", "crop": CropConfig(scale=(0.5, 1.0)), "optim": OptimConfig(lr=5e-3, layer_decay=0.9),
-        "loop": LoopConfig(ema=0.9, precision="fp32", save_every=1000), "watch": Look(watch_every=240), **changes,
+        "loop": LoopConfig(ema=0.9, precision="fp32", save_every=1000), "watch_every": 240, **changes,
     })  # fmt: skip
 
 
@@ -213,7 +214,7 @@ def test_it_learns_and_what_it_leaves_can_be_used(start: str, sets: tuple[str, s
     names = tmp_path / "names.txt"
     names.write_text("\n".join(COLOURS))
     out = tmp_path / "out"
-    result = finetune(config(start, *sets, out, samples=960, classes=str(names)))
+    result = finetune(config=config(start, *sets, out, samples=960, classes=str(names))).result
     assert result is not None
     assert result["top1"] > 90
     assert "top5" not in result
@@ -267,14 +268,14 @@ def test_several_classes_a_picture(start: str, form: str, loss: str, tmp_path: P
             (tmp_path / name / "list.csv").write_text("\n".join(["image,labels", *rows]))
             data.append(str(tmp_path / name / "list.csv"))
     objective = Classes(multi_loss=loss)  # type: ignore[arg-type]
-    result = finetune(config(start, data[0], data[1], tmp_path / "out", samples=720, objective=objective))
+    result = finetune(config=config(start, data[0], data[1], tmp_path / "out", samples=720, objective=objective)).result
     assert result is not None
     assert result["mAP"] > 95
     assert result["F1_micro"] > 85
     encoder = catlip.load(tmp_path / "out")
     assert encoder.labels == (["nothing", "red", "green"] if form == "coco" else ["green", "red"])
     said = capsys.readouterr().out
-    assert ("`test` has no picture of 1 of 3 classes, e.g. 'nothing': nothing is measured of them" in said) == (
+    assert ("`test` has no image of 1 of 3 classes, e.g. 'nothing': nothing is measured of them" in said) == (
         form == "coco"
     )
     both = predict(tmp_path / "out", tmp_path / "test" / "2.jpg").labels
@@ -294,7 +295,7 @@ def test_a_killed_run_goes_on_bit_for_bit(start: str, sets: tuple[str, str], tmp
         "curriculum": CurriculumConfig(scales=(24, 32, 40)),
         "fraction": 0.9,
     }  # fmt: skip
-    finetune(config(start, *sets, tmp_path / "whole", **changes))
+    finetune(config=config(start, *sets, tmp_path / "whole", **changes))
     save = checkpoint.save
 
     def save_and_die(folder: Path, state: dict) -> None:
@@ -306,13 +307,13 @@ def test_a_killed_run_goes_on_bit_for_bit(start: str, sets: tuple[str, str], tmp
         torch.set_num_threads(1)
         loop = LoopConfig(ema=0.9, precision="fp32", save_every=100)
         with mock.patch.object(checkpoint, "save", save_and_die):
-            finetune(config(start, *sets, tmp_path / "killed", loop=loop, **changes))
+            finetune(config=config(start, *sets, tmp_path / "killed", loop=loop, **changes))
 
     killed = multiprocessing.get_context("fork").Process(target=run)
     killed.start()
     killed.join(120)
     assert killed.exitcode == -signal.SIGKILL
-    finetune(config(start, *sets, tmp_path / "killed", **changes))
+    finetune(config=config(start, *sets, tmp_path / "killed", **changes))
     mine, theirs = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     whole, killed_too = (lines(tmp_path / run / "results.jsonl")[-1] for run in ("whole", "killed"))
@@ -322,11 +323,11 @@ def test_a_killed_run_goes_on_bit_for_bit(start: str, sets: tuple[str, str], tmp
 def test_wise_goes_from_the_start_to_the_end(start: str, sets: tuple[str, str], tmp_path: Path) -> None:
     """A finished run, asked again with another `wise`, is not trained again: only mixed and measured."""
     cfg = config(start, *sets, tmp_path / "out")
-    finetune(cfg)
+    finetune(config=cfg)
     tuned = weights(tmp_path / "out")
     before = make_task(cfg, open_sets(cfg), open_weights(cfg.run, cfg.untrained)).state_dict()
     for wise in (0.0, 0.5, 1.0):
-        finetune(replace(cfg, wise=wise))
+        finetune(config=replace(cfg, wise=wise))
         found = open_weights(str(tmp_path / "out"))
         found.state["head.weight"] = found.weight  # type: ignore[assignment]
         prefix = "objective.encoder.backbone."
@@ -339,7 +340,7 @@ def test_wise_goes_from_the_start_to_the_end(start: str, sets: tuple[str, str], 
     assert [line["wise"] for line in lines(tmp_path / "out" / "results.jsonl")] == [1.0, 0.0, 0.5, 1.0]
     assert lines(tmp_path / "out" / "log.jsonl")[-1]["samples"] == 480
     a, b = {"x": torch.tensor([1.0]), "n": torch.tensor(3)}, {"x": torch.tensor([2.0]), "n": torch.tensor(5)}
-    assert {k: v.item() for k, v in between(a, b, 0.25).items()} == {"x": 1.25, "n": 5}
+    assert {k: v.item() for k, v in interpolated(a, b, 0.25).items()} == {"x": 1.25, "n": 5}
 
 
 def test_a_vit_at_another_size_keeps_what_it_knows(tmp_path: Path, sets: tuple[str, str]) -> None:
@@ -351,7 +352,7 @@ def test_a_vit_at_another_size_keeps_what_it_knows(tmp_path: Path, sets: tuple[s
     kept, old = task.encoder.backbone, vit.backbone
     assert torch.equal(kept.blocks[0].mlp.fc1.weight, old.blocks[0].mlp.fc1.weight)
     assert kept.pos_embed.shape[1] > old.pos_embed.shape[1]
-    result = finetune(cfg)
+    result = finetune(config=cfg).result
     assert result is not None
     assert result["image_size"] == 96
     found = catlip.load(tmp_path / "out")
@@ -365,7 +366,7 @@ def test_what_the_start_was_made_with_stays(tmp_path: Path, sets: tuple[str, str
     encoder.save(tmp_path / "start")
     assert catlip.load(tmp_path / "start").backbone.positions == "1d"
     cfg = config(str(tmp_path / "start"), *sets, tmp_path / "out", samples=24, image_size=32)
-    finetune(cfg)
+    finetune(config=cfg)
     assert catlip.load(tmp_path / "out").backbone.positions == "1d"
 
 
@@ -377,20 +378,20 @@ def test_an_untrained_baseline_of_a_name_and_of_a_run(start: str, sets: tuple[st
     )
     assert not torch.equal(of_run.state_dict()[first], catlip.load(start).state_dict()[first])
     with mock.patch("timm.models._builder.load_state_dict_from_hf", side_effect=AssertionError("a download")):
-        result = finetune(replace(cfg, run="timm:test_resnet", image_size=32, samples=24))
+        result = finetune(config=replace(cfg, run="timm:test_resnet", image_size=32, samples=24)).result
     assert result is not None
     assert result["encoder"] == "timm:test_resnet untrained"
 
 
 def test_a_finished_run_is_not_overwritten_by_another(start: str, sets: tuple[str, str], tmp_path: Path) -> None:
     cfg = config(start, *sets, tmp_path / "out", samples=24)
-    finetune(cfg)
+    finetune(config=cfg)
     with pytest.raises(UsageError, match=r"already holds another run \(optim.lr: 0.005 there, 0.1 here"):
-        finetune(replace(cfg, optim=OptimConfig(lr=0.1, layer_decay=0.9)))
+        finetune(config=replace(cfg, optim=OptimConfig(lr=0.1, layer_decay=0.9)))
     with pytest.raises(UsageError, match="already holds another run"):
-        finetune(replace(cfg, train=sets[1]))
+        finetune(config=replace(cfg, train=sets[1]))
     with pytest.raises(UsageError, match="init"):
-        finetune(replace(cfg, untrained=True))
+        finetune(config=replace(cfg, untrained=True))
 
 
 # Mistakes
@@ -402,21 +403,21 @@ def test_mistakes_in_settings(start: str, sets: tuple[str, str], tmp_path: Path)
         ({"run": ""}, "`run` is missing"),
         ({"fraction": 0.0}, "`fraction` is a share"),
         ({"wise": 1.5}, "`wise` is a share"),
-        ({"epochs": 1.0}, "give the budget as `samples` or `epochs`"),
+        ({"epochs": 1.0}, "give the budget as `samples`, `epochs` or `hours`"),
         ({"objective": Classes(smoothing=1.0)}, "`smoothing`"),
         ({"run": "timm:resnt10t", "untrained": True}, "did you mean"),
         ({"run": str(tmp_path)}, "is no run and no model folder"),
         ({"curriculum": CurriculumConfig(scales=(32,), low_res=16)}, "two ways to vary the size"),
     ):
         with pytest.raises(UsageError, match=message):
-            finetune(replace(cfg, **change))
+            finetune(config=replace(cfg, **change))
     assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_in_sets(start: str, sets: tuple[str, str], tmp_path: Path) -> None:
     def told(train: str, test: str, match: str, **changes: object) -> None:
         with pytest.raises(UsageError, match=match):
-            finetune(config(start, train, test, tmp_path / "out", **changes))
+            finetune(config=config(start, train, test, tmp_path / "out", **changes))
         assert not (tmp_path / "out").exists()
 
     three = tmp_path / "three.txt"
@@ -427,7 +428,7 @@ def test_mistakes_in_sets(start: str, sets: tuple[str, str], tmp_path: Path) -> 
     told(ab, abc, "`test` .*1 of its classes are not in `train`, e.g. 'c'")
     told(ab, abc, "2 labels of `train` .* are not in it, e.g. 'a'", classes=str(three))
     three.write_text("a\nb\nc\n")
-    told(ab, abc, "`train` .* has no picture of 1 classes that `test` has, e.g. 'c'", classes=str(three))
+    told(ab, abc, "`train` .* has no image of 1 classes that `test` has, e.g. 'c'", classes=str(three))
     one = str(write_folders(tmp_path / "one", a=3))
     told(one, one, "single class, 'a'; two or more")
     table = write_table(tmp_path, {"x.jpg": "a;b", "y.jpg": "a"})
@@ -448,20 +449,20 @@ def test_unreadable_pictures_end_the_run_in_one_line(start: str, tmp_path: Path)
     for i in range(3):
         (train / "a" / f"a{i}.jpg").write_bytes(b"no picture")
     with pytest.raises(UsageError, match="pictures cannot be read, more than 1%"):
-        finetune(cfg)
+        finetune(config=cfg)
     for i in range(3):
         (train / "a" / f"a{i}.jpg").write_bytes(jpeg(seed=i))
     (test / "a" / "a1.jpg").write_bytes(b"no picture")
     with pytest.raises(UsageError, match="1 of 6 pictures cannot be read"):
-        finetune(replace(cfg, out=str(tmp_path / "other")))
+        finetune(config=replace(cfg, out=str(tmp_path / "other")))
 
 
 def test_a_test_set_of_one_picture_and_a_class_that_is_not_tested(start: str, tmp_path: Path, capsys) -> None:
     train, test = write_folders(tmp_path / "train", a=9, b=9), write_folders(tmp_path / "test", b=1)
-    result = finetune(config(start, str(train), str(test), tmp_path / "out", samples=24))
+    result = finetune(config=config(start, str(train), str(test), tmp_path / "out", samples=24)).result
     assert result is not None
     assert result["top1"] in (0.0, 100.0)
-    assert "`test` has no picture of 1 of 2 classes, e.g. 'a'" in capsys.readouterr().out
+    assert "`test` has no image of 1 of 2 classes, e.g. 'a'" in capsys.readouterr().out
 
 
 def test_the_command_line(start: str, sets: tuple[str, str], tmp_path: Path) -> None:
@@ -533,7 +534,7 @@ def test_the_classifier_starts_from_rows_of_the_runs_own(
     assert min(torch.corrcoef(pair)[0, 1].item() for pair in both) > 0.99
     again = make_task(cfg, opened, open_weights(cfg.run, cfg.untrained))
     assert torch.equal(again.objective.head.weight, new.head.weight)
-    result = finetune(cfg)
+    result = finetune(config=cfg).result
     assert result is not None
     assert set(result["names"]) == set(COLOURS)
 
@@ -550,7 +551,7 @@ def test_a_curve_of_fine_tuned_parts_is_not_made_twice(
     assert all(len(entry[init]) == 2 for entry in result.curve for init in ("random", "transfer"))
     assert "<svg" in result.to_html()
     assert json.loads((tmp_path / "out" / "results.jsonl").read_text()) == result.to_json()
-    monkeypatch.setattr(curves, "fine_tune", lambda cfg: pytest.fail("trained again"))
+    monkeypatch.setattr(curves, "fine_tune", lambda config: pytest.fail("trained again"))
     again = curves.finetune(cfg)
     assert again is not None
     assert again.curve == result.curve
@@ -561,13 +562,14 @@ def test_points_of_other_settings_or_sets_are_not_taken_up(
 ) -> None:
     made: list[str] = []
 
-    def fine_tune(cfg: FinetuneConfig) -> dict[str, Any]:
+    def fine_tune(config: FinetuneConfig) -> Any:
+        cfg = config
         made.append(cfg.out)
         result = {"task": "finetune", "top1": 50.0 + len(made), "train": 40, "test": 40, "classes": 4,
                   "image_size": 32, "data": [cfg.train, cfg.test], "encoder": cfg.run}  # fmt: skip
         Path(cfg.out).mkdir(parents=True)
         append_json(Path(cfg.out) / "results.jsonl", result)
-        return result
+        return SimpleNamespace(result=result)
 
     monkeypatch.setattr(curves, "fine_tune", fine_tune)
 
@@ -596,7 +598,7 @@ def test_mistakes_of_transfer(fruits: tuple[str, str], sets: tuple[str, str], st
         (fruits[0], {"classes": fruits[1], "alpha": 0.0}, "`alpha` 0"),
     ):
         with pytest.raises(UsageError, match=message):
-            finetune(config(run, *sets, tmp_path / "out", init="transfer", **changes))
+            finetune(config=config(run, *sets, tmp_path / "out", init="transfer", **changes))
     with pytest.raises(UsageError, match="`fractions`"):
         curves.finetune(config(start, *sets, tmp_path / "out", fractions="a"))
     with pytest.raises(UsageError, match=r"`fractions` 0\.1,2"):

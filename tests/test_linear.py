@@ -151,7 +151,7 @@ def test_idf_equals_counting(batches: list[list[set[int]]]) -> None:
     met = DocumentFrequency(CLASSES)
     assert (met.idf() == 1).all()
     for batch in batches:
-        met.meet(sparse(batch)[0], len(batch))
+        met.update(sparse(batch)[0], len(batch))
     assert (met.idf() == 1).all()  # the step is not over
     met.after_step()
     met.after_step()

@@ -23,7 +23,7 @@ from catlip.objectives.align import Align, AlignObjective
 from catlip.objectives.clip import Clip, ClipObjective
 from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective, adversarial_prior, released_prior
 from catlip.objectives.contrastive import derangement, info_nce, pairwise_sigmoid
-from catlip.objectives.hybrid import Hybrid, HybridObjective
+from catlip.objectives.hybrid import HybridObjective
 from catlip.objectives.siglip import SigLip, SigLipObjective
 from catlip.objectives.subwords import SubwordObjective, Subwords
 from catlip.objectives.synsets import SynsetObjective, Synsets
@@ -77,8 +77,8 @@ def make_objective(name: str, encoder: Encoder | None = None) -> nn.Module:
         case "synsets":
             return SynsetObjective(encoder, [1] * 5, 10, Synsets())
         case "superclip":
-            return HybridObjective({n: make_objective(n, encoder) for n in ("clip", "subwords")}, Hybrid())
-    return HybridObjective({n: make_objective(n, encoder) for n in ("siglip", "synsets")}, Hybrid(weights=(1.0, 0.5)))
+            return HybridObjective({n: make_objective(n, encoder) for n in ("clip", "subwords")}, (1.0, 1.0))
+    return HybridObjective({n: make_objective(n, encoder) for n in ("siglip", "synsets")}, (1.0, 0.5))
 
 
 def two_steps(objective: Any, forward: Any, share: slice) -> Tensor:
@@ -355,14 +355,14 @@ def test_hybrid_is_the_weighted_sum_and_sees_each_picture_once() -> None:
     parts = {n: make_objective(n, encoder).eval() for n in ("siglip", "synsets")}
     alone = {n: part(batch)[0].item() for n, part in parts.items()}
     forward.clear()
-    hybrid = HybridObjective(parts, Hybrid(weights=(2.0, 0.25))).eval()
+    hybrid = HybridObjective(parts, (2.0, 0.25)).eval()
     loss, metrics = hybrid(batch)
     assert len(forward) == 1
     assert loss.item() == pytest.approx(2 * alone["siglip"] + 0.25 * alone["synsets"], rel=1e-5)
     assert metrics["siglip.loss"].item() == pytest.approx(alone["siglip"], rel=1e-5)
     assert parts["siglip"].encoder is encoder
     with pytest.raises(UsageError, match=r"`weights` \(1.0,\): there are 2 parts"):
-        HybridObjective(parts, Hybrid(weights=(1.0,)))
+        HybridObjective(parts, (1.0,))
 
 
 def test_align_leaves_the_encoder_alone_and_gives_it_words() -> None:

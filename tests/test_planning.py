@@ -18,17 +18,17 @@ from catlip.recipes import RECIPES, load_recipe
 from catlip.recipes.plan import PlanConfig, plan
 from catlip.recipes.slurm import SlurmConfig, slurm
 from catlip.report.run import write_report
-from catlip.tasks.align import Align
+from catlip.tasks.align import AlignConfig
 from catlip.tasks.detect import DetectConfig
 from catlip.tasks.finetune import FinetuneConfig
 from catlip.tasks.pretrain import PretrainConfig
 from catlip.tasks.segment import SegmentConfig
-from catlip.training import speed
+from catlip.training import budget
 from catlip.training.distributed import World
 from catlip.training.hardware import device_facts, train_flops
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
 from catlip.training.runfolder import write_card
+from catlip.training.state import LoopConfig
 
 
 def test_the_sbatch_file_is_a_shell_script_that_requeues(tmp_path: Path) -> None:
@@ -146,11 +146,11 @@ def test_a_run_of_so_many_hours_takes_so_many_hours(name: str, monkeypatch) -> N
             batches_from=lambda first, lend: (SimpleNamespace(step=steps[i]) for i in range(len(steps)))
         )
 
-    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(speed, "State", Machine)
+    monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(budget, "State", Machine)
     phases = Steps(CURRICULA[name], budget=1, **cfg).phases()
     alone = World(0, 1, 0, 1, torch.device("cpu"))
-    rate = speed.measure(torch.nn.Identity(), loader, phases, alone, OptimConfig(), LoopConfig(), seconds=10.0)
+    rate = budget.speed(torch.nn.Identity(), loader, phases, alone, OptimConfig(), LoopConfig(), seconds=10.0)
     assert clock[0] < 10 + 7 * sum(seconds_of(Step(0, 0, p.batch, p.size, p.keep, 0.0)) for p in phases)
 
     hours = 20.0
@@ -218,7 +218,7 @@ def test_every_verb_that_trains_has_a_report(verb: str, tmp_path: Path) -> None:
         "finetune": (FinetuneConfig(**out, train="a.tar", test="b.tar"), {"backbone": "test_vit"}, "a.tar"),
         "detect": (DetectConfig(**out, **boxes), {}, "boxes.json"),
         "segment": (SegmentConfig(**out, train="a.tar", test="b.tar"), {}, "b.tar"),
-        "align": (Align(**out, data="pairs.tar"), {}, "pairs.tar"),
+        "align": (AlignConfig(**out, data="pairs.tar"), {}, "pairs.tar"),
         "pretrain": (PretrainConfig(data="pairs.tar", vocab="v.tsv", out="o"), {}, "vit_small_patch16_224 at 224 px"),
     }[verb]
     write_card(tmp_path, cfg, facts if verb == "align" else {**facts, "budget": 480})

@@ -15,10 +15,9 @@ from catlip.objectives.linear import linear_bce
 from catlip.tasks.pretrain import pretrain
 from catlip.training import checkpoint, precision
 from catlip.training.distributed import World
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
 from catlip.training.precision import Precision, choose, record
-from catlip.training.state import State
+from catlip.training.state import LoopConfig, State
 from catlip.training.task import Task
 from tests.test_engine import ALONE, Toy, toy_batch
 from tests.test_training import config
@@ -65,7 +64,7 @@ def test_all_processes_take_what_every_one_of_them_has(
     monkeypatch: pytest.MonkeyPatch, unmeasured: Callable[[float], None]
 ) -> None:
     unmeasured(0.5)
-    monkeypatch.setattr(precision, "smallest", lambda value: min(value, 0))  # another one said fp32
+    monkeypatch.setattr(precision, "all_reduce_min", lambda value: min(value, 0))  # another one said fp32
     assert str(choose("auto", World(0, 2, 0, 2, torch.device("cpu")))).startswith("fp32 (for the sake of another")
 
 
@@ -98,14 +97,14 @@ def test_a_run_on_another_machine_takes_its_precision_and_says_so(
     cfg = config(*flow, tmp_path / "run", samples=96, loop=LoopConfig(save_every=24))
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save", save_and_stop)
-        pretrain(cfg)
+        pretrain(config=cfg)
     card = json.loads((tmp_path / "run" / "config.json").read_text())
     assert card["machine"]["precision"] == "fp32"
     assert card["config"]["loop"]["precision"] == "auto"
     assert "fp32 (bf16 would take 1.0 times as long here)" in capsys.readouterr().out
     monkeypatch.setattr(machine, "describe", lambda: "a newer CPU")
     unmeasured(0.25)
-    pretrain(cfg)
+    pretrain(config=cfg)
     said = capsys.readouterr().out
     assert "precision: fp32 there, bf16 here" in said
     assert "bf16 (4.0 times as fast as fp32 here)" in said
@@ -116,7 +115,7 @@ def test_a_run_on_another_machine_takes_its_precision_and_says_so(
 
 def state(name: str, scale: float = 2.0**16) -> State:
     torch.manual_seed(0)
-    made = State(Task(Toy()), ALONE, OptimConfig(), ema=0.9, precision=Precision(name, ""), shard=False, micro_batch=0)
+    made = State(Task(Toy()), ALONE, OptimConfig(), LoopConfig(ema=0.9), Precision(name, ""))
     made.scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=name == "fp16")
     return made
 

@@ -22,7 +22,7 @@ from catlip.evaluation.learning_curve import curve_table, curves, drawn_curves
 from catlip.evaluation.linear_probe import accuracy, fit_logistic, likelihood, linear_probe
 from catlip.evaluation.probe import CurvePoint, MultiLabelProbeResult, ProbeConfig, ProbeResult, probe, transfer_names
 from catlip.models.encoder import Encoder
-from catlip.tasks.finetune import FinetuneConfig, Look, finetune, open_sets
+from catlip.tasks.finetune import FinetuneConfig, finetune, open_sets
 from tests.conftest import COLOURS, jpeg, write_tar
 from tests.test_finetune import coco_of, many
 from tests.test_zero_shot import FRUITS
@@ -225,10 +225,10 @@ def test_pictures_that_cannot_be_read_are_counted_and_named(
         said = capsys.readouterr().err
         assert f"`train`: 1 of 120 pictures cannot be read and are left out: 007: {why}" in said
         assert f"`test`: 1 of 101 pictures cannot be read and are left out: 007: {why}" in said
-    tuned = finetune(FinetuneConfig(
+    tuned = finetune(config=FinetuneConfig(
         run=str(run), train=cfg.train, test=cfg.test, out=str(tmp_path / "out"), samples=32, batch_size=32, workers=1,
-        device="cpu", watch=Look(watch_limit=0),
-    ))  # fmt: skip
+        device="cpu", watch_limit=0,
+    )).result  # fmt: skip
     assert tuned is not None
     assert (tuned["test"], tuned["unreadable"]) == (100, {"test": 1})
 

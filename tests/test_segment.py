@@ -28,10 +28,11 @@ from catlip.objectives.masks import MaskObjective
 from catlip.recipes import RECIPES, load_recipe
 from catlip.recipes.segment import PICTURES
 from catlip.report.segmentation import segment
-from catlip.tasks.segment import SegmentConfig, fine_tune
+from catlip.tasks.segment import SegmentConfig
+from catlip.tasks.segment import segment as fine_tune
 from catlip.training import checkpoint
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig, layer_scales
+from catlip.training.state import LoopConfig
 from catlip.training.task import Task
 from tests.conftest import SHARED, write_tar
 from tests.test_masks import COLOURS, png, scene, write_folder, write_scenes
@@ -305,7 +306,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(
 ) -> None:
     data, save = write_scenes(tmp_path), checkpoint.save
     changes = {"head": Head(head=head, head_width=16)}  # pyright: ignore[reportArgumentType]
-    whole = fine_tune(config(data, tmp_path / "whole", **changes))
+    whole = fine_tune(config=config(data, tmp_path / "whole", **changes)).result
 
     def interrupted(folder: Path, state: dict) -> None:
         save(folder, state)
@@ -313,18 +314,18 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(
 
     monkeypatch.setattr(checkpoint, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(config(data, tmp_path / "cut", **changes))
+        fine_tune(config=config(data, tmp_path / "cut", **changes))
     monkeypatch.setattr(checkpoint, "save", save)
-    again = fine_tune(config(data, tmp_path / "cut", **changes))
+    again = fine_tune(config=config(data, tmp_path / "cut", **changes)).result
     assert whole is not None
     assert again is not None
     for name in ("encoder/model.safetensors", "segmentation.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
     assert {**whole[0], "seconds": 0} == {**again[0], "seconds": 0}
     with pytest.raises(UsageError, match=r"another run.*optim.lr: 0.01 there, 0.5 here"):
-        fine_tune(config(data, tmp_path / "cut", optim=OptimConfig(lr=0.5), **changes))
+        fine_tune(config=config(data, tmp_path / "cut", optim=OptimConfig(lr=0.5), **changes))
     with pytest.raises(UsageError, match="cannot go on with objective"):
-        fine_tune(config(data, tmp_path / "cut", head=Head(head_width=8), accept_changes=True))
+        fine_tune(config=config(data, tmp_path / "cut", head=Head(head_width=8), accept_changes=True))
 
 
 def test_a_run_begins_with_the_encoder_it_is_given(tmp_path: Path) -> None:
@@ -335,7 +336,7 @@ def test_a_run_begins_with_the_encoder_it_is_given(tmp_path: Path) -> None:
     cfg = config(
         data, tmp_path / "out", run=str(tmp_path / "run"), untrained=False, optim=OptimConfig(lr=0.0), samples=8
     )
-    assert fine_tune(replace(cfg, loop=LoopConfig(ema=0.0, precision="fp32"))) is not None
+    assert fine_tune(config=replace(cfg, loop=LoopConfig(ema=0.0, precision="fp32"))).result is not None
     mine = catlip.load(tmp_path / "out")
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), encoder.parameters(), strict=True))
 
@@ -345,7 +346,9 @@ def test_ades_numbers_come_back_in_the_predictions(tmp_path: Path) -> None:
     masks = {"training/a": scene(0) + 1, "validation/b": scene(1) + 1}
     masks["validation/b"][:5] = 0
     folder = write_folder(tmp_path / "ade", "ade", dict(masks))
-    found = fine_tune(config(str(folder), tmp_path / "out", samples=8, save_masks=True, window=Window(short_side=32)))
+    found = fine_tune(
+        config=config(str(folder), tmp_path / "out", samples=8, save_masks=True, window=Window(short_side=32))
+    ).result
     assert found is not None
     assert found[0]["classes"] == 4
     written = np.asarray(Image.open(tmp_path / "out" / "masks" / "b.png"))
@@ -364,19 +367,20 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
     for changes, says in (
         ({"test": other}, r"`test` .*mask of k has the value 9, but the 4 classes are 0\.\.3"),
         ({"classes": str(tmp_path / "names.txt")}, r"has the value 3, but the 3 classes are 0\.\.2"),
-        ({"samples": 0}, "`samples` or `epochs`"), ({"out": ""}, "`out` is missing"), ({"run": "nowhere"}, "nowhere"),
+        ({"samples": 0}, "`samples`, `epochs` or `hours`"),
+        ({"out": ""}, "`out` is missing"), ({"run": "nowhere"}, "nowhere"),
         ({"loop": LoopConfig(compile=True)}, "`compile`"), ({"window": Window(scale=(1.0, 0.1))}, "`scale`"),
         ({"void": (0, 1, 2, 3)}, "not one pixel is of a class"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=says):
-            fine_tune(replace(config(data, tmp_path / "run"), **changes))
+            fine_tune(config=replace(config(data, tmp_path / "run"), **changes))
         assert not (tmp_path / "run").exists()
 
 
 def test_classes_without_samples_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "names.txt").write_text("street\nred\ngreen\nblue\nunicorn\n")
     cfg = config(write_scenes(tmp_path), tmp_path / "run", samples=8, classes=str(tmp_path / "names.txt"))
-    found = fine_tune(cfg)
+    found = fine_tune(config=cfg).result
     assert "no pixel of 1 classes: unicorn" in capsys.readouterr().out
     assert found is not None
     assert found[0]["classes"] == 5
@@ -436,7 +440,7 @@ def test_camvid_a_few_steps(tmp_path: Path) -> None:
         str(folder / "val-*.tar"), tmp_path / "run", void=(11,), image_size=64, samples=8, show=2,
         window=Window(short_side=64),
     )  # fmt: skip
-    found = fine_tune(cfg)
+    found = fine_tune(config=cfg).result
     assert found is not None
     assert found[0]["classes"] == 11
     assert len(found[1]) == 2

@@ -17,10 +17,8 @@ from catlip.labels.tokenizer import TokenizerConfig
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
 from catlip.models.text import TextConfig
-from catlip.recipes import load_recipe
+from catlip.recipes import load_recipe, objectives
 from catlip.tasks.pretrain import pretrain
-from catlip.tasks.watch import Watch
-from catlip.training import objective
 from tests.conftest import write_coloured
 from tests.test_batches import LABELER
 from tests.test_detect import SMALL, squares  # noqa: F401
@@ -53,7 +51,7 @@ def shrunk(recipe, verb: str, data: dict[str, str], out: Path):
         return replace(
             cfg, data=data["shards"], vocab=data["vocab"], backbone=backbone,
             tokens=TokenizerConfig(tokens=600, context=16),
-            text=TextConfig(text_width=64, text_layers=1), watch=Watch(held_out=data["shards"], held_out_limit=8),
+            text=TextConfig(text_width=64, text_layers=1), held_out=data["shards"], held_out_limit=8,
         )  # fmt: skip
     if verb == "finetune":
         return replace(cfg, run=data["encoder"], train=data["classes"], test=data["classes"])
@@ -102,8 +100,8 @@ def test_recipes_sharded(flow, tmp_path: Path, squares, monkeypatch: pytest.Monk
         "classes": write_coloured(tmp_path, 16, 1, cls=True), "masks": write_scenes(tmp_path, 4, "masks"),
     }  # fmt: skip
     for part in ("clip", "siglip", "clip_lite"):
-        made = objective.PARTS[part]
-        monkeypatch.setitem(objective.PARTS, part, lambda made=made: made(embed=16))
+        made = objectives.OBJECTIVES[part]
+        monkeypatch.setitem(objectives.OBJECTIVES, part, lambda made=made: made(embed=16))
     import_module("torch.utils.tensorboard")
     port = 20_000 + (os.getpid() * 7 + time.time_ns() // 1_000_000) % 40_000
     fork = multiprocessing.get_context("fork")

@@ -12,7 +12,7 @@ from catlip.models.dual import MAX_SCALE, DualEncoder, load_dual
 from catlip.models.encoder import Encoder
 from catlip.models.text import TextConfig, TextTower
 from catlip.objectives.clip import Clip, ClipObjective
-from catlip.objectives.hybrid import Hybrid, HybridObjective
+from catlip.objectives.hybrid import HybridObjective
 from catlip.objectives.subwords import SubwordObjective, Subwords
 
 CFG = TextConfig(text_width=64, text_layers=2)
@@ -96,7 +96,7 @@ def test_a_dual_encoder_comes_back_as_it_was(
 def test_a_part_of_a_hybrid_is_saved_like_any_other(tokenizer: Tokenizer, tmp_path: Path) -> None:
     encoder = Encoder.create("test_vit", image_size=32)
     clip = ClipObjective(encoder, tokenizer, Clip(embed=16), CFG)
-    hybrid = HybridObjective({"clip": clip, "subwords": SubwordObjective(encoder, tokenizer, Subwords())}, Hybrid())
+    hybrid = HybridObjective({"clip": clip, "subwords": SubwordObjective(encoder, tokenizer, Subwords())}, (1.0, 1.0))
     hybrid.encoder.save(tmp_path / "encoder")
     clip.save_text(tmp_path, tokenizer)
     again, _ = load_dual(tmp_path)

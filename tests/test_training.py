@@ -35,8 +35,8 @@ from catlip.objectives.linear import linear_bce
 from catlip.objectives.synsets import SynsetObjective, Synsets, log_odds
 from catlip.tasks.pretrain import PretrainConfig, pretrain
 from catlip.training import checkpoint
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig, learning_rate, make_optimizers
+from catlip.training.state import LoopConfig
 from catlip.training.task import Task
 
 
@@ -173,7 +173,7 @@ def config(data: str, vocab: str | Path, out: Path, **changes: object) -> Pretra
 def test_the_whole_way_learns(flow, coloured_shards, tmp_path: Path) -> None:
     """Captions -> vocabulary -> encoder -> probe and predictions, on colours that captions name."""
     data, vocab = flow
-    out = pretrain(config(data, vocab, tmp_path / "run", samples=1440))
+    out = pretrain(config=config(data, vocab, tmp_path / "run", samples=1440)).out
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["samples"] == 1440
     assert {"loss", "lr", "images_per_s", "data_wait"} <= set(lines[-1])
@@ -196,7 +196,7 @@ def test_the_whole_way_learns(flow, coloured_shards, tmp_path: Path) -> None:
 
 
 def test_the_run_folder_loads_in_plain_timm(flow, tmp_path: Path) -> None:
-    out = pretrain(config(*flow, tmp_path / "run"))
+    out = pretrain(config=config(*flow, tmp_path / "run")).out
     encoder = catlip.load(out)
     model = timm.create_model(f"local-dir:{out / 'encoder'}", pretrained=True).eval()
     x = torch.randn(2, 3, 32, 32)
@@ -221,7 +221,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def test_a_killed_run_goes_on_bit_for_bit(flow, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    whole = pretrain(config(*flow, tmp_path / "whole"))
+    whole = pretrain(config=config(*flow, tmp_path / "whole")).out
     save = checkpoint.save
 
     def save_and_die(folder: Path, state: dict) -> None:
@@ -232,31 +232,33 @@ def test_a_killed_run_goes_on_bit_for_bit(flow, tmp_path: Path) -> None:
     def run() -> None:
         torch.set_num_threads(1)
         with mock.patch.object(checkpoint, "save", save_and_die):
-            pretrain(config(*flow, tmp_path / "killed", loop=LoopConfig(ema=0.9, precision="fp32", save_every=120)))
+            pretrain(
+                config=config(*flow, tmp_path / "killed", loop=LoopConfig(ema=0.9, precision="fp32", save_every=120))
+            )
 
     killed = multiprocessing.get_context("fork").Process(target=run)
     killed.start()
     killed.join(120)
     assert killed.exitcode == -signal.SIGKILL
-    again = pretrain(config(*flow, tmp_path / "killed"))
+    again = pretrain(config=config(*flow, tmp_path / "killed")).out
     assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(again).values(), strict=True))
 
 
 def test_another_run_is_not_overwritten(flow, tmp_path: Path) -> None:
-    out = pretrain(config(*flow, tmp_path / "run", samples=48))
+    out = pretrain(config=config(*flow, tmp_path / "run", samples=48)).out
     before = weights(out)
     with pytest.raises(UsageError, match=r"already holds another run.*seed: 0 there, 1 here"):
-        pretrain(config(*flow, out, samples=48, seed=1))
+        pretrain(config=config(*flow, out, samples=48, seed=1))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.docx").write_text("my life's work")
     with pytest.raises(UsageError, match="not empty and holds no run"):
-        pretrain(config(*flow, tmp_path / "full"))
+        pretrain(config=config(*flow, tmp_path / "full"))
     assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(out).values(), strict=True))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(flow, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not finite"):
-        pretrain(config(
+        pretrain(config=config(
             *flow, tmp_path / "run", optim=OptimConfig(lr=1e30, clip=0, warmup=0),
             loop=LoopConfig(ema=0.9, precision="fp32", save_every=10_000),
         ))  # fmt: skip
@@ -281,7 +283,7 @@ def test_mistakes_are_found_before_anything_is_written(
     flow, tmp_path: Path, changes: dict[str, object], says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
-        pretrain(replace(config(*flow, tmp_path / "run"), **changes))
+        pretrain(config=replace(config(*flow, tmp_path / "run"), **changes))
     assert not (tmp_path / "run").exists()
 
 
@@ -331,18 +333,18 @@ def test_every_objective_trains_stops_and_goes_on(flow, tmp_path: Path, name: st
     from catlip.labels.tokenizer import TokenizerConfig
     from catlip.models.dual import load_dual
     from catlip.models.text import TextConfig
-    from catlip.training import objective as wiring
+    from catlip.recipes.objectives import OBJECTIVES, objective_named
 
     small = TextConfig(text_width=64, text_layers=1)
     for part in ("clip", "siglip", "clip_lite"):
-        monkeypatch.setitem(wiring.PARTS, part, partial(wiring.PARTS[part], embed=16))
+        monkeypatch.setitem(OBJECTIVES, part, partial(OBJECTIVES[part], embed=16))
 
     def run(out: Path) -> Path:
-        return pretrain(config(
-            flow[0], flow[1] if "synsets" in name else "", out, samples=240, objective=wiring.settings_of(name),
+        return pretrain(config=config(
+            flow[0], flow[1] if "synsets" in name else "", out, samples=240, objective=objective_named(name),
             tokens=TokenizerConfig(tokens=600, context=16), text=small,
             loop=LoopConfig(ema=0.9, precision="fp32", save_every=96),
-        ))  # fmt: skip
+        )).out  # fmt: skip
 
     whole = run(tmp_path / "whole")
     save = checkpoint.save
@@ -371,7 +373,7 @@ def test_a_run_begun_from_another_keeps_the_rows_of_shared_labels(flow, tmp_path
     """`init` RUN with another vocabulary: encoder and shared rows bit for bit, by synset and not by place."""
     from catlip.tasks.pretrain import make_task
 
-    first = pretrain(config(*flow, tmp_path / "first", samples=96))
+    first = pretrain(config=config(*flow, tmp_path / "first", samples=96)).out
     old = Vocabulary.load(flow[1])
     kept = list(reversed(range(len(old))))[:-1]  # another order, one label gone, one new
     other = Vocabulary(
@@ -386,8 +388,8 @@ def test_a_run_begun_from_another_keeps_the_rows_of_shared_labels(flow, tmp_path
     for row, i in enumerate(kept):
         assert torch.equal(head.weight[row], theirs.weight[i])
         assert torch.equal(head.bias[row], theirs.bias[i])
-    second = pretrain(cfg)
+    second = pretrain(config=cfg).out
     assert catlip.load(second).labels == other.synsets
-    pretrain(cfg)  # the same command again
+    pretrain(config=cfg)  # the same command again
     with pytest.raises(UsageError, match="init"):
-        pretrain(replace(cfg, init=""))
+        pretrain(config=replace(cfg, init=""))

@@ -191,7 +191,7 @@ class CaptionBatches(Batches):
             offsets,
             captions=[record.captions for record in records],
             keys=[record.key for record in records],
-            tokens=self._tokens(records, draws[:, -1]) if self.tokenizer else None,
+            tokens=drawn_tokens(self.tokenizer, records, draws[:, -1]) if self.tokenizer else None,
         )
 
     def _labels(self, records: list[Sample]) -> tuple[Tensor, Tensor]:
@@ -200,15 +200,6 @@ class CaptionBatches(Batches):
         indices, offsets = self.labeler.sparse([c for r in records for c in r.captions], rows)
         labels, bounds = to_classes(indices, offsets, self._classes, len(records))
         return torch.from_numpy(labels), torch.from_numpy(bounds)
-
-    def _tokens(self, records: list[Sample], draws: np.ndarray) -> Tensor:
-        """One caption of each picture, chosen by its place; an empty one where it has none."""
-        assert self.tokenizer is not None
-        pairs = zip(records, draws, strict=True)
-        some = [r.captions[int(draw * len(r.captions))] if r.captions else "" for r, draw in pairs]
-        tokens = self.tokenizer(some)
-        # No step pays for padding that none of its captions needs.
-        return torch.from_numpy(tokens[:, : max(1, int((tokens != 0).sum(1).max()))])
 
 
 class ClassBatches(Batches):
@@ -235,6 +226,14 @@ class ClassBatches(Batches):
             captions=[[]] * len(records),
             keys=[record.key for record in records],
         )
+
+
+def drawn_tokens(tokenizer: Tokenizer, records: list[Sample], draws: np.ndarray) -> Tensor:
+    """int64 [B, T]: tokens of one caption of each image, chosen by its random number; of "" where it has none."""
+    pairs = zip(records, draws, strict=True)
+    tokens = tokenizer([r.captions[int(draw * len(r.captions))] if r.captions else "" for r, draw in pairs])
+    # No step pays for padding that none of its captions needs.
+    return torch.from_numpy(tokens[:, : max(1, int((tokens != 0).sum(1).max()))])
 
 
 def to_classes(

@@ -27,8 +27,8 @@ from catlip.models.weights import load
 from catlip.notices import say
 from catlip.tasks.pretrain import PretrainConfig, pretrain, speed_of
 from catlip.training.log import append_json, duration, table
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
+from catlip.training.state import LoopConfig
 
 TRAIN, TEST = ("noto", "openmoji"), "twemoji"
 SHEET = 48  # pictures on the contact sheet
@@ -60,7 +60,7 @@ def demo(cfg: DemoConfig) -> dict[str, float]:
     vocabulary = Vocabulary.load(out / "vocab.tsv")
     recipe = _recipe(cfg, train, out)
     say(f"{recipe.samples:,} samples at {recipe.image_size} px")
-    pretrain(recipe)
+    pretrain(config=recipe)
     trained = load(out / "run")
     source = open_dataset(str(out / "data" / f"{TEST}.tar"))
     test = open_held_out(source, vocabulary, trained.pixels)

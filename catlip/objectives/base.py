@@ -52,10 +52,11 @@ def needs_of(objective: Any) -> frozenset[str]:
 
 def build_objective(objective: Any, encoder: nn.Module, context: Context) -> nn.Module:
     """A config's own `build(encoder, context)`, or a class called with the same two arguments."""
-    make = getattr(objective, "build", objective)
+    make: Any = getattr(objective, "build", objective)
     if not callable(make):
         raise UsageError(f"`objective` {objective!r} is neither a config with `build` nor a class")
-    return make(encoder, context)
+    built: Any = make(encoder, context)
+    return built
 
 
 def name_of(objective: Any) -> str:

@@ -1,6 +1,8 @@
 """CLIP (arXiv 2103.00020): which caption of the whole batch belongs to which picture."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual import DualEncoder
 from catlip.models.encoder import Encoder
 from catlip.models.text import TextConfig
+from catlip.objectives.base import Context
 from catlip.objectives.contrastive import info_nce
 
 
@@ -16,7 +19,15 @@ from catlip.objectives.contrastive import info_nce
 class Clip:
     """Settings of the objective."""
 
+    name: ClassVar[str] = "clip"
+    needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
+
     embed: int = 512  # length of the vectors that are compared
+
+    def build(self, encoder: Encoder, context: Context) -> "ClipObjective":
+        """The objective with its initial weights."""
+        assert context.tokenizer is not None
+        return ClipObjective(encoder, context.tokenizer, self, context.text)
 
 
 class ClipObjective(DualEncoder):
@@ -30,6 +41,11 @@ class ClipObjective(DualEncoder):
     def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Clip, text: TextConfig) -> None:
         """tokenizer: the one that makes batch.tokens; text: the tower's size."""
         super().__init__(encoder, tokenizer, text, embed=cfg.embed, scale=1 / 0.07)
+        self.tokenizer = tokenizer
+
+    def save(self, out: Path) -> None:
+        """The text tower, for zero-shot and retrieval."""
+        self.save_text(out, self.tokenizer)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return self.loss(self.encoder.pooled(batch.image), batch)

@@ -15,7 +15,8 @@ encoder suffers for it (LOG.md).
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual import DualEncoder, Projection
 from catlip.models.encoder import Encoder
 from catlip.models.text import TextConfig, TextTower
+from catlip.objectives.base import Context
 from catlip.objectives.contrastive import derangement, jensen_shannon
 
 
@@ -35,11 +37,19 @@ from catlip.objectives.contrastive import derangement, jensen_shannon
 class ClipLite:
     """Settings of the objective."""
 
+    name: ClassVar[str] = "clip_lite"
+    needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
+
     embed: int = 512  # length of the caption's vector
     critic: Literal["dot", "concat"] = "dot"  # cosine of two non-linear projections, or an MLP over both vectors
     critic_width: int = 2048  # of the projections, if the critic is "dot"
     prior: Literal["adversarial", "released", "none"] = "adversarial"
     prior_weight: float = 0.1  # of the prior term; the rest is the bound's
+
+    def build(self, encoder: Encoder, context: Context) -> "ClipLiteObjective":
+        """The objective with its initial weights."""
+        assert context.tokenizer is not None
+        return ClipLiteObjective(encoder, context.tokenizer, self, context.text)
 
 
 class ClipLiteObjective(nn.Module):
@@ -64,6 +74,11 @@ class ClipLiteObjective(nn.Module):
         self.critic = DotCritic(*sizes, cfg.critic_width) if cfg.critic == "dot" else ConcatCritic(*sizes)
         self.tokenizer = tokenizer
         self.discriminators = nn.ModuleList() if cfg.prior == "none" else nn.ModuleList(map(_discriminator, sizes))
+
+    def save(self, out: Path) -> None:
+        """The text tower, for zero-shot and retrieval, where image and caption have a space in common."""
+        if (dual := self.dual()) is not None:
+            dual.save_text(out, self.tokenizer)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return self.loss(self.encoder.pooled(batch.image), batch)

@@ -7,11 +7,11 @@ from catlip.objectives import gather
 
 
 class DocumentFrequency(nn.Module):
-    """In how many pictures each class was met, counted while training, over all processes.
+    """In how many images each class occurs, counted while training, over all processes.
 
-    What is met is put aside, and added when a step is over: so weights are the same for all of a step's pictures, on
-    however many processes and in however many micro-batches they are, and processes talk once a step. Integers, so
-    that a run that goes on counts exactly, and so that no average of weights blends them.
+    The counts of a step are added when it is over, so weights are the same for all of a step's images, on however many
+    processes and in however many micro-batches they are, and processes talk once a step. They are integers, so a run
+    that resumes counts exactly, and the average of the weights does not blend them.
     """
 
     def __init__(self, classes: int) -> None:
@@ -22,7 +22,7 @@ class DocumentFrequency(nn.Module):
         self.register_buffer("pending", torch.zeros(classes + 1, dtype=torch.int64), persistent=False)
 
     @torch.no_grad()
-    def meet(self, labels: Tensor, pictures: int) -> None:
+    def update(self, labels: Tensor, pictures: int) -> None:
         """Put a batch of this process aside. labels: each once a picture."""
         # index_add and not bincount, whose size an accelerator would have to tell first.
         self.pending.index_add_(0, labels, torch.ones_like(labels))

@@ -1,6 +1,8 @@
 """SigLIP (arXiv 2303.15343): each pair of a picture and a caption of the whole batch, together or not."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual import DualEncoder
 from catlip.models.encoder import Encoder
 from catlip.models.text import TextConfig
+from catlip.objectives.base import Context
 from catlip.objectives.contrastive import pairwise_sigmoid
 
 
@@ -16,8 +19,16 @@ from catlip.objectives.contrastive import pairwise_sigmoid
 class SigLip:
     """Settings of the objective."""
 
+    name: ClassVar[str] = "siglip"
+    needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
+
     embed: int = 512  # length of the vectors that are compared
     bias: float = -10.0  # of all pairs at the start: nearly all do not belong together (section 3.2)
+
+    def build(self, encoder: Encoder, context: Context) -> "SigLipObjective":
+        """The objective with its initial weights."""
+        assert context.tokenizer is not None
+        return SigLipObjective(encoder, context.tokenizer, self, context.text)
 
 
 class SigLipObjective(DualEncoder):
@@ -33,6 +44,11 @@ class SigLipObjective(DualEncoder):
         """tokenizer: the one that makes batch.tokens; text: the tower's size."""
         text = replace(text, causal=bool(text.causal))  # bidirectional, unless asked otherwise
         super().__init__(encoder, tokenizer, text, embed=cfg.embed, scale=10.0, bias=cfg.bias)
+        self.tokenizer = tokenizer
+
+    def save(self, out: Path) -> None:
+        """The text tower, for zero-shot and retrieval."""
+        self.save_text(out, self.tokenizer)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return self.loss(self.encoder.pooled(batch.image), batch)

@@ -5,6 +5,7 @@ document frequency, counted while training); softmax over all tokens. The marks 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from catlip.data.batches import Batch
 from catlip.labels.tokenizer import Tokenizer
 from catlip.models.encoder import Encoder
+from catlip.objectives.base import Context
 from catlip.objectives.frequency import DocumentFrequency
 from catlip.objectives.linear import linear_softmax
 
@@ -20,8 +22,16 @@ from catlip.objectives.linear import linear_softmax
 class Subwords:
     """Settings of the objective."""
 
+    name: ClassVar[str] = "subwords"
+    needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
+
     idf: bool = True  # rare tokens have a larger share of the target; false: equal shares
     mlp_head: bool = True  # a residual MLP before the linear layer, as released; false: linear, as in SuperCLIP
+
+    def build(self, encoder: Encoder, context: Context) -> "SubwordObjective":
+        """The objective with its initial weights."""
+        assert context.tokenizer is not None
+        return SubwordObjective(encoder, context.tokenizer, self)
 
 
 class SubwordObjective(nn.Module):
@@ -49,7 +59,7 @@ class SubwordObjective(nn.Module):
         assert batch.tokens is not None, "the loader was given no tokenizer"
         labels, offsets = bag_of_tokens(batch.tokens, self.marks)
         if self.met is not None and self.training:
-            self.met.meet(labels, len(pooled))
+            self.met.update(labels, len(pooled))
         weights = self.met.idf() if self.met is not None else None
         last = self.head.classifier
         loss = linear_softmax(self.head(pooled), last.weight, last.bias, labels, offsets, weights)

@@ -9,13 +9,14 @@ nouns": a loss of 17,036 and a gradient norm of 2,732 on 24,320 classes, clipped
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from catlip.data.batches import Batch
 from catlip.models.encoder import Encoder
+from catlip.objectives.base import Context
 from catlip.objectives.frequency import DocumentFrequency
 from catlip.objectives.linear import linear_asymmetric, linear_bce, linear_softmax
 
@@ -26,9 +27,16 @@ LOSSES = {"bce": linear_bce, "softmax": linear_softmax, "asymmetric": linear_asy
 class Synsets:
     """Settings of the objective."""
 
+    name: ClassVar[str] = "synsets"
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+
     loss: Literal["bce", "softmax", "asymmetric"] = "bce"  # softmax: each label gets its share of the target
     idf: bool = False  # rare labels weigh more, by their inverse document frequency, counted while training
     prior_bias: bool = True  # start the bias at the log-odds of each class's frequency; softmax: at its logarithm
+
+    def build(self, encoder: Encoder, context: Context) -> "SynsetObjective":
+        """The objective with its initial weights."""
+        return SynsetObjective(encoder, context.vocabulary.counts, context.vocabulary.samples, self)
 
 
 class SynsetObjective(nn.Module):
@@ -58,7 +66,7 @@ class SynsetObjective(nn.Module):
         weights = None
         if self.met is not None:
             if self.training:
-                self.met.meet(batch.labels, len(pooled))
+                self.met.update(batch.labels, len(pooled))
             # A softmax shares the target out, so only the weights' ratios matter to it.
             weights = self.met.idf() if self.cfg.loss == "softmax" else self.met.evened_idf()
         loss = LOSSES[self.cfg.loss](
@@ -71,9 +79,10 @@ class SynsetObjective(nn.Module):
         if self.met is not None:
             self.met.after_step()
 
-    def logits(self, image: Tensor) -> Tensor:
-        """Scores of the classes: [B, V]. image: [B, 3, H, W], uint8 or float in [0, 1]."""
-        return self.head(self.encoder.pooled(self.encoder.normalize(image)))
+    @property
+    def classifier(self) -> nn.Linear:
+        """A row a class of the vocabulary."""
+        return self.head
 
 
 def log_odds(counts: list[int], samples: int) -> Tensor:

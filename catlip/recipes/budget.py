@@ -11,8 +11,8 @@ catlip pretrain budget_b16 --data 'shards/*.tar' --vocab vocab.tsv --out runs/b1
 from catlip.data.crops import CropConfig
 from catlip.data.steps import CurriculumConfig
 from catlip.tasks.pretrain import PretrainConfig
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
+from catlip.training.state import LoopConfig
 
 
 def budget_b16() -> PretrainConfig:

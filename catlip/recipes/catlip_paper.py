@@ -23,8 +23,8 @@ from catlip.data.crops import CropConfig
 from catlip.data.steps import CurriculumConfig, paper_scales
 from catlip.models.augment import AugmentConfig
 from catlip.tasks.pretrain import PretrainConfig
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
+from catlip.training.state import LoopConfig
 
 ITERATIONS = 200_000
 # A step at a small size takes more pictures than the 65,536 at 224 px; over the 13 sizes the mean is 83,300.
@@ -42,7 +42,7 @@ def datacomp_b16() -> PretrainConfig:
         batch_size=65_536,
         crop=CropConfig(scale=(0.08, 1.0)),
         curriculum=CurriculumConfig(scales=paper_scales()),
-        ranges=AugmentConfig(range_augment=True),
+        augment=AugmentConfig(range_augment=True),
         optim=OptimConfig(lr=1e-3, lr_end=0.01, weight_decay=0.2, betas=(0.9, 0.999), warmup=0.05, clip=1.0),
         loop=LoopConfig(ema=0.9995, checkpointing=True, compile=True),
     )

@@ -12,13 +12,14 @@ runs of a comparison have in common, recipe, pictures and vocabulary: results of
 import json
 import math
 import statistics
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from catlip.atomic import write_text
+from catlip.config import plain
 from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.features import class_indices, features, open_labelled
@@ -29,12 +30,12 @@ from catlip.labels.vocabulary import Vocabulary
 from catlip.models.weights import fingerprint, load
 from catlip.notices import say
 from catlip.recipes import load_recipe
+from catlip.recipes.objectives import OBJECTIVES, label_of, objective_named
 from catlip.report import comparison
 from catlip.report.comparison import Run
 from catlip.tasks.pretrain import PretrainConfig, pretrain, speed_of
 from catlip.training.distributed import pick_device
 from catlip.training.log import table
-from catlip.training.objective import PARTS, settings_of
 from catlip.training.runfolder import key_of
 
 SECONDS = 8.0  # of measuring the speed of an objective, a turn
@@ -70,12 +71,13 @@ def compare(cfg: CompareConfig) -> Path:
     _check(cfg)
     out, key = Path(cfg.out), _key(cfg)
     speeds = measure_speeds(cfg, key)
+    first = speeds[label_of(cfg.objectives[0])]
     bases = {name: _settings(cfg, name, search_lr(cfg, name, key)) for name in cfg.objectives}
     for seed in range(cfg.seeds):  # so that a comparison that is stopped has every objective equally often
         for name, base in bases.items():
             budgets = {"runs": base.samples}
             if cfg.equal_time and name != cfg.objectives[0]:
-                budgets["equal_time"] = _whole(base.samples * speeds[name] / speeds[cfg.objectives[0]], base.batch_size)
+                budgets["equal_time"] = _whole(base.samples * speeds[label_of(name)] / first, base.batch_size)
             for kind, samples in budgets.items():
                 run(cfg, name, replace(base, seed=seed, samples=samples), out / kind, key)
     for name, base in bases.items():
@@ -96,7 +98,7 @@ def _check(cfg: CompareConfig) -> None:
     if not (cfg.samples or recipe.samples):
         raise UsageError(f"recipe {cfg.recipe} has a budget in epochs or hours; give `samples`")
     for name in cfg.objectives:
-        settings_of(name)
+        objective_named(name)
     for labelled in (cfg.train, cfg.test):
         open_labelled(labelled)
 
@@ -110,7 +112,7 @@ def _settings(cfg: CompareConfig, name: str, lr: float | None = None) -> Pretrai
         recipe,
         data=cfg.data,
         vocab=cfg.vocab,
-        objective=settings_of(name),
+        objective=objective_named(name),
         samples=samples,
         epochs=0.0,
         hours=0.0,
@@ -123,7 +125,12 @@ def _key(cfg: CompareConfig) -> str:
     """Of all that decides a number of the comparison but what the name of the run's folder says."""
     recipe = _settings(cfg, cfg.objectives[0])
     common = replace(
-        recipe, objective=settings_of("synsets"), samples=0, batch_size=0, seed=0, optim=replace(recipe.optim, lr=0.0)
+        recipe,
+        objective=objective_named("synsets"),
+        samples=0,
+        batch_size=0,
+        seed=0,
+        optim=replace(recipe.optim, lr=0.0),
     )
     return key_of(
         common,
@@ -133,7 +140,7 @@ def _key(cfg: CompareConfig) -> str:
             ).fingerprint(),
             "vocabulary": Vocabulary.load(cfg.vocab).hash if cfg.vocab else "",
             "init": fingerprint(recipe.init) if recipe.init else "",
-            "objectives": {name: asdict(settings_of(name)) for name in PARTS},
+            "objectives": {name: plain(objective_named(name)) for name in OBJECTIVES},
             "probe": [open_labelled(labelled).fingerprint() for labelled in (cfg.train, cfg.test)],
             "retrieve": open_dataset(cfg.retrieve).fingerprint() if cfg.retrieve else "",
         },
@@ -142,7 +149,7 @@ def _key(cfg: CompareConfig) -> str:
 
 def _folder(parent: Path, name: str, settings: PretrainConfig, key: str) -> Path:
     optim, seed = settings.optim, settings.seed
-    return parent / f"{name}-lr{optim.lr:g}-batch{settings.batch_size}-{settings.samples}-seed{seed}-{key}"
+    return parent / f"{label_of(name)}-lr{optim.lr:g}-batch{settings.batch_size}-{settings.samples}-seed{seed}-{key}"
 
 
 def _whole(samples: float, batch: int) -> int:
@@ -155,13 +162,13 @@ def run(cfg: CompareConfig, name: str, settings: PretrainConfig, parent: Path, k
     if (out / RESULT).is_file():
         return json.loads((out / RESULT).read_text(encoding="utf-8"))
     say(f"\n{out}")
-    pretrain(replace(settings, out=str(out)))
+    pretrain(config=replace(settings, out=str(out)))
     if not (out / "encoder").is_dir():
         raise UsageError(f"{out}: stopped; the same command goes on from there")
     probed = probe(str(out), cfg.train, cfg.test, device=cfg.device)
     assert isinstance(probed, ProbeResult)  # `_check` opened the sets: one label an image
     found = {
-        "objective": name,
+        "objective": label_of(name),
         "lr": settings.optim.lr,
         "batch_size": settings.batch_size,
         "samples": settings.samples,
@@ -188,7 +195,7 @@ def search_lr(cfg: CompareConfig, name: str, key: str) -> float | None:
         out = _folder(Path(cfg.out) / "search", name, settings, key)
         if not (out / RESULT).is_file():
             say(f"\n{out}")
-            pretrain(replace(settings, out=str(out)))
+            pretrain(config=replace(settings, out=str(out)))
             found_now = {"objective": name, "lr": lr, "accuracy": held_out_probe(out, cfg)}
             write_text(out / RESULT, json.dumps(found_now) + "\n")
         found[lr] = json.loads((out / RESULT).read_text(encoding="utf-8"))["accuracy"]
@@ -212,16 +219,17 @@ def measure_speeds(cfg: CompareConfig, key: str, rounds: int = 3) -> dict[str, f
     """Images a second of each objective: the median of several measurements, taken in turns."""
     path = Path(cfg.out) / f"speeds-{key}.json"
     known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if all(name in known for name in cfg.objectives):
+    labels = {label_of(name): name for name in cfg.objectives}
+    if all(label in known for label in labels):
         return known
-    found: dict[str, list[float]] = {name: [] for name in cfg.objectives}
+    found: dict[str, list[float]] = {label: [] for label in labels}
     for turn in range(rounds):
-        for name in cfg.objectives:
-            found[name].append(speed_of(_settings(cfg, name), SECONDS))
+        for label, name in labels.items():
+            found[label].append(speed_of(_settings(cfg, name), SECONDS))
         say(f"speed, turn {turn + 1} of {rounds}: " + ", ".join(f"{n} {s[-1]:,.0f}" for n, s in found.items()))
     # Objectives that are measured later are put on the scale of the first measurement, by the one they share.
     medians = {name: statistics.median(some) for name, some in found.items()}
-    shared = next((name for name in cfg.objectives if name in known), None)
+    shared = next((label for label in labels if label in known), None)
     scale = known[shared] / medians[shared] if shared else 1.0
     known = {**{name: round(speed * scale, 1) for name, speed in medians.items()}, **known}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ def finetune(cfg: FinetuneConfig) -> Any:
     single run does.
     """
     if not cfg.fractions and cfg.seeds == 1:
-        return fine_tune(cfg)
+        return fine_tune(config=cfg)
     if cfg.seeds < 1:
         raise UsageError(f"`seeds` {cfg.seeds}: one or more")
     shares = numbers_in(cfg.fractions, "`fractions`", float) if cfg.fractions else [cfg.fraction]
@@ -42,7 +42,7 @@ def finetune(cfg: FinetuneConfig) -> Any:
                 folder = out / f"{init}-{share:g}-seed{seed}-{key}"
                 one = replace(cfg, fraction=share, fractions="", seeds=1, seed=seed, init=init, out=str(folder))
                 if not (folder / RESULTS).is_file():
-                    fine_tune(one)
+                    fine_tune(config=one)
                 if not (folder / RESULTS).is_file():
                     return None  # stopped; the same call goes on from there
                 last = read_jsonl(folder / RESULTS)[-1]

@@ -19,8 +19,8 @@ from dataclasses import replace
 
 from catlip.models.augment import AugmentConfig
 from catlip.tasks.detect import DetectConfig
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
+from catlip.training.state import LoopConfig
 
 PICTURES = 118_287  # of train2017
 BATCH = 128
@@ -41,7 +41,7 @@ def mask_rcnn_b16() -> DetectConfig:
         epochs=epochs,
         batch_size=BATCH,
         drop_path=0.1,
-        ranges=AugmentConfig(range_augment=True, psnr=(40.0, 10.0)),
+        augment=AugmentConfig(range_augment=True, psnr=(40.0, 10.0)),
         optim=OptimConfig(
             lr=3e-4,
             weight_decay=0.1,

@@ -15,10 +15,10 @@ from dataclasses import replace
 from catlip.data.crops import CropConfig
 from catlip.labels.tokenizer import TokenizerConfig
 from catlip.models.text import TextConfig
+from catlip.recipes.objectives import objective_named
 from catlip.tasks.pretrain import PretrainConfig
-from catlip.training.loop import LoopConfig
-from catlip.training.objective import settings_of
 from catlip.training.optim import OptimConfig
+from catlip.training.state import LoopConfig
 
 
 def flickr8k_cpu() -> PretrainConfig:
@@ -43,7 +43,7 @@ def flickr8k_cpu() -> PretrainConfig:
 
 def _with(objective: str, lr: float) -> PretrainConfig:
     recipe = flickr8k_cpu()
-    return replace(recipe, objective=settings_of(objective), optim=replace(recipe.optim, lr=lr))
+    return replace(recipe, objective=objective_named(objective), optim=replace(recipe.optim, lr=lr))
 
 
 def flickr8k_softmax() -> PretrainConfig:

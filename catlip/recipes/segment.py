@@ -17,8 +17,8 @@ Published mIoU on the validation set, released weights: B 50.1, L 54.8, H 55.6 (
 from catlip.data.maskbatches import Window
 from catlip.models.segmenter import Head
 from catlip.tasks.segment import SegmentConfig
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
+from catlip.training.state import LoopConfig
 
 PICTURES = 20_210  # in the training set
 EXPECTED = {"ade20k_b16": 50.1, "ade20k_l16": 54.8, "ade20k_h16": 55.6}  # mIoU of the released weights

@@ -30,8 +30,8 @@ from catlip.data.steps import CurriculumConfig, paper_scales
 from catlip.models.augment import AugmentConfig
 from catlip.objectives.classes import Classes
 from catlip.tasks.finetune import FinetuneConfig
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
+from catlip.training.state import LoopConfig
 
 
 def imagenet_224() -> FinetuneConfig:
@@ -47,7 +47,7 @@ def imagenet_224() -> FinetuneConfig:
         batch_size=512,
         crop=CropConfig(scale=(0.08, 1.0)),
         curriculum=CurriculumConfig(scales=paper_scales(step=32)),
-        ranges=AugmentConfig(range_augment=True),
+        augment=AugmentConfig(range_augment=True),
         objective=Classes(smoothing=0.1),
         optim=OptimConfig(lr=3e-5, lr_end=0.1, weight_decay=0.05, betas=(0.9, 0.999), warmup=0.02, clip=1.0),
         loop=LoopConfig(ema=0.9995, checkpointing=True),

@@ -12,7 +12,8 @@ from catlip.data.images import decode_upright
 from catlip.data.objects import RunLengths, bitmap
 from catlip.notices import say
 from catlip.tasks.detect import DetectConfig as DetectConfig
-from catlip.tasks.detect import Shown, fine_tune
+from catlip.tasks.detect import Shown
+from catlip.tasks.detect import detect as fine_tune
 
 SIDE = 480  # pixels of the longer side on the page
 DRAWN = 12  # detections of a picture, the surest
@@ -23,7 +24,7 @@ COLOURS = ((230, 60, 50), (50, 120, 220), (240, 180, 30), (40, 160, 90), (160, 8
 def detect(cfg: DetectConfig) -> Path:
     """Fine-tune, measure, and write the page; the run folder. Raises UsageError as `fine_tune` does."""
     out = Path(cfg.out)
-    found = fine_tune(cfg)
+    found = fine_tune(config=cfg).result
     if found is not None:
         page.write(out / "detections.html", _page(*found))
         say(f"{out / 'detections.html'}: what is found in some of the pictures")

@@ -9,8 +9,9 @@ from PIL import Image
 from catlip import page
 from catlip.data.mask_sets import VOID, palette
 from catlip.notices import say
-from catlip.tasks.segment import Seen, fine_tune
+from catlip.tasks.segment import Seen
 from catlip.tasks.segment import SegmentConfig as SegmentConfig
+from catlip.tasks.segment import segment as fine_tune
 
 GAP = 6  # pixels between the parts of a picture
 
@@ -18,7 +19,7 @@ GAP = 6  # pixels between the parts of a picture
 def segment(cfg: SegmentConfig) -> dict[str, Any] | None:
     """Train, test, and write the page into --out; the results, on the main process. Raises UsageError as `fine_tune`
     does."""
-    found = fine_tune(cfg)
+    found = fine_tune(config=cfg).result
     if found is None:
         return None
     result, seen = found

@@ -1,7 +1,4 @@
-"""Encoder -> detector: fine-tune Mask R-CNN on a COCO file, then COCO's AP on another.
-
-report/detections.py draws what is found and is the verb `detect`.
-"""
+"""Detection: an encoder becomes a Mask R-CNN that is fine-tuned on a COCO file and measured by COCO's AP."""
 
 import json
 import time
@@ -12,60 +9,55 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from catlip.config import configure
+from catlip.data.batches import Batches
 from catlip.data.boxes import BoxBatches, Placed, decode_placed
 from catlip.data.coco import Instances, picture_source, read_instances
 from catlip.data.crops import empty
 from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, UnreadableImageError, left_out
-from catlip.data.loader import Loader
 from catlip.data.objects import Objects, encoded, mask_tools
 from catlip.data.order import Order
-from catlip.data.steps import CurriculumConfig, Steps
+from catlip.data.steps import Steps
 from catlip.errors import UsageError
 from catlip.evaluation.detection import average_precision
-from catlip.models.augment import AugmentConfig, RangeAugment
+from catlip.models.augment import AugmentConfig
 from catlip.models.weights import ENCODER_FOLDER, fingerprint, open_weights
 from catlip.notices import say
 from catlip.objectives.boxes import Boxes, BoxObjective
+from catlip.tasks.pretrain import built_augment, save_rest
 from catlip.training.distributed import World, joined
-from catlip.training.hardware import default_workers
 from catlip.training.log import append_json, table
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
-from catlip.training.run import budget_of, carry_out, require
-from catlip.training.task import Task
+from catlip.training.run import Run
+from catlip.training.state import LoopConfig
+from catlip.training.task import Task, named
+from catlip.training.train import TrainConfig, train
 
-AT_ONCE = 8  # pictures of the test set
+AT_ONCE = 8  # images of the test set
 
 
 @dataclass(kw_only=True, slots=True)
-class DetectConfig:
+class DetectConfig(TrainConfig):
     """Settings of `catlip detect`."""
 
     run: str  # where the encoder comes from: run folder, model folder, timm:NAME, hf-hub:ORG/NAME
     untrained: bool = False  # random weights of the same architecture, for a baseline
-    images: str  # pictures to train on: a folder, or tars with KEY.jpg
+    images: str  # images to train on: a folder, or tars with KEY.jpg
     boxes: str  # COCO file of their boxes and masks
     test_images: str
     test_boxes: str
     out: str  # run folder; the same command again goes on where it stopped
     image_size: int = 1024  # pixels of the square canvas
-    scale: tuple[float, float] = (0.5, 1.25)  # a picture's longer side, as a share of the canvas, drawn anew each time
-    samples: int = 0  # budget: pictures seen, repetitions counted; or --epochs
-    epochs: float = 0.0  # budget: times the training set is seen
+    scale: tuple[float, float] = (0.5, 1.25)  # an image's longer side, as a share of the canvas, drawn anew each time
     batch_size: int = 16  # of all processes together
     drop_path: float = 0.0  # share of the encoder's layers that is left out at the top, falling towards the bottom
-    seed: int = 0
-    workers: int = 0  # decoding processes of each training process; 0: what the cores allow
-    device: str = "auto"
-    accept_changes: bool = False  # go on with a run although its data or settings changed
-    show: int = 24  # pictures on the page
+    show: int = 24  # images on the page
     objective: Boxes = field(default_factory=Boxes)
-    ranges: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: Any = field(default_factory=AugmentConfig)  # or a module on the batch, from Python
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             lr=1e-4, weight_decay=0.1, betas=(0.9, 0.999), schedule="wsd", decay=0.2, warmup=0.02, layer_decay=0.7
@@ -76,63 +68,34 @@ class DetectConfig:
 
 @dataclass(slots=True)
 class Shown:
-    """A picture of the test set and what was found in it."""
+    """An image of the test set and what was found in it."""
 
     image: bytes
     truth: Objects
     found: list[dict[str, Any]]  # COCO's results, the surest first
 
 
-def fine_tune(cfg: DetectConfig) -> tuple[dict[str, Any], list[Shown], Instances] | None:
-    """(AP in percent, some pictures, the test set), on the main process; None if the run was asked to stop.
+def detect(run: Any = None, *, config: DetectConfig | None = None, **settings: Any) -> Run:
+    """Fine-tune a detector and measure its AP, or go on with the run in `out`.
 
-    Raises UsageError for a mistake in settings or data, before training.
+    run: an Encoder, a Run, or where one lies. settings: fields of `DetectConfig`. The run's `result` is (a line of
+    OUT/results.jsonl, some of the images, the test set). Raises UsageError for a mistake in settings or data, before
+    training.
     """
-    with joined(cfg.device) as world:
-        return _fine_tune(cfg, world)
-
-
-def _fine_tune(cfg: DetectConfig, world: World) -> tuple[dict[str, Any], list[Shown], Instances] | None:
-    began = time.perf_counter()
-    train, test = _open(cfg)
-    source, test_source = picture_source(train, cfg.images), picture_source(test, cfg.test_images, "`test_images`")
-    weights = _train(cfg, world, source, train)
-    if weights is None or not world.main:
-        return None
-    task = make_task(cfg, len(train.names))
-    task.load_state_dict(weights)
-    objective, out = task.eval().objective.to(world.device), Path(cfg.out)
-    _save(objective, out)
-    unreadable = Unreadable()
-    found, shown = _search(objective, test_source, train, test, cfg, world.device, unreadable)
-    (out / "detections.json").write_text(json.dumps(found), encoding="utf-8")
-    test = replace(test, pictures={key: truth for key, truth in test.pictures.items() if key not in unreadable.reasons})
-    scores: dict[str, Any] = {"box": average_precision(test, found, "bbox")}
-    if cfg.objective.masks:
-        scores["mask"] = average_precision(test, found, "segm")
-    result = {
-        "task": "detect",
-        **{name: _rounded(score) for name, score in scores.items()},
-        "classes": len(train.names),
-        "train": len(train.pictures),
-        "test": len(test.pictures),
-        "image_size": cfg.image_size,
-        "data": [cfg.boxes, cfg.test_boxes],
-        "encoder": f"{cfg.run}{' untrained' if cfg.untrained else ''}",
-        "detections": len(found),
-        "seconds": round(time.perf_counter() - began, 1),
-        **left_out(test_images=unreadable),
-    }
-    append_json(out / "results.jsonl", result)
-    rows = {f"{name} {part}": _said(value) for name, score in scores.items() for part, value in score.items()}
-    say(table(rows, f"{out}: {len(found):,} detections in {len(test.pictures):,} pictures"))
-    return result, shown, test
+    cfg = configure(DetectConfig, config, run=run, **settings)
+    for name in ("run", "images", "boxes", "test_images", "test_boxes", "out"):
+        if not getattr(cfg, name):
+            raise UsageError(f"`{name}` is missing")
+    with joined(cfg.device):
+        learned, tested = _open(cfg)
+        dataset = picture_source(learned, cfg.images)
+        test_images = picture_source(tested, cfg.test_images, "`test_images`")
+        return train(make_task(cfg, learned, tested, test_images), dataset, cfg, cfg.out)
 
 
 def _open(cfg: DetectConfig) -> tuple[Instances, Instances]:
-    """(training set, test set), checked as far as that is possible without opening pictures."""
+    """(training set, test set), checked as far as that is possible without opening images."""
     mask_tools()
-    require(cfg, "run", "images", "boxes", "test_images", "test_boxes", "out")
     if cfg.image_size < 64 or cfg.image_size % 64:
         raise UsageError(f"`image_size` {cfg.image_size}: the pyramid needs a multiple of 64")
     if not 0 < cfg.scale[0] <= cfg.scale[1]:
@@ -158,70 +121,86 @@ def _open(cfg: DetectConfig) -> tuple[Instances, Instances]:
     return train, test
 
 
-def _train(cfg: DetectConfig, world: World, source: Dataset, train: Instances) -> dict[str, Tensor] | None:
-    """The trained weights, on the main process; None if the run was asked to stop."""
-    order = Order(source.parts, cfg.seed, source.shards.tolist())
-    budget = budget_of(cfg, order.length)
-    if cfg.batch_size < world.size:
-        raise UsageError(f"`batch_size` {cfg.batch_size} gives {world.size} processes less than a picture each")
-    task = make_task(cfg, len(train.names))
-    steps = Steps(
-        CurriculumConfig(), budget=budget, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=cfg.seed
-    )
-    workers = cfg.workers or default_workers(world.local_size, world.device)
-    loader = Loader(
-        BoxBatches(
-            source,
-            order,
-            steps,
-            pictures=train.pictures,
-            scale=cfg.scale,
-            masks=cfg.objective.masks,
-            rank=world.rank,
-            world=world.size,
-        ),
-        workers,
-    )
-    facts: dict[str, Any] = {
-        "init": fingerprint(cfg.run, cfg.untrained),
-        "data": source.fingerprint(),
-        "classes": train.names,
-        "budget": budget,
-    }
-
-    def begin(out: Path) -> None:
-        (out / "classes.json").write_text(json.dumps(train.names, indent=2) + "\n", encoding="utf-8")
-
-    return carry_out(
-        task,
-        loader,
-        world,
-        cfg,
-        budget=budget,
-        facts=facts,
-        begin=begin,
-        described=f"{source.described}; {len(train.names):,} classes; {cfg.run}{' untrained' if cfg.untrained else ''} "
-        f"({task.encoder.architecture}) at {cfg.image_size} px on {world.size} x {world.device.type}, batch "
-        f"{cfg.batch_size:,}, {workers} workers",
-    )
-
-
-def make_task(cfg: DetectConfig, classes: int) -> Task:
+def make_task(cfg: DetectConfig, learned: Instances, tested: Instances, test_images: Dataset) -> "DetectTask":
     """Detector and augmentation with their initial weights: a function of the settings and the encoder's weights."""
     torch.manual_seed(cfg.seed)
     weights = open_weights(cfg.run, cfg.untrained)
     encoder = weights.build(image_size=cfg.image_size, drop_path=cfg.drop_path)
     if cfg.loop.checkpointing:
         encoder.backbone.set_grad_checkpointing(True)
-    objective = BoxObjective(encoder, classes, cfg.objective)
-    return Task(objective, RangeAugment(cfg.ranges.psnr) if cfg.ranges.range_augment else None)
+    objective = BoxObjective(encoder, len(learned.names), cfg.objective)
+    return DetectTask(cfg, objective, Annotated(learned, tested, test_images))
 
 
-def _save(objective: BoxObjective, out: Path) -> None:
-    """The fine-tuned encoder as a model folder; pyramid and heads beside it."""
-    objective.encoder.save(out / ENCODER_FOLDER)
-    rest = {n: v for n, v in objective.state_dict().items() if not n.startswith("detector.backbone.encoder.")}
-    save_file({name: value.detach().cpu().contiguous() for name, value in rest.items()}, out / "objective.safetensors")
+@dataclass(slots=True)
+class Annotated:
+    """The boxes to learn, the boxes to find, and where to find them."""
+
+    train: Instances
+    test: Instances
+    test_images: Dataset
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Annotated":
+        return self  # the same for every copy of a task
+
+
+class DetectTask(Task):
+    """Images on a canvas, under large-scale jitter, with the boxes and masks of a COCO file."""
+
+    def __init__(self, cfg: DetectConfig, objective: BoxObjective, data: Annotated) -> None:
+        super().__init__(objective, built_augment(cfg.augment), image_size=cfg.image_size)
+        self.cfg, self.data, self.began = cfg, data, time.perf_counter()
+
+    def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
+        cfg, pictures = self.cfg, self.data.train.pictures
+        return BoxBatches(
+            dataset, order, steps, pictures=pictures, scale=cfg.scale, masks=cfg.objective.masks, rank=rank, world=world
+        )
+
+    @property
+    def described(self) -> str:
+        source = named(self.cfg.run, self.cfg.untrained)
+        return f"{len(self.data.train.names):,} classes; {source} ({self.encoder.architecture}) at {self.image_size} px"
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"init": fingerprint(self.cfg.run, self.cfg.untrained), "classes": self.data.train.names}
+
+    def begin(self, out: Path) -> None:
+        names = json.dumps(self.data.train.names, indent=2)
+        (out / "classes.json").write_text(names + "\n", encoding="utf-8")
+
+    def finish(self, out: Path, world: World) -> tuple[dict[str, Any], list[Shown], Instances] | None:
+        """Save encoder, pyramid and heads; find what is in the test images; COCO's AP of that."""
+        if world.rank:
+            return None
+        cfg, train, test, unreadable = self.cfg, self.data.train, self.data.test, Unreadable()
+        self.encoder.save(out / ENCODER_FOLDER)
+        save_rest(self.objective, out, "detector.backbone.encoder.")
+        objective = self.objective.to(world.device)
+        found, shown = _search(objective, self.data.test_images, train, test, cfg, world.device, unreadable)
+        (out / "detections.json").write_text(json.dumps(found), encoding="utf-8")
+        readable = {key: truth for key, truth in test.pictures.items() if key not in unreadable.reasons}
+        test = replace(test, pictures=readable)
+        scores: dict[str, Any] = {"box": average_precision(test, found, "bbox")}
+        if cfg.objective.masks:
+            scores["mask"] = average_precision(test, found, "segm")
+        result = {
+            "task": "detect",
+            **{name: _rounded(score) for name, score in scores.items()},
+            "classes": len(train.names),
+            "train": len(train.pictures),
+            "test": len(test.pictures),
+            "image_size": cfg.image_size,
+            "data": [cfg.boxes, cfg.test_boxes],
+            "encoder": named(cfg.run, cfg.untrained),
+            "detections": len(found),
+            "seconds": round(time.perf_counter() - self.began, 1),
+            **left_out(test_images=unreadable),
+        }
+        append_json(out / "results.jsonl", result)
+        rows = {f"{name} {part}": _said(value) for name, score in scores.items() for part, value in score.items()}
+        say(table(rows, f"{out}: {len(found):,} detections in {len(test.pictures):,} images"))
+        return result, shown, test
 
 
 def _search(

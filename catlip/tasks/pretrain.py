@@ -1,213 +1,107 @@
-"""The verb that wires data, encoder, objective and loop; the only place that sees the whole configuration."""
+"""Pre-training: captioned images -> an encoder that learned from what the captions say."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from catlip.data.batches import CaptionBatches
+from catlip.config import configure, opened
+from catlip.data.batches import Batches, CaptionBatches
 from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset
-from catlip.data.loader import Loader
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
-from catlip.labels.tokenizer import FILE as TOKENIZER
-from catlip.labels.tokenizer import Tokenizer, TokenizerConfig
+from catlip.evaluation import held_out
+from catlip.evaluation.features import class_indices, features, open_labelled
+from catlip.evaluation.knn import knn
+from catlip.labels.tokenizer import FILE, Tokenizer, TokenizerConfig, make_tokenizer
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.augment import AugmentConfig, RangeAugment
 from catlip.models.encoder import Encoder
 from catlip.models.text import TextConfig
-from catlip.models.weights import fingerprint, start_from
+from catlip.models.weights import ENCODER_FOLDER, fingerprint, start_from
 from catlip.notices import say
+from catlip.objectives.base import Context, build_objective, needs_of
 from catlip.objectives.synsets import Synsets
-from catlip.tasks.watch import Watch, make_watch
-from catlip.training.distributed import World, from_main, joined
-from catlip.training.hardware import default_workers, device_peak, train_flops
-from catlip.training.log import duration
-from catlip.training.loop import LoopConfig
-from catlip.training.objective import (
-    Settings,
-    make_objective,
-    open_tokenizer,
-    reads_labels,
-    save_objective,
-    synset_part,
-)
-from catlip.training.optim import OptimConfig
-from catlip.training.run import budget_of, carry_out, require
-from catlip.training.speed import measure
-from catlip.training.task import Task
-
-SECONDS = 30.0  # of measuring the speed, where the budget is given in hours
-WINDOW = 100_000  # samples that are shuffled together where shards are fetched one by one
+from catlip.training import train as trainer
+from catlip.training.distributed import World, from_rank_0, joined
+from catlip.training.run import Run
+from catlip.training.task import Evaluation, Task
+from catlip.training.train import TrainConfig, train
 
 
 @dataclass(kw_only=True, slots=True)
-class PretrainConfig:
+class PretrainConfig(TrainConfig):
     """A whole run. Recipes (catlip/recipes) return one of these."""
 
     data: str  # tars, tables, a folder, local or remote; `catlip pack --help` lists the kinds; `a + b@2` mixes
-    vocab: str  # vocab.tsv, made by `catlip vocab`
+    vocab: str = ""  # vocab.tsv, made by `catlip vocab`; for objectives that name labels
     out: str  # run folder; the same command again goes on where it stopped
     backbone: str = "vit_small_patch16_224"  # any timm model
     image_size: int = 224  # pixels
     init: str = ""  # weights to begin with: timm:NAME, open_clip:FOLDER, a run folder, hf-hub:ORG/NAME
-    samples: int = 0  # budget: pictures seen, repetitions counted; or --epochs, or --hours
-    epochs: float = 0.0  # budget: times the data is seen
-    hours: float = 0.0  # budget: time of training; the speed is measured first, and the samples follow from it
-    batch_size: int = 256  # of all processes together
-    seed: int = 0
-    workers: int = 0  # decoding processes of each training process; 0: what the cores allow
-    device: str = "auto"  # auto, cpu, cuda, mps
-    image_col: str | None = None  # tables: column with the pictures or their paths
+    image_col: str | None = None  # tables: column with the images or their paths
     text_col: str | None = None  # tables: column with the captions
     cache_gb: float = 100.0  # remote shards: bound of the local cache
-    accept_changes: bool = False  # go on with a run although its data or settings changed
+    held_out: str = ""  # captioned images, as data: mean average precision of the labels in their captions
+    held_out_limit: int = 2000  # images of it, drawn at random
+    probe: str = ""  # labelled images (tars with KEY.cls, or a folder per class): kNN evaluation of a fifth of them
     crop: CropConfig = field(default_factory=CropConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
-    ranges: AugmentConfig = field(default_factory=AugmentConfig)
-    objective: Settings = field(default_factory=Synsets)
+    augment: Any = field(default_factory=AugmentConfig)  # or a module on the batch, from Python
+    objective: Any = field(default_factory=Synsets)  # a config of catlip.objectives, or a class of your own
     tokens: TokenizerConfig = field(default_factory=TokenizerConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    watch: Watch = field(default_factory=Watch)
 
 
-def pretrain(cfg: PretrainConfig) -> Path:
-    """Train an encoder on captioned pictures; the run folder.
+def pretrain(data: Any = None, vocab: Any = None, *, config: PretrainConfig | None = None, **settings: Any) -> Run:
+    """Train an encoder on captioned images, or go on with the run that `out` holds.
 
-    Raises UsageError for a mistake in the configuration, before anything is written.
+    data: what `catlip.open` takes. vocab: a `Vocabulary`, or the path of its file; not needed for objectives without
+    labels. settings: fields of `PretrainConfig`. Raises UsageError for a mistake, before anything is written.
     """
-    began, out = time.perf_counter(), Path(cfg.out)
-    require(cfg, "out")
+    cfg = configure(PretrainConfig, config, data=data, vocab=vocab, **settings)
     with joined(cfg.device) as world:
-        parts = Parts.of(cfg, world)
-        weights = _train(cfg, world, parts)
-        if world.main and weights is not None:
-            task = make_task(cfg, parts.vocabulary, parts.tokenizer)  # anew: the trained one may be spread over GPUs
-            task.load_state_dict(weights)
-            save_objective(out, task.eval().objective, parts.vocabulary, parts.tokenizer)
-            took = duration(time.perf_counter() - began)
-            say(f"{out}: encoder ready after {took}. Next: catlip probe {out} --train ... --test ...")
-    return out
+        task, dataset = prepare(cfg, world)
+        return train(task, dataset, opened(cfg, data=dataset), cfg.out)
 
 
-def speed_of(cfg: PretrainConfig, seconds: float) -> float:
-    """Images a second that a run would make, measured for so long; nothing is written."""
-    with joined(cfg.device) as world:
-        parts = Parts.of(cfg, world)
-        return parts.speed(seconds)
+def prepare(cfg: PretrainConfig, world: World) -> tuple["PretrainTask", Dataset]:
+    """What a run trains, and on what. Raises UsageError for a mistake in the configuration."""
+    if not cfg.data:
+        raise UsageError("`data` is missing")
+    dataset = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col, cache_gb=cfg.cache_gb)
+    needs = needs_of(cfg.objective)
+    if "labels" in needs and not cfg.vocab:
+        raise UsageError("`vocab` is missing")
+    vocabulary = as_vocabulary(cfg.vocab)
+    # One process reads the captions: of remote data they are all that is fetched, and others would fetch it again.
+    tokenizer = from_rank_0(lambda: open_tokenizer(cfg, dataset)) if "tokens" in needs else None
+    return make_task(cfg, vocabulary, tokenizer, device=world.device), dataset
 
 
-@dataclass(slots=True)
-class Parts:
-    """What a run is made of, before anything is trained."""
-
-    cfg: PretrainConfig
-    world: World
-    source: Dataset
-    vocabulary: Vocabulary
-    tokenizer: Tokenizer | None
-    task: Task
-    order: Order
-    workers: int
-
-    @classmethod
-    def of(cls, cfg: PretrainConfig, world: World) -> "Parts":
-        """Raises UsageError for a mistake in the configuration."""
-        require(cfg, "data", *["vocab"] * reads_labels(cfg.objective))
-        vocabulary = Vocabulary.load(cfg.vocab) if cfg.vocab else Vocabulary(synsets=[], names=[], counts=[], samples=0)
-        source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col, cache_gb=cfg.cache_gb)
-        window = min(WINDOW, source.window or WINDOW) if source.remote else 0
-        order = Order(source.parts, cfg.seed, source.shards.tolist(), window)
-        # One process reads the captions: of remote data they are all that is fetched, and others would fetch it again.
-        tokenizer = from_main(
-            lambda: open_tokenizer(cfg.objective, cfg.tokens, source, Path(cfg.out) if cfg.out else None)
-        )
-        task = make_task(cfg, vocabulary, tokenizer, tell=world.main)
-        if task.objective.needs_global_batch and (cfg.batch_size % world.size or cfg.loop.micro_batch):
-            raise UsageError(
-                "this objective compares the pictures of a batch: `batch_size` must be a multiple of the "
-                f"{world.size} processes, and `micro_batch` 0"
-            )
-        workers = cfg.workers or default_workers(world.local_size, world.device)
-        return cls(cfg, world, source, vocabulary, tokenizer, task, order, workers)
-
-    def steps(self, budget: int) -> Steps:
-        cfg, world = self.cfg, self.world
-        steps = Steps(
-            cfg.curriculum, budget=budget, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=cfg.seed
-        )
-        if min(batch for batch, _ in steps.shapes()) < world.size:
-            raise UsageError(f"`batch_size` {cfg.batch_size} gives {world.size} processes less than a picture each")
-        return steps
-
-    def speed(self, seconds: float) -> float:
-        """Images a second over the whole run, measured for so long."""
-        cfg, phases = self.cfg, self.steps(self.cfg.batch_size).phases()
-        return measure(self.task, self.loader, phases, self.world, cfg.optim, cfg.loop, seconds)
-
-    def loader(self, steps: Steps) -> Loader:
-        cfg, world = self.cfg, self.world
-        return Loader(
-            CaptionBatches(
-                self.source,
-                self.order,
-                steps,
-                vocabulary=self.vocabulary,
-                labeler=self.vocabulary.labeler(),
-                crop=cfg.crop,
-                tokenizer=self.tokenizer,
-                rank=world.rank,
-                world=world.size,
-            ),
-            self.workers,
-        )
-
-    def begin(self, out: Path) -> None:
-        """Write what a run folder has from the first moment on."""
-        self.vocabulary.save(out / "vocab.tsv")
-        if self.tokenizer is not None:
-            self.tokenizer.save(out / TOKENIZER)
+def as_vocabulary(vocab: Any) -> Vocabulary:
+    """A vocabulary as it is, from its file, or an empty one. Raises UsageError."""
+    if isinstance(vocab, Vocabulary):
+        return vocab
+    return Vocabulary.load(vocab) if vocab else Vocabulary(synsets=[], names=[], counts=[], samples=0)
 
 
-def _train(cfg: PretrainConfig, world: World, parts: Parts) -> dict[str, torch.Tensor] | None:
-    """The trained weights, on the main process; None if the run was asked to stop."""
-    vocabulary, source = parts.vocabulary, parts.source
-    budget = budget_of(cfg, parts.order.length, lambda: parts.speed(SECONDS))
-    facts: dict[str, Any] = {"vocabulary": vocabulary.hash, "data": source.fingerprint()}
-    if cfg.init:
-        facts["init"] = fingerprint(cfg.init)
-    facts["budget"] = budget
-    peak = device_peak(world.device) * world.size
-    return carry_out(
-        parts.task,
-        parts.loader(parts.steps(budget)),
-        world,
-        cfg,
-        budget=budget,
-        facts=facts,
-        begin=parts.begin,
-        peak=peak,
-        flops=train_flops(cfg.backbone, cfg.image_size, len(vocabulary)) if peak else 0.0,
-        watch=make_watch(cfg.watch, vocabulary, parts.task.encoder, world.device, Path(cfg.out), world.main),
-        watch_every=cfg.watch.watch_every,
-        track=cfg.watch.track,
-        described=f"{source.described}; {len(vocabulary):,} classes; {cfg.backbone} at {cfg.image_size} px on "
-        f"{world.size} x {world.device.type}, batch {cfg.batch_size:,}, {parts.workers} loader workers",
-    )
+def open_tokenizer(cfg: PretrainConfig, dataset: Dataset) -> Tokenizer:
+    """The one that the run began with, or a new one, trained on the captions if so asked."""
+    if cfg.out and (Path(cfg.out) / FILE).is_file():
+        return Tokenizer.load(Path(cfg.out) / FILE, cfg.tokens.context)
+    return make_tokenizer(cfg.tokens, (caption for captions in dataset.captions() for caption in captions))
 
 
-def make_task(cfg: PretrainConfig, vocabulary: Vocabulary, tokenizer: Tokenizer | None, tell: bool = False) -> Task:
-    """Encoder, head and augmentation with their initial weights: a function of the settings alone.
-
-    tell: print what was taken over from --init.
-    """
+def make_task(
+    cfg: PretrainConfig, vocabulary: Vocabulary, tokenizer: Tokenizer | None, device: torch.device | None = None
+) -> "PretrainTask":
+    """Encoder, head and augmentation with their initial weights: a function of the settings alone."""
     torch.manual_seed(cfg.seed)
     curriculum = cfg.curriculum
     encoder = Encoder.create(
@@ -217,14 +111,133 @@ def make_task(cfg: PretrainConfig, vocabulary: Vocabulary, tokenizer: Tokenizer 
         drop_patches=curriculum.patch_keep < 1,
     )
     encoder.check_sizes(*curriculum.sizes)
-    objective = make_objective(cfg.objective, encoder, vocabulary, tokenizer, cfg.text)
+    context = Context(vocabulary, tokenizer, cfg.text, device or torch.device("cpu"))
+    objective = build_objective(cfg.objective, encoder, context)
     if cfg.init:
-        synsets = synset_part(objective)
-        said = start_from(cfg.init, encoder, synsets.head if synsets else None, vocabulary.synsets)
-        if tell:
-            say(said)
+        say(start_from(cfg.init, encoder, getattr(objective, "classifier", None), vocabulary.synsets))
     if cfg.loop.compile:
         encoder.compile()
     if cfg.loop.checkpointing:
         encoder.backbone.set_grad_checkpointing(True)
-    return Task(objective, RangeAugment(cfg.ranges.psnr) if cfg.ranges.range_augment else None)
+    return PretrainTask(cfg, encoder, objective, context)
+
+
+def built_augment(augment: Any) -> nn.Module | None:
+    """An augmentation from its config, or the module that was given."""
+    if isinstance(augment, AugmentConfig):
+        return RangeAugment(augment.psnr) if augment.range_augment else None
+    return augment
+
+
+class PretrainTask(Task):
+    """Random crops of captioned images, with the labels or the tokens that the objective needs."""
+
+    def __init__(self, cfg: PretrainConfig, encoder: Encoder, objective: nn.Module, context: Context) -> None:
+        super().__init__(
+            objective, built_augment(cfg.augment), encoder=encoder, image_size=cfg.image_size, curriculum=cfg.curriculum
+        )
+        self.cfg, self.context = cfg, context
+
+    def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
+        vocabulary, tokenizer = self.context.vocabulary, self.context.tokenizer
+        labeler = vocabulary.labeler()
+        return CaptionBatches(
+            dataset,
+            order,
+            steps,
+            vocabulary=vocabulary,
+            labeler=labeler,
+            crop=self.cfg.crop,
+            tokenizer=tokenizer,
+            rank=rank,
+            world=world,
+        )
+
+    @property
+    def described(self) -> str:
+        return f"{len(self.context.vocabulary):,} classes; {self.cfg.backbone} at {self.image_size} px"
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.context.vocabulary)
+
+    def fingerprint(self) -> dict[str, Any]:
+        init = {"init": fingerprint(self.cfg.init)} if self.cfg.init else {}
+        return {"vocabulary": self.context.vocabulary.hash, **init}
+
+    def begin(self, out: Path) -> None:
+        self.context.vocabulary.save(out / "vocab.tsv")
+        if self.context.tokenizer is not None:
+            self.context.tokenizer.save(out / FILE)
+
+    def evaluation(self, out: Path, world: World) -> Evaluation | None:
+        """Held-out mAP of the labels, kNN evaluation on a labelled set."""
+        cfg, vocabulary = self.cfg, self.context.vocabulary
+        data = labelled = None
+        if cfg.held_out:
+            source = open_dataset(cfg.held_out)
+            data = held_out.open_held_out(source, vocabulary, self.encoder.pixels, cfg.held_out_limit)
+        if cfg.probe:
+            labelled = open_labelled(cfg.probe)
+            if len(labelled) < 10:
+                raise UsageError(f"`probe` {cfg.probe}: {len(labelled)} images are too few to tell anything")
+        if data is None and labelled is None:
+            return None
+
+        def measure(task: Any) -> dict[str, float]:
+            found: dict[str, float] = {}
+            classifier = getattr(task.objective, "classifier", None)
+            if data is not None and classifier is not None:
+                encoder = task.encoder
+                parts = [
+                    classifier(encoder.pooled(encoder.normalize(part.to(world.device)))).float().cpu()
+                    for part in data.pixels.split(64)
+                ]
+                scores = held_out.score(torch.cat(parts), data)
+                found |= {"mAP": 100 * scores.mean_ap, "top-1": 100 * scores.top1}
+                if world.rank == 0:
+                    held_out.write(out / held_out.FILE, scores, data, vocabulary)
+            if labelled is not None:
+                found["kNN"] = knn_accuracy(task.encoder, labelled, world.device)
+            return found
+
+        return measure
+
+    def finish(self, out: Path, world: World) -> None:
+        """Write the encoder with its classifier, the text side, and all other weights."""
+        if world.rank:
+            return
+        vocabulary, objective = self.context.vocabulary, self.objective
+        classifier, card = getattr(objective, "classifier", None), {}
+        if classifier is not None:
+            pairs = zip(vocabulary.synsets, vocabulary.names, strict=True)
+            lemmas = {synset: name.replace("_", " ") for synset, name in pairs}
+            card = {"label_names": vocabulary.synsets, "label_descriptions": lemmas}
+        self.encoder.save(out / ENCODER_FOLDER, classifier, **card)
+        if hasattr(objective, "save"):
+            objective.save(out)
+        save_rest(objective, out, "encoder.")
+
+
+def save_rest(objective: nn.Module, out: Path, prefix: str) -> None:
+    """objective.safetensors: all weights but those whose names begin with the prefix, the encoder's."""
+    from safetensors.torch import save_file
+
+    rest = {name: value for name, value in objective.state_dict().items() if not name.startswith(prefix)}
+    save_file({n: v.detach().cpu().contiguous().clone() for n, v in rest.items()}, out / "objective.safetensors")
+
+
+def knn_accuracy(encoder: Encoder, labelled: Any, device: torch.device) -> float:
+    """Percent of a fifth of a labelled set that its nearest neighbours among the other four name rightly."""
+    everything, kept = features(encoder, labelled, device)
+    _, y, _ = class_indices(labelled, labelled)
+    y = y[kept]
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    test, train = order[: len(order) // 5], order[len(order) // 5 :]
+    return knn(everything[train], y[train], everything[test], y[test])
+
+
+def speed_of(cfg: PretrainConfig, seconds: float) -> float:
+    """Images a second that a run would make, measured for so long; nothing is written."""
+    with joined(cfg.device) as world:
+        return trainer.speed_of(*prepare(cfg, world), cfg, seconds)

@@ -1,7 +1,4 @@
-"""An encoder learns to give every pixel a class: fine-tuning on masks, and mIoU at full resolution.
-
-report/segmentation.py draws the predictions and is the verb `segment`.
-"""
+"""Segmentation: an encoder learns to give every pixel a class; mIoU at full resolution."""
 
 import time
 from dataclasses import asdict, dataclass, field
@@ -13,24 +10,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from catlip.config import configure, opened, plain
+from catlip.data.batches import Batches
+from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, UnreadableImageError, decode_upright, left_out
-from catlip.data.loader import Loader
 from catlip.data.mask_sets import (
     VOID,
     Classes,
-    MaskDataset,
     Survey,
     check_numbers,
     check_readable,
     find_classes,
-    open_masks,
     pixels_of,
     read_mask,
     survey,
 )
 from catlip.data.maskbatches import MaskBatches, Window, check_window
+from catlip.data.open import open_dataset
 from catlip.data.order import Order
-from catlip.data.steps import CurriculumConfig, Steps
+from catlip.data.steps import Steps
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import read_names
 from catlip.evaluation.segmentation import Fit, confusion, file_names, fit_of, save_mask
@@ -38,20 +36,19 @@ from catlip.models.segmenter import Head, SegmentationCard, load_segmenter, open
 from catlip.models.weights import fingerprint
 from catlip.notices import say
 from catlip.objectives.masks import MaskObjective
-from catlip.training.distributed import World, any_rank, gathered, joined, total
-from catlip.training.hardware import default_workers
+from catlip.training.distributed import World, all_gather, all_reduce, any_rank, joined
 from catlip.training.log import append_json, table
-from catlip.training.loop import LoopConfig
 from catlip.training.optim import OptimConfig
-from catlip.training.run import budget_of, carry_out, require
-from catlip.training.task import Task
+from catlip.training.run import Run
+from catlip.training.task import Task, named
+from catlip.training.train import TrainConfig, train
 
 SHOWN = 480  # pixels of the longer side on the page
 MASKS = "masks"  # folder of predictions
 
 
 @dataclass(kw_only=True, slots=True)
-class SegmentConfig:
+class SegmentConfig(TrainConfig):
     """Settings of `catlip segment`."""
 
     run: str  # run folder, model folder, hf-hub:ORG/NAME, or timm:NAME
@@ -62,20 +59,13 @@ class SegmentConfig:
     classes: str | None = None  # class names, one a line in the order of their numbers
     void: tuple[int, ...] = ()  # numbers that are no class; 0 among them: classes begin at 1. Default: the layout's
     image_size: int = 512  # pixels of the squares that the network sees
-    samples: int = 0  # budget: pictures seen, repetitions counted; or --epochs
-    epochs: float = 0.0  # budget: times the data is seen
     batch_size: int = 16  # of all processes together
-    seed: int = 0
-    workers: int = 0  # decoding processes of each training process; 0: what the cores allow
-    device: str = "auto"  # auto, cpu, cuda, mps
     drop_path: float = 0.0  # share of the residual branches that are left out, in the last layer
-    accept_changes: bool = False  # go on with a run although its data or settings changed
-    save_masks: bool = False  # write the predictions on --test as PNG
+    save_masks: bool = False  # write the predictions on the test set as PNG
     show: int = 24  # predictions on the page
     head: Head = field(default_factory=Head)
     window: Window = field(default_factory=Window)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=3e-4))
-    loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 @dataclass(slots=True)
@@ -89,46 +79,112 @@ class Seen:
     accuracy: float  # percent of its pixels that have a class; NaN if none has
 
 
-def fine_tune(cfg: SegmentConfig) -> tuple[dict[str, Any], list[Seen]] | None:
-    """Train, save and test; (the line for results.jsonl, some of the pictures). None if the run was asked to stop.
-    Processes other than the main one get None too.
+def segment(
+    run: Any = None, train_data: Any = None, test: Any = None, *, config: SegmentConfig | None = None, **settings: Any
+) -> Run:
+    """Train, save and test; or go on with the run in `out`.
 
-    Raises UsageError for a mistake in settings, pictures or masks, before anything is written.
+    run: an Encoder, a Run, or where one lies. train_data (the field `train`), test: images with masks. settings: fields
+    of `SegmentConfig`. The run's `result` is (a line of OUT/results.jsonl, some of the images) on rank 0. Raises
+    UsageError for a mistake in settings, images or masks, before anything is written.
     """
-    with joined(cfg.device) as world:
-        return _fine_tune(cfg, world)
-
-
-def _fine_tune(cfg: SegmentConfig, world: World) -> tuple[dict[str, Any], list[Seen]] | None:
-    began = time.perf_counter()
-    require(cfg, "run", "train", "test", "out")
+    cfg = configure(SegmentConfig, config, run=run, train=train_data, test=test, **settings)
+    for name in ("run", "train", "test", "out"):
+        if not getattr(cfg, name):
+            raise UsageError(f"`{name}` is missing")
     if cfg.loop.compile:
         raise UsageError("`compile`: segmentation runs without; leave it out")
     check_window(cfg.window)
-    train, test = open_masks(cfg.train, "train"), open_masks(cfg.test, "test")
-    names = [name.name for name in read_names(cfg.classes)] if cfg.classes else []
-    classes = _look(cfg, train, test, names, world)
-    weights = _train(cfg, world, train, classes)
-    if weights is None:
-        return None
-    if world.main:
-        task, card = make_task(cfg, classes), _card(cfg, classes)
-        task.load_state_dict(weights)
-        save_segmenter(Path(cfg.out), task.eval().objective, card)
-    any_rank(False)  # the others wait for the folder
-    matrix, seen, unreadable = _test(cfg, test, world)
-    tested = len(test) - len(unreadable.reasons)
-    result = _result(cfg, classes, fit_of(matrix), len(train), tested, time.perf_counter() - began)
-    if world.main:
+    with joined(cfg.device) as world:
+        learned = open_dataset(cfg.train, target="masks", split="train")
+        tested = open_dataset(cfg.test, target="masks", split="test")
+        cfg = opened(cfg, train=learned, test=tested)
+        names = [name.name for name in read_names(cfg.classes)] if cfg.classes else []
+        classes = _look(cfg, learned, tested, names, world)
+        return train(make_task(cfg, classes, tested, len(learned)), learned, cfg, cfg.out)
+
+
+def make_task(cfg: SegmentConfig, classes: Classes, test: Dataset, n_train: int) -> "SegmentTask":
+    """Encoder and head with their initial weights: a function of the settings alone."""
+    torch.manual_seed(cfg.seed)
+    encoder = open_encoder(
+        cfg.run, image_size=cfg.image_size, stride=cfg.head.stride, untrained=cfg.untrained, drop_path=cfg.drop_path
+    )
+    objective = MaskObjective(encoder, len(classes), cfg.head)
+    if cfg.loop.checkpointing:
+        encoder.backbone.set_grad_checkpointing(True)
+    return SegmentTask(cfg, objective, Masks(classes, test, n_train))
+
+
+@dataclass(slots=True)
+class Masks:
+    """The classes, the set to test on, and how many images were learned from."""
+
+    classes: Classes
+    test: Dataset
+    n_train: int
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Masks":
+        return self  # the same for every copy of a task
+
+
+class SegmentTask(Task):
+    """Random windows of images with their masks."""
+
+    def __init__(self, cfg: SegmentConfig, objective: MaskObjective, data: Masks) -> None:
+        super().__init__(objective, image_size=cfg.image_size)
+        self.cfg, self.data, self.began = cfg, data, time.perf_counter()
+
+    def batches(self, dataset: Any, order: Order, steps: Steps, rank: int, world: int) -> Batches:
+        window = self.cfg.window
+        return MaskBatches(dataset, order, steps, classes=self.data.classes, window=window, rank=rank, world=world)
+
+    @property
+    def described(self) -> str:
+        cfg, model = self.cfg, self.objective
+        brought = f", brought to {model.stride}" if model.own_stride > model.stride else ""
+        return (
+            f"{len(self.data.classes)} classes; {named(cfg.run, cfg.untrained)}: "
+            f"{self.encoder.architecture} at {cfg.image_size} px, features {model.own_stride} px apart{brought}, "
+            f"{cfg.head.head} head"
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        cfg, classes = self.cfg, self.data.classes
+        return {
+            "init": fingerprint(cfg.run, cfg.untrained),
+            # What a head of other classes or another shape could not go on with.
+            "objective": {"head": asdict(cfg.head), "names": classes.names, "void": classes.void},
+        }
+
+    def finish(self, out: Path, world: World) -> tuple[dict[str, Any], list[Seen]] | None:
+        """Save encoder and head; the processes test them together."""
+        cfg, classes = self.cfg, self.data.classes
+        if world.rank == 0:
+            card = SegmentationCard(
+                names=list(classes.names),
+                image_size=cfg.image_size,
+                short_side=cfg.window.short_side,
+                head=asdict(cfg.head),
+                first=classes.first,
+                void=classes.void,
+            )
+            save_segmenter(out, self.objective, card)
+        any_rank(False)  # the others wait for the folder
+        matrix, seen, unreadable = _test(cfg, self.data.test, world)
+        if world.rank:
+            return None
+        tested = len(self.data.test) - len(unreadable.reasons)
+        result = _result(cfg, classes, fit_of(matrix), self.data.n_train, tested, time.perf_counter() - self.began)
         result |= left_out(test=unreadable)
-        append_json(Path(cfg.out) / "results.jsonl", result)
+        append_json(out / "results.jsonl", result)
         _say(result, cfg)
-    return (result, seen) if world.main else None
+        return result, seen
 
 
-def _look(cfg: SegmentConfig, train: MaskDataset, test: MaskDataset, names: list[str], world: World) -> Classes:
+def _look(cfg: SegmentConfig, train: Dataset, test: Dataset, names: list[str], world: World) -> Classes:
     """The classes; every mask is looked at once, the processes sharing the work."""
-    void = cfg.void or train.void
+    void = cfg.void or getattr(train, "void", (255,))
     found = _surveyed(train, world)
     classes = find_classes(found, names, void, f"`train` {cfg.train}")
     pixels = pixels_of(found, classes)
@@ -148,74 +204,14 @@ def _look(cfg: SegmentConfig, train: MaskDataset, test: MaskDataset, names: list
     return classes
 
 
-def _surveyed(source: MaskDataset, world: World) -> Survey:
+def _surveyed(source: Dataset, world: World) -> Survey:
     found = Survey()
-    for part in gathered(survey(source, range(world.rank, len(source), world.size))):
+    for part in all_gather(survey(source, range(world.rank, len(source), world.size))):
         found.add(part)
     return found
 
 
-def _train(cfg: SegmentConfig, world: World, train: MaskDataset, classes: Classes) -> dict[str, Tensor] | None:
-    """The trained weights, on the main process; None if the run was asked to stop."""
-    if cfg.batch_size < world.size:
-        raise UsageError(f"`batch_size` {cfg.batch_size} gives {world.size} processes less than a picture each")
-    order = Order([(len(train), 1.0)], cfg.seed)
-    budget = budget_of(cfg, order.length)
-    facts: dict[str, Any] = {
-        "data": train.fingerprint(),
-        "init": fingerprint(cfg.run, cfg.untrained),
-        # What a head of other classes or another shape could not go on with.
-        "objective": {"head": asdict(cfg.head), "names": classes.names, "void": classes.void},
-        "budget": budget,
-    }
-    task = make_task(cfg, classes)
-    workers = cfg.workers or default_workers(world.local_size, world.device)
-    steps = Steps(
-        CurriculumConfig(), budget=budget, batch_size=cfg.batch_size, image_size=cfg.image_size, seed=cfg.seed
-    )
-    batches = MaskBatches(train, order, steps, classes=classes, window=cfg.window, rank=world.rank, world=world.size)
-    model = task.objective
-    places = f"features {model.own_stride} px apart" + (
-        f", brought to {model.stride}" if model.own_stride > model.stride else ""
-    )
-    return carry_out(
-        task,
-        Loader(batches, workers),
-        world,
-        cfg,
-        budget=budget,
-        facts=facts,
-        begin=lambda _: None,
-        described=f"{train.described}; {len(classes)} classes; {cfg.run}{' untrained' if cfg.untrained else ''}: "
-        f"{model.encoder.architecture} at {cfg.image_size} px, {places}, {cfg.head.head} head, on "
-        f"{world.size} x {world.device.type}, batch {cfg.batch_size:,}, {workers} loader workers",
-    )
-
-
-def make_task(cfg: SegmentConfig, classes: Classes) -> Task:
-    """Encoder and head with their initial weights: a function of the settings alone."""
-    torch.manual_seed(cfg.seed)
-    encoder = open_encoder(
-        cfg.run, image_size=cfg.image_size, stride=cfg.head.stride, untrained=cfg.untrained, drop_path=cfg.drop_path
-    )
-    objective = MaskObjective(encoder, len(classes), cfg.head)
-    if cfg.loop.checkpointing:
-        encoder.backbone.set_grad_checkpointing(True)
-    return Task(objective)
-
-
-def _card(cfg: SegmentConfig, classes: Classes) -> SegmentationCard:
-    return SegmentationCard(
-        names=list(classes.names),
-        image_size=cfg.image_size,
-        short_side=cfg.window.short_side,
-        head=asdict(cfg.head),
-        first=classes.first,
-        void=classes.void,
-    )
-
-
-def _test(cfg: SegmentConfig, test: MaskDataset, world: World) -> tuple[Tensor, list[Seen], Unreadable]:
+def _test(cfg: SegmentConfig, test: Dataset, world: World) -> tuple[Tensor, list[Seen], Unreadable]:
     """(confusion matrix, pictures of this process, what could not be read by any) of the model in --out."""
     model = load_segmenter(cfg.out, str(world.device))
     classes = model.classes
@@ -238,10 +234,10 @@ def _test(cfg: SegmentConfig, test: MaskDataset, world: World) -> tuple[Tensor, 
         if number % stride == 0 and len(seen) < cfg.show:
             accuracy = 100 * float(found.diag().sum()) / max(float(found.sum()), 1)
             seen.append(_small(record.key, pixels, truth, predicted, accuracy))
-    for reasons in gathered(unreadable.reasons):
+    for reasons in all_gather(unreadable.reasons):
         unreadable.reasons |= reasons
     unreadable.check(len(test))
-    return total(matrix), seen, unreadable
+    return all_reduce(matrix), seen, unreadable
 
 
 def _small(key: str, pixels: np.ndarray, truth: np.ndarray, predicted: np.ndarray, accuracy: float) -> Seen:
@@ -273,8 +269,8 @@ def _result(cfg: SegmentConfig, classes: Classes, fit: Fit, train: int, test: in
         "short_side": cfg.window.short_side,
         "iou": iou,
         "pixels": dict(zip(classes.names, fit.pixels, strict=True)),
-        "data": [cfg.train, cfg.test],
-        "encoder": f"{cfg.run}{' untrained' if cfg.untrained else ''}",
+        "data": [plain(cfg.train), plain(cfg.test)],
+        "encoder": named(cfg.run, cfg.untrained),
         "seconds": round(seconds, 1),
     }
 

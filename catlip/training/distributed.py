@@ -29,6 +29,7 @@ from catlip.training.peers import FIND, Peers
 
 T = TypeVar("T")
 _meetings = itertools.count()
+_inside: list["World"] = []  # the world of the `joined` block that this process is in
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,9 @@ def joined(device: str) -> Iterator[World]:
     disk, a missing file, memory) is raised as UsageError. No collective is needed for that, and none may stand in a
     `finally`: the others may be waiting inside another one.
     """
+    if _inside:  # a verb has joined them already, and the trainer goes on inside
+        yield _inside[-1]
+        return
     world = join(device)
     if world.device.type == "cpu":
         machine.keep_memory()
@@ -62,7 +66,11 @@ def joined(device: str) -> Iterator[World]:
     try:
         if world.size > 1 and world.device.type == "cuda":
             _check_own_gpu(world)
-        yield world
+        _inside.append(world)
+        try:
+            yield world
+        finally:
+            _inside.pop()
     except BaseException as error:
         if peers and _is_lost_connection(error):
             peers.lost()
@@ -155,7 +163,7 @@ def pick_device(name: str, local_rank: int = 0, *, alone: bool = True) -> torch.
 def _check_own_gpu(world: World) -> None:
     """Raises UsageError where two processes have the same GPU, of which NCCL would complain in its own words."""
     mine = str(getattr(torch.cuda.get_device_properties(world.device), "uuid", world.rank))
-    every = gathered((socket.gethostname(), mine))
+    every = all_gather((socket.gethostname(), mine))
     shared = [rank for rank, other in enumerate(every) if other == every[world.rank]]
     if len(shared) > 1:
         raise UsageError(f"ranks {shared} have one GPU between them; start as many processes as there are GPUs")
@@ -191,7 +199,7 @@ def first_host(nodes: str) -> str:
     return match[1] + (re.split(r"[,-]", match[2])[0] if match[2] else "")
 
 
-def share(task: nn.Module, world: World, *, sharded: bool) -> nn.Module:
+def wrap(task: nn.Module, world: World, *, sharded: bool) -> nn.Module:
     """The task as all processes train it: a replica each (DDP), or its weights spread over them (FSDP2)."""
     if world.size == 1:
         return task
@@ -201,7 +209,7 @@ def share(task: nn.Module, world: World, *, sharded: bool) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(world.device.type, (world.size,))
-    encoder: Any = task.get_submodule("objective.encoder.backbone")
+    encoder: Any = task.encoder.backbone  # pyright: ignore[reportAttributeAccessIssue]
     for block in getattr(encoder, "blocks", []):
         fully_shard(block, mesh=mesh)
     fully_shard(task, mesh=mesh)
@@ -209,7 +217,7 @@ def share(task: nn.Module, world: World, *, sharded: bool) -> nn.Module:
 
 
 @contextlib.contextmanager
-def local_only(shared: nn.Module, when: bool) -> Iterator[None]:
+def no_sync(shared: nn.Module, when: bool) -> Iterator[None]:
     """Gradients stay with this process inside, if `when`: micro-batches before a step's last one."""
     if isinstance(shared, DistributedDataParallel):
         with shared.no_sync() if when else contextlib.nullcontext():
@@ -231,12 +239,12 @@ def any_rank(flag: bool) -> bool:
 
 def agree(problem: str) -> None:
     """Raises UsageError on all processes if one of them has a problem. Every process must ask at the same time."""
-    for rank, said in enumerate(gathered(problem)):
+    for rank, said in enumerate(all_gather(problem)):
         if said:
             raise UsageError(said if rank == gather.world()[0] else f"rank {rank}: {said}")
 
 
-def smallest(value: int) -> int:
+def all_reduce_min(value: int) -> int:
     """The least of all processes' values."""
     if not dist.is_initialized():
         return value
@@ -245,14 +253,14 @@ def smallest(value: int) -> int:
     return int(found)
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce(values: Tensor) -> Tensor:
     """Sum over the processes, in place."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """Every process' value, in order of rank, on all of them. Every process must ask at the same time."""
     if not dist.is_initialized():
         return [value]
@@ -261,7 +269,7 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
-def from_main(make: Callable[[], T]) -> T:
+def from_rank_0(make: Callable[[], T]) -> T:
     """What rank 0 makes, on all processes. It may take longer than others wait for a collective."""
     if not dist.is_initialized():
         return make()

@@ -2,59 +2,54 @@
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from catlip.data.loader import Loader
 from catlip.errors import UsageError
 from catlip.notices import warn
 from catlip.training import checkpoint
-from catlip.training.distributed import World, agree, any_rank, gathered
+from catlip.training.distributed import World, agree, all_gather, any_rank
 from catlip.training.log import Log, append_json
-from catlip.training.optim import OptimConfig, learning_rate
-from catlip.training.precision import Precision, Setting
+from catlip.training.optim import learning_rate
+from catlip.training.precision import Precision
 from catlip.training.runfolder import add_unreadable
 from catlip.training.state import State
+from catlip.training.task import Task
 
 
-@dataclass(kw_only=True, slots=True)
-class LoopConfig:
-    """Settings of the loop."""
+class Preempted(Exception):
+    """A signal asked the run to stop, and it has saved."""
 
-    precision: Setting = "auto"  # of matrix products and convolutions, weights stay fp32; auto: what is fast here
-    ema: float = 0.999  # decay of the moving average of the weights that is saved; 0: none
-    save_every: int = 0  # samples between checkpoints; 0: twenty a run
-    micro_batch: int = 0  # pictures of one process at a time, the rest accumulates; 0: as many as memory allows
-    checkpointing: bool = False  # activations are computed twice instead of kept: less memory, a third more time
-    compile: bool = False  # torch.compile the encoder
-    shard: bool = False  # several GPUs: spread weights and optimiser over them (FSDP2) instead of a replica each (DDP)
+    def __init__(self, reason: str, samples: int) -> None:
+        super().__init__(f"{reason}: saved at {samples:,} samples")
+        self.samples = samples
 
 
-class Stopped(Exception):
-    """The run was asked to stop, and has saved."""
+class _Signals:
+    """SIGTERM or SIGUSR1 came: SLURM's warning before the time is up, a preempted machine.
 
-
-class _Asked:
-    """SIGTERM or SIGUSR1 came: SLURM's warning before the time is up, a preempted machine."""
+    Handlers belong to the main thread; a run in another one (a notebook's, a server's) is stopped by its owner.
+    """
 
     def __init__(self) -> None:
-        self.signal: str | None = None
+        self.received: str | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "_Asked":
-        for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
-            self._before[number] = signal.signal(number, self._note)
+    def __enter__(self) -> "_Signals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
+        self.received = signal.Signals(number).name
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -62,46 +57,43 @@ class _Asked:
 
 
 def fit(
-    task: nn.Module,
+    task: Task,
     loader: Loader,
+    cfg: Any,
     world: World,
-    *,
     budget: int,
-    optim: OptimConfig,
-    loop: LoopConfig,
     precision: Precision,
-    seed: int,
     out: Path,
     log: Log,
-    watch: Callable[[nn.Module, int], dict[str, float]] | None = None,
-) -> dict[str, Tensor]:
-    """Train until `budget` samples are seen; the weights to use afterwards (on the main process, on the CPU).
+    measure: Callable[[Any], dict[str, float]] | None = None,
+) -> Task:
+    """Train until `budget` samples are seen; the task with the weights to use, on rank 0.
 
-    Goes on from the checkpoint in `out` if there is one. watch(weights' module, samples) is asked for more numbers now
-    and then. Raises UsageError at a loss that is not finite, Stopped after a signal.
+    Goes on from the checkpoint in `out` if there is one. cfg: a `TrainConfig`. measure(task) is asked for more numbers
+    now and then. Raises UsageError at a loss that is not finite, Preempted after a signal.
     """
-    state = State(task, world, optim, ema=loop.ema, precision=precision, shard=loop.shard, micro_batch=loop.micro_batch)
+    state = State(task, world, cfg.optim, cfg.loop, precision)
     state.restore(checkpoint.load(out))
-    if len(set(places := gathered(state.seen))) > 1:
+    if len(set(places := all_gather(state.seen))) > 1:
         raise UsageError(
             f"`out` {out}: the processes found checkpoints at {places} samples; it is one folder for all of them"
         )
     log.begin(state.seen)
     saved = tried = state.seen  # samples of the newest checkpoint; when saving was last attempted
-    every = loop.save_every or math.ceil(budget / 20)
+    every = cfg.loop.save_every or math.ceil(budget / 20)
     state.task.train()
-    with _Asked() as asked:
+    with _Signals() as signals:
         upcoming, waited = loader.batches_from(loader.batches.steps.after(state.seen), lend=True), time.perf_counter()
         for batch in upcoming:
             log.waited(time.perf_counter() - waited, batch.cost)
             assert batch.step is not None
             if not state.steps:
                 state.fit_memory(batch)
-            # Drop path, dropped patches, noise: a function of the place, so that resuming repeats them.
-            torch.manual_seed((seed + 1) * 1_000_003 + state.seen * 1_009 + world.rank)
-            lr = learning_rate(state.seen, budget, optim)
+            # Drop path, dropped patches, noise: a function of the sample number, so that resuming repeats them.
+            torch.manual_seed((cfg.seed + 1) * 1_000_003 + state.seen * 1_009 + world.rank)
+            lr = learning_rate(state.seen, budget, cfg.optim)
             metrics = state.update(batch, lr)
-            stop, done = any_rank(asked.signal is not None), state.seen >= budget
+            stop, done = any_rank(signals.received is not None), state.seen >= budget
             if log.due(done or stop):
                 if problem := _not_finite(state, loader, out):
                     raise UsageError(problem)
@@ -110,21 +102,21 @@ def fit(
                 agree(_not_finite(state, loader, out))
                 saved, tried = _save(state, loader, out, saved, must=stop or done), state.seen
             if stop:
-                raise Stopped(f"{asked.signal or 'another process was asked to stop'}: saved at {state.seen:,} samples")
-            if watch and (done or log.watch_due(state.seen, batch.step.batch)):
-                log.watched(state.seen, watch(state.whole(), state.seen))
+                raise Preempted(signals.received or "another process was asked to stop", state.seen)
+            if measure and (done or log.watch_due(state.seen, batch.step.batch)):
+                log.watched(state.seen, measure(state.unsharded()))
                 state.task.train()
             waited = time.perf_counter()
-    return state.final()
+    return state.finished()
 
 
 def _save(state: State, loader: Loader, out: Path, saved: int, *, must: bool) -> int:
     """Save; samples of the newest checkpoint afterwards. A full disk ends the run only if this was the last chance."""
     problem = ""
-    unreadable = {key: why for found in gathered(loader.unreadable.reasons) for key, why in found.items()}
+    unreadable = {key: why for found in all_gather(loader.unreadable.reasons) for key, why in found.items()}
     try:
         state.save(out)
-        if state.world.main:
+        if state.world.rank == 0:
             add_unreadable(out, unreadable)
     except OSError as error:
         kept = f"the checkpoint at {saved:,} samples is kept" if saved else "there is no earlier checkpoint"

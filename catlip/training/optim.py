@@ -87,7 +87,7 @@ def layer_scales(task: Any, decay: float) -> dict[str, float]:
     What is not of the backbone learns at the full rate; its last layer at decay, the one below at decay^2, and so on
     (ELECTRA's discriminative rates, as BEiT and ViTDet use them). Layers are timm's.
     """
-    backbone = task.objective.encoder.backbone
+    backbone = task.encoder.backbone
     layer_of: dict[str, Any] = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
     top = max(layer_of.values()) + 1
     prefix = next(name for name, module in task.named_modules() if module is backbone)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from catlip import machine
-from catlip.training.distributed import World, smallest
+from catlip.training.distributed import World, all_reduce_min
 
 Setting = Literal["auto", "bf16", "fp16", "fp32"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # in the order of preference
@@ -56,7 +56,7 @@ def choose(setting: Setting, world: World, before: dict[str, str] | None = None)
     else:
         mine = fastest(world.device)
     names = list(DTYPES)
-    common = names[smallest(names.index(mine.name))]
+    common = names[all_reduce_min(names.index(mine.name))]
     return mine if common == mine.name else Precision(common, "for the sake of another process' machine")
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 import catlip
 from catlip.atomic import write_text
+from catlip.config import plain
 from catlip.errors import UsageError
 from catlip.notices import say
 from catlip.training import checkpoint
@@ -23,11 +24,14 @@ CONFIG, UNREADABLE = "config.json", "unreadable.json"
 MACHINE = {
     "out", "data", "vocab", "init", "run", "encoder", "train", "test", "classes", "wise", "center", "images", "boxes",
     "test_images", "test_boxes", "save_masks", "show", "workers", "device", "cache_gb", "accept_changes", "watch",
+    "watch_every", "watch_limit", "track", "evaluate", "held_out", "held_out_limit", "probe",
     "loop.save_every", "loop.micro_batch", "loop.checkpointing", "loop.compile", "loop.shard",
 }  # fmt: skip
 
+RENAMED = {"ranges": "augment"}  # settings that had another name in runs of earlier versions
 
-def claim(out: Path, cfg: Any, facts: dict[str, Any], *, accept: bool) -> bool:
+
+def acquire(out: Path, cfg: Any, facts: dict[str, Any], *, accept: bool) -> bool:
     """Whether `out` holds the beginning of this very run.
 
     Raises UsageError, with what differs, if it holds anything else; unless `accept`, for all but another backbone.
@@ -35,8 +39,8 @@ def claim(out: Path, cfg: Any, facts: dict[str, Any], *, accept: bool) -> bool:
     if not out.exists() or not any(out.iterdir()):
         return False
     card = read_card(out)
-    now = {"config": _computed(asdict(cfg)), **facts}
-    then = {"config": _computed(card.get("config", {})), **card.get("facts", {})}
+    now = {"config": _computed(plain(cfg)), **facts}
+    then = {"config": _computed({**_defaults(cfg), **card.get("config", {})}), **card.get("facts", {})}
     different = _differences(json.loads(json.dumps(then)), json.loads(json.dumps(now)))
     if different and not (accept and checkpoint.exists(out)):
         flag = "`accept_changes` goes on with them; " if checkpoint.exists(out) else ""
@@ -67,17 +71,22 @@ def read_card(out: Path) -> dict[str, Any]:
 
 def key_of(cfg: Any, facts: dict[str, Any]) -> str:
     """Eight hexadecimal digits that stand for a run's settings and data, wherever it runs, with whichever version."""
-    what = json.dumps({"config": _computed(asdict(cfg)), **facts}, sort_keys=True)
+    what = json.dumps({"config": _computed(plain(cfg)), **facts}, sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:8]
 
 
 def _computed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The part of a configuration that decides what is computed."""
     return {
-        name: _computed(value, f"{prefix}{name}.") if isinstance(value, dict) else value
+        RENAMED.get(name, name): _computed(value, f"{prefix}{name}.") if isinstance(value, dict) else value
         for name, value in config.items()
         if prefix + name not in MACHINE
     }
+
+
+def _defaults(cfg: Any) -> dict[str, Any]:
+    """What a setting was before there was a setting, for runs that an earlier version began."""
+    return {field.name: plain(field.default) for field in fields(cfg) if field.default is not MISSING}
 
 
 def _differences(then: Any, now: Any, path: str = "") -> list[str]:
@@ -107,7 +116,7 @@ def write_card(
         "torch": torch.__version__,
         "python": sys.version.split()[0],
     }
-    card = {"config": asdict(cfg), "facts": facts, "versions": versions, "history": history or []}  # type: ignore[call-overload]
+    card = {"config": plain(cfg), "facts": facts, "versions": versions, "history": history or []}  # type: ignore[call-overload]
     card |= {"machine": machine} if machine else {}
     write_text(out / CONFIG, json.dumps(card, indent=2) + "\n")
 

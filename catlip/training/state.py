@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,22 @@ from catlip.data.batches import Batch
 from catlip.errors import UsageError
 from catlip.notices import warn
 from catlip.training import checkpoint
-from catlip.training.distributed import World, local_only, share, smallest
+from catlip.training.distributed import World, all_reduce_min, no_sync, wrap
 from catlip.training.optim import OptimConfig, make_optimizers
-from catlip.training.precision import Precision
+from catlip.training.precision import Precision, Setting
+
+
+@dataclass(kw_only=True, slots=True)
+class LoopConfig:
+    """How a task is computed and kept."""
+
+    precision: Setting = "auto"  # of matrix products and convolutions, weights stay fp32; auto: what is fast here
+    ema: float = 0.999  # decay of the moving average of the weights that is saved; 0: none
+    save_every: int = 0  # samples between checkpoints; 0: twenty a run
+    micro_batch: int = 0  # pictures of one process at a time, the rest accumulates; 0: as many as memory allows
+    checkpointing: bool = False  # activations are computed twice instead of kept: less memory, a third more time
+    compile: bool = False  # torch.compile the encoder
+    shard: bool = False  # several GPUs: spread weights and optimiser over them (FSDP2) instead of a replica each (DDP)
 
 
 class Average:
@@ -59,7 +73,7 @@ def accumulate(
     metrics: dict[str, Tensor] = {}
     micro = batch.split(micro_batch or len(batch))
     for i, part in enumerate(micro):
-        with local_only(module, i + 1 < len(micro)), _batch_norm_needs_two(len(part)):
+        with no_sync(module, i + 1 < len(micro)), _batch_norm_needs_two(len(part)):
             with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
                 loss, found = module(part.to(world.device))
             scale(loss * (len(part) * world.size / batch.step.batch)).backward()
@@ -102,18 +116,10 @@ class Before:
 class State:
     """Everything that training changes. One object on every process."""
 
-    def __init__(
-        self,
-        task: nn.Module,
-        world: World,
-        optim: OptimConfig,
-        *,
-        ema: float,
-        precision: Precision,
-        shard: bool,
-        micro_batch: int,
-    ) -> None:
+    def __init__(self, task: Any, world: World, optim: OptimConfig, loop: LoopConfig, precision: Precision) -> None:
+        """task: a `Task`, with its initial weights."""
         self.world, self.optim, self.dtype = world, optim, precision.dtype
+        shard, ema = loop.shard, loop.ema
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision.scaled)  # pyright: ignore[reportPrivateImportUsage]
         self.sharded = shard and world.size > 1
         # To be measured during the run: methods of a sharded module go past the hooks that put its weights together.
@@ -123,10 +129,10 @@ class State:
         self.task: Any = task.to(device=world.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
         self.average = Average(task, ema) if ema else None
         if shard and self.average:
-            self.average.module = share(self.average.module, world, sharded=True)
-        self.shared = share(task, world, sharded=shard)
+            self.average.module = wrap(self.average.module, world, sharded=True)
+        self.wrapped = wrap(task, world, sharded=shard)
         self.optimizers = make_optimizers(task, optim)
-        self.micro_batch = micro_batch  # samples of this process at a time; 0: all of its share
+        self.micro_batch = loop.micro_batch  # samples of this process at a time; 0: all of its share
         self.seen = self.steps = 0
         self.bad = torch.full((), -1, dtype=torch.int64, device=world.device)  # first step whose loss was not finite
 
@@ -143,7 +149,7 @@ class State:
         while not metrics:
             with contextlib.suppress(torch.OutOfMemoryError):  # its traceback holds on to all that the try has made
                 metrics = accumulate(
-                    self.shared,
+                    self.wrapped,
                     batch,
                     self.world,
                     dtype=self.dtype,
@@ -165,8 +171,7 @@ class State:
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
-        if hasattr(self.task.objective, "after_step"):
-            self.task.objective.after_step()
+        self.task.after_step()
         # A gradient that is not finite has just spoilt the weights, although the loss before it was fine. Where the
         # loss is scaled, the step was left out instead, and the scale will be less the next time.
         unscaled = self.scaler.scale(torch.ones((), device=self.world.device)) <= 1
@@ -184,7 +189,7 @@ class State:
             optimizer.zero_grad(set_to_none=True)
         now = min(self.micro_batch or share, share)
         where = f"out of memory with {now} pictures at a time"
-        if self.task.objective.needs_global_batch:
+        if self.task.needs_global_batch:
             raise UsageError(f"{where}, and this objective compares all of them; a smaller `batch_size` is needed")
         half = self._half_of(now)
         if self.world.size > 1:
@@ -214,7 +219,7 @@ class State:
         """
         if self.world.size == 1 or self.world.device.type != "cuda" or self.sharded:
             return
-        if self.task.objective.needs_global_batch:
+        if self.task.needs_global_batch:
             return
         before, micro, fits = Before(self.task, self.world.device), self.micro_batch or len(batch), False
         while not fits:
@@ -228,7 +233,7 @@ class State:
                 torch.cuda.empty_cache()
         # A tenth is left for what a step needs beside it: gradients in flight, the optimiser's moments.
         micro = micro if micro >= len(batch) else max(1, int(0.9 * micro))
-        self.micro_batch = smallest(micro)
+        self.micro_batch = all_reduce_min(micro)
 
     def save(self, out: Path) -> None:
         """Write a checkpoint; every process must call it. Raises OSError on the one that writes."""
@@ -240,7 +245,7 @@ class State:
             "scaler": self.scaler.state_dict(),
             "average": dcp.get_model_state_dict(self.average.module, options=whole) if self.average else None,
         }
-        if self.world.main:
+        if self.world.rank == 0:
             checkpoint.save(out, state)
 
     def restore(self, state: dict[str, Any] | None) -> None:
@@ -260,8 +265,8 @@ class State:
             self.scaler.load_state_dict(state["scaler"])
         self.seen = state["samples"]
 
-    def whole(self) -> nn.Module:
-        """What is to be measured: the average, if there is one, all of its weights here. Every process must call."""
+    def unsharded(self) -> Any:
+        """The task to be measured: the average, if there is one, all of its weights here. Every process must call."""
         module = self.average.module if self.average else self.task
         if self._plain is None:
             return module
@@ -269,8 +274,11 @@ class State:
         plain.load_state_dict(dcp.get_model_state_dict(module, options=dcp.StateDictOptions(full_state_dict=True)))
         return plain.to(self.world.device)
 
-    def final(self) -> dict[str, Tensor]:
-        """The weights to use, on the main process: the average's, if there is one. Every process must call."""
-        whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
-        found: Any = dcp.get_model_state_dict(self.average.module if self.average else self.task, options=whole)
-        return found
+    def finished(self) -> Any:
+        """The task with the weights to use, the average's if there is one, on rank 0. Every process must call."""
+        options = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = dcp.get_model_state_dict(self.average.module if self.average else self.task, options=options)
+        task = self.task if self._plain is None else self._plain
+        if self.world.rank == 0:
+            task.load_state_dict(weights)
+        return task.eval()

@@ -127,6 +127,7 @@ def train(task: Task, dataset: Dataset, cfg: TrainConfig, out: str | Path, evalu
             trained, seen = fit(task, loader, cfg, world, budget, precision, out, log, measure), budget
         except Preempted as reason:
             trained, seen, stopped = task, reason.samples, str(reason)
+            say(f"{out}: {reason}; the same command goes on from there")
         except BaseException:
             with contextlib.suppress(OSError):  # what was met since the last checkpoint; the error matters more
                 add_unreadable(out, loader.unreadable.reasons)
