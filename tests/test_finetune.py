@@ -437,7 +437,7 @@ def test_mistakes_in_sets(start: str, sets: tuple[str, str], tmp_path: Path) -> 
     none = write_table(tmp_path / "t", {"x.jpg": "", "y.jpg": ""})
     told(table, none, "`test` .* has not one label")
     (tmp_path / "u").mkdir()
-    told(write_table(tmp_path / "u", {"x.jpg": "a;b"}), table, "`train` .* has a single picture")
+    told(write_table(tmp_path / "u", {"x.jpg": "a;b"}), table, "`train` .* has a single image")
     (tmp_path / "v").mkdir()
     same = write_table(tmp_path / "v", {"x.jpg": "a", "y.jpg": "A", "z.jpg": "b"})
     told(same, ab, "'A' and 'a' are both 'a'", classes=str(three))

@@ -216,7 +216,7 @@ def _test(cfg: SegmentConfig, test: Dataset, world: World) -> tuple[Tensor, list
     model = load_segmenter(cfg.out, str(world.device))
     classes = model.classes
     matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-    seen, unreadable, names = [], Unreadable(), file_names(test.keys)
+    seen, unreadable, names = [], Unreadable(), file_names([sample.key for sample in test] if cfg.save_masks else [])
     stride = max(1, len(test) // max(cfg.show, 1))
     for number in range(world.rank, len(test), world.size):
         record = test[number]
