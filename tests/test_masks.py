@@ -1,4 +1,4 @@
-"""Pictures with masks: what is read, what is refused, and that a picture and its mask are cut along the same edges."""
+"""Images with masks: what is read, what is refused, and that a picture and its mask are cut along the same edges."""
 
 import io
 from pathlib import Path
@@ -220,7 +220,7 @@ def test_void_moves_the_classes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_picture_and_its_mask_are_cut_alike(tmp_path: Path, axis: int) -> None:
-    """Pictures whose red says where a pixel stood, and masks that say it too: after all that loader and task do to
+    """Images whose red says where a pixel stood, and masks that say it too: after all that loader and task do to
     both, they must agree at every pixel, to half a pixel of what was shown."""
     members: dict[str, bytes] = {}
     for i in range(12):

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from catlip.data import cache, embedded
-from catlip.data.captionfiles import Columns, read_rows
+from catlip.data import cache, inline_images
+from catlip.data.caption_files import Columns, read_rows
 from catlip.data.corpus import corpus_files
 from catlip.data.dataset import Dataset, Sample, bounded
 from catlip.data.files import IMAGE_EXTENSIONS, OpenFile
@@ -606,7 +606,7 @@ def test_parquet_with_pictures(tmp_path: Path, form: str, monkeypatch: pytest.Mo
 
 def test_a_row_group_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(pa.table({"image": [b"x" * 100], "text": ["a"]}), tmp_path / "a.parquet")
-    monkeypatch.setattr(embedded, "MAX_GROUP", 50)
+    monkeypatch.setattr(inline_images, "MAX_GROUP", 50)
     with pytest.raises(UsageError, match=r"a\.parquet: a row group of .*row_group_size"):
         open_dataset(str(tmp_path / "a.parquet"))
 

@@ -43,7 +43,7 @@ class BenchConfig:
 
 
 def bench_data(data: Any = None, *, config: BenchConfig | None = None, **settings: Any) -> dict[str, float]:
-    """Pictures a second of each part on one core, and of the whole loader. data: as of `open_dataset`."""
+    """Images a second of each part on one core, and of the whole loader. data: as of `open_dataset`."""
     cfg = configure(BenchConfig, config, data=data, **settings)
     source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col, cache_gb=cfg.cache_gb)
     say(f"{source.name}: {source.described}")

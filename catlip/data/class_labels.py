@@ -15,9 +15,9 @@ import numpy as np
 from catlip.data.coco import coco_tables, told_as_no_coco
 from catlip.data.dataset import Dataset
 from catlip.data.files import expand, kind_of
-from catlip.data.image_files import Folders, decodable, listed, picture_files
-from catlip.data.image_lookup import pictures_of
-from catlip.data.path_tables import table_source
+from catlip.data.image_files import Folders, decodable, listed, path_dataset
+from catlip.data.image_lookup import find_images
+from catlip.data.path_tables import table_dataset
 from catlip.data.subsets import WithClasses, with_classes
 from catlip.data.tables import IMAGE_COLUMNS, column_names, find_column, first_rows
 from catlip.data.tars import TarDataset
@@ -133,7 +133,7 @@ def _of_folders(folder: Path) -> Dataset:
         raise UsageError(f"{folder} holds no pictures in sub-folders, one sub-folder per class")
     if empty := sorted(set(classes) - {label[0] for label in labels}):
         troubles[empty[0]] = f"no pictures in this folder{f', nor in {len(empty) - 1} others' if empty[1:] else ''}"
-    return _made(picture_files(str(folder), names, Folders([str(folder)]), troubles, [folder.name]), labels)
+    return _made(path_dataset(str(folder), names, Folders([str(folder)]), troubles, [folder.name]), labels)
 
 
 def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: str | None) -> Dataset:
@@ -145,7 +145,7 @@ def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: st
     image = find_column(paths[0], columns, image_col, IMAGE_COLUMNS, "picture", "`image_col`", first)
     others = [column for column in columns if column != image]
     label = find_column(paths[0], others, label_col, LABEL_COLUMNS, "label", "`label_col`", first)
-    source = table_source(paths, data, image, label)
+    source = table_dataset(paths, data, image, label)
     # A picture that stands in several rows has the labels of all of them.
     return _made(source, ([name for cell in cells for name in names_in(cell)] for cells in source.captions()))
 
@@ -159,9 +159,9 @@ def _of_coco(path: Path) -> Dataset:
     if not files:
         raise UsageError(f"{path} names no pictures")
     labels = [[names[entry["category_id"]] for entry in annotations[image]] for image in images]
-    pictures, _, troubles = pictures_of(path, files)
+    pictures, _, troubles = find_images(path, files)
     facts = [path.name, path.stat().st_size]
     troubles |= {path.name: "; ".join(notes)} if notes else {}
-    found = _made(picture_files(str(path), files, pictures, troubles, facts), labels, classes)
+    found = _made(path_dataset(str(path), files, pictures, troubles, facts), labels, classes)
     found.multi = True
     return found

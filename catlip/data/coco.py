@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from catlip.data.files import expand
-from catlip.data.image_files import TEXTS, PathDataset, picture_files, plain, without_captions
-from catlip.data.image_lookup import FolderImages, NamedImages, TarImages, pictures_of
+from catlip.data.image_files import TEXTS, PathDataset, path_dataset, plain, without_captions
+from catlip.data.image_lookup import FolderImages, NamedImages, TarImages, find_images
 from catlip.data.images import MAX_PIXELS
 from catlip.data.objects import Mask, Objects, RunLengths, run_lengths
 from catlip.data.tables import captions_of
@@ -52,12 +52,12 @@ def coco_captions(path: Path) -> dict[str, tuple[list[str], dict[str, Any]]]:
     return found
 
 
-def coco_source(path: Path) -> PathDataset:
-    """Pictures of a COCO captions file, wherever they usually lie. Raises UsageError, saying where was looked."""
+def coco_caption_dataset(path: Path) -> PathDataset:
+    """Images of a COCO captions file, wherever they usually lie. Raises UsageError, saying where was looked."""
     found = coco_captions(path)
     if not found:
         raise UsageError(f"{path} names no pictures with captions")
-    pictures, where, troubles = pictures_of(path, list(found))
+    pictures, where, troubles = find_images(path, list(found))
     table = pa.table(
         {
             "image": pa.array(list(found), pa.large_string()),
@@ -302,7 +302,7 @@ def picture_source(instances: Instances, images: str | None, option: str = "`ima
     if not names:
         raise UsageError(f"{instances.path} lists no pictures")
     if images is None:
-        pictures, images, troubles = pictures_of(instances.path, names)
+        pictures, images, troubles = find_images(instances.path, names)
     elif Path(images).is_dir():
         pictures = FolderImages(images)
     else:
@@ -316,6 +316,6 @@ def picture_source(instances: Instances, images: str | None, option: str = "`ima
             f"there, e.g. {missing[0]}"
         )
     facts = [instances.path.name, instances.path.stat().st_size]
-    found = picture_files(images, names, pictures, troubles, facts, f" of {images}", instances.pictures)
+    found = path_dataset(images, names, pictures, troubles, facts, f" of {images}", instances.pictures)
     found.classes = instances.names
     return found

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from catlip import machine
 from catlip.atomic import whole, write_text
 from catlip.config import configure
-from catlip.data.captionfiles import Columns, Rows, describe, read_rows, row_groups
+from catlip.data.caption_files import Columns, Rows, describe, read_rows, row_groups
 from catlip.data.dataset import bounded
 from catlip.data.files import is_url
 from catlip.data.open import located, mixed, open_dataset

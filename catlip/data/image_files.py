@@ -25,8 +25,8 @@ TEXTS = pa.large_list(pa.large_string())
 SIDECARS = (".txt", ".caption")
 
 
-class Pictures(Protocol):
-    """Pictures by name."""
+class ImageStore(Protocol):
+    """Images by name."""
 
     def read(self, folder: int, name: str) -> bytes:
         """b"" if there is none."""
@@ -34,7 +34,7 @@ class Pictures(Protocol):
 
 
 class Folders:
-    """Pictures by their paths, relative to one of some folders."""
+    """Images by their paths, relative to one of some folders."""
 
     def __init__(self, folders: Sequence[str], relative: str = "") -> None:
         """relative: to what paths are relative, for whoever looks for a missing file."""
@@ -91,7 +91,7 @@ class PathDataset(Dataset):
         name: str,
         described: str,
         table: pa.Table,
-        pictures: Pictures,
+        pictures: ImageStore,
         shards: list[int],
         troubles: dict[str, str],
         facts: list[Any],
@@ -158,16 +158,16 @@ def plain(cells: Any) -> dict[str, Any]:
     return found
 
 
-def picture_files(
+def path_dataset(
     name: str,
     files: Sequence[str],
-    pictures: Pictures,
+    pictures: ImageStore,
     troubles: dict[str, str] | None = None,
     facts: Sequence[Any] = (),
     described: str = "",
     targets: dict[str, Any] | None = None,
 ) -> PathDataset:
-    """Pictures by their names in `pictures`, without captions. facts: of the fingerprint. targets: by name."""
+    """Images by their names in `pictures`, without captions. facts: of the fingerprint. targets: by name."""
     table = pa.table(
         {
             "image": pa.array(files, pa.large_string()),
@@ -180,7 +180,7 @@ def picture_files(
 
 
 class FolderDataset(PathDataset):
-    """Pictures of a folder and its sub-folders; `1.jpg` has its captions, one a line, in `1.txt` or `1.caption`.
+    """Images of a folder and its sub-folders; `1.jpg` has its captions, one a line, in `1.txt` or `1.caption`.
 
     Files are listed, not touched, until they are read: a million of them take seconds.
     """
@@ -261,5 +261,5 @@ def decodable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def is_picture(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     return path.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS

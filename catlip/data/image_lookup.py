@@ -14,8 +14,8 @@ import pyarrow as pa
 from catlip.data import cache
 from catlip.data.dataset import bounded
 from catlip.data.files import IMAGE_EXTENSIONS, Files, identity
-from catlip.data.image_files import Folders, Pictures, listed
-from catlip.data.shards import pictures_in
+from catlip.data.image_files import Folders, ImageStore, listed
+from catlip.data.shards import images_in
 from catlip.errors import UsageError
 
 SEVERAL = -1
@@ -153,7 +153,7 @@ class TarImages(NamedImages):
         rows = []
         with cache.Progress("indexing", sum(size for _, size, _ in identities), bytes_=True) as progress:
             for tar, path in enumerate(self.files.names):
-                found = pictures_in(self.files.open_briefly(tar), path, troubles, progress.advance)
+                found = images_in(self.files.open_briefly(tar), path, troubles, progress.advance)
                 rows += [
                     {"name": name.encode("utf-8", "replace").decode(), "tar": tar, "at": at, "size": size}
                     for name, (at, size) in found.items()
@@ -165,7 +165,7 @@ class TarImages(NamedImages):
         return self.files.open(tar).read(at, size)
 
 
-def pictures_of(path: Path, names: Sequence[str]) -> tuple[Pictures, str, dict[str, str]]:
+def find_images(path: Path, names: Sequence[str]) -> tuple[ImageStore, str, dict[str, str]]:
     """(the folder or tar that holds the first picture, its name, troubles). Raises UsageError, also for names of which
     it is not clear which picture they mean."""
     first = names[0]

@@ -1,4 +1,4 @@
-"""Pictures of any kind, opened with care: size limits, odd modes, rotation, and what becomes of unreadable ones."""
+"""Images of any kind, opened with care: size limits, odd modes, rotation, and what becomes of unreadable ones."""
 
 import io
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class UnreadableImageError(Exception):
 
 @dataclass(slots=True)
 class Unreadable:
-    """Pictures that were skipped because they could not be read, and why."""
+    """Images that were skipped because they could not be read, and why."""
 
     reasons: dict[str, str] = field(default_factory=dict)  # key -> why
     met: int = 0  # pictures that were looked at, as far as `check` was told

@@ -20,9 +20,9 @@ from PIL import Image, ImageChops
 from catlip import machine
 from catlip.data.dataset import Dataset, Sample, bounded
 from catlip.data.files import Files, expand, is_url
-from catlip.data.image_files import is_picture
+from catlip.data.image_files import is_image
 from catlip.data.images import Unreadable, UnreadableImageError, open_image, upright_size
-from catlip.data.shards import pictures_in
+from catlip.data.shards import images_in
 from catlip.errors import UsageError
 
 Role = Literal["train", "test"]
@@ -99,7 +99,7 @@ def _of_tars(data: str) -> MaskDataset:
     troubles: dict[str, str] = {}
     pairs = []
     for tar, path in enumerate(paths):
-        found = pictures_in(files.open_briefly(tar), path.name, troubles)
+        found = images_in(files.open_briefly(tar), path.name, troubles)
         masks = {name[: -len(MASK)]: at for name, at in found.items() if name.lower().endswith(MASK)}
         for name, at in found.items():
             key = name.rpartition(".")[0]
@@ -198,7 +198,7 @@ def _cityscapes(folder: Path, split: str, name: str) -> MaskDataset:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if is_picture(path) and not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if is_image(path) and not path.name.startswith("."))
 
 
 def read_mask(record: Sample) -> np.ndarray:

@@ -137,17 +137,17 @@ def _open_one(data: str, image_col: str | None, text_col: str | None, cache_gb: 
 
         return TarDataset(names, data, cache_gb)
     if kind in ("parquet", "jsonl"):
-        from catlip.data.embedded import open_embedded
+        from catlip.data.inline_images import open_inline
 
-        if (found := open_embedded(kind, names, data, image_col, text_col, cache_gb)) is not None:
+        if (found := open_inline(kind, names, data, image_col, text_col, cache_gb)) is not None:
             return found
     if any(map(is_url, names)):
         raise UsageError(f"`data` {data!r}: only tars, and Parquet with the bytes of pictures, are read from a URL")
     paths = list(map(Path, names))
     if kind == "coco":
-        from catlip.data.coco import coco_source
+        from catlip.data.coco import coco_caption_dataset
 
-        return coco_source(paths[0])
+        return coco_caption_dataset(paths[0])
     from catlip.data.path_tables import open_table
 
     return open_table(paths, data, image_col, text_col)
@@ -165,7 +165,7 @@ def open_images(where: Any) -> Dataset:
     if not isinstance(where, str | Path):
         return open_dataset(where)
     where = str(where)
-    from catlip.data.image_files import Folders, decodable, is_picture, listed, picture_files
+    from catlip.data.image_files import Folders, decodable, is_image, listed, path_dataset
     from catlip.data.path_tables import NO_CAPTIONS
 
     path = Path(where)
@@ -174,9 +174,9 @@ def open_images(where: Any) -> Dataset:
         names = sorted(decodable(name) for name, _ in listed(where, troubles))
         if not names:
             raise UsageError(f"{where} holds no pictures")
-        return picture_files(where, names, Folders([where]), troubles)
-    if is_picture(path):
+        return path_dataset(where, names, Folders([where]), troubles)
+    if is_image(path):
         if not path.is_file():
             raise UsageError(f"no such picture: {where}")
-        return picture_files(where, [path.name], Folders([str(path.parent)]))
+        return path_dataset(where, [path.name], Folders([str(path.parent)]))
     return open_dataset(where, text_col=NO_CAPTIONS)

@@ -31,8 +31,8 @@ RELATIVE = "paths are relative to the table's folder"
 NO_CAPTIONS = ""  # as text_col: only the pictures are wanted
 
 
-def table_source(paths: list[Path], name: str, image_col: str | None, text_col: str | None) -> PathDataset:
-    """Pictures named in the rows of CSV, TSV, JSONL or Parquet files of the same columns.
+def table_dataset(paths: list[Path], name: str, image_col: str | None, text_col: str | None) -> PathDataset:
+    """Images named in the rows of CSV, TSV, JSONL or Parquet files of the same columns.
 
     Rows with the same path are one picture with several captions. Raises UsageError.
     """
@@ -51,8 +51,8 @@ def table_source(paths: list[Path], name: str, image_col: str | None, text_col: 
 
 
 def open_table(paths: list[Path], name: str, image_col: str | None, text_col: str | None) -> PathDataset:
-    """As `table_source`; images of a folder that its metadata file does not name are noted as troubles."""
-    found = table_source(paths, name, image_col, text_col)
+    """As `table_dataset`; images of a folder that its metadata file does not name are noted as troubles."""
+    found = table_dataset(paths, name, image_col, text_col)
     if paths[0].stem == "metadata":  # any other table can be about some of the images beside it
         named = {os.path.normpath(key) for key in found.keys()}  # noqa: SIM118 - not a mapping
         if unnamed := [name for name, _ in listed(str(paths[0].parent), {}) if name not in named]:

@@ -163,7 +163,7 @@ def _ours(
     advance(file.size - last)
 
 
-def pictures_in(
+def images_in(
     file: OpenFile, name: str, troubles: dict[str, str], advance: Callable[[int], None] = lambda _: None
 ) -> dict[str, tuple[int, int]]:
     """{member: (offset, size)} of the pictures in a tar, whatever samples they are part of. Raises UsageError."""

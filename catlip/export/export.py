@@ -21,7 +21,7 @@ from torch import Tensor
 
 from catlip.atomic import write_text
 from catlip.config import configure
-from catlip.data.image_files import is_picture
+from catlip.data.image_files import is_image
 from catlip.data.images import UnreadableImageError, read_image
 from catlip.data.open import open_images
 from catlip.errors import UsageError
@@ -256,7 +256,7 @@ def sample_images(number: int) -> list[bytes]:
     found: list[bytes] = []
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed))) as tar:
         for member in tar:
-            file = tar.extractfile(member) if is_picture(Path(member.name)) else None
+            file = tar.extractfile(member) if is_image(Path(member.name)) else None
             if file is not None:
                 found.append(file.read())
             if len(found) == number:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from catlip import page
-from catlip.data.captionfiles import read_rows
+from catlip.data.caption_files import read_rows
 from catlip.data.corpus import corpus_files
 from catlip.data.dataset import Dataset
 from catlip.data.images import UnreadableImageError, open_image, upright

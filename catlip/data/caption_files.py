@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from catlip.data.coco import coco_captions
-from catlip.data.embedded import is_bytes
 from catlip.data.files import kind_of
 from catlip.data.image_files import FolderDataset
+from catlip.data.inline_images import is_bytes
 from catlip.data.path_tables import values_of
 from catlip.data.tables import (
     ROWS,

@@ -1,4 +1,4 @@
-"""Pictures inside tables: bytes in Parquet, base64 in JSONL. Read where they are needed, never all of them.
+"""Images inside tables: bytes in Parquet, base64 in JSONL. Read where they are needed, never all of them.
 
 A row of a Parquet file can only be had with its whole row group, so a process keeps the groups it used last, and an
 order of samples that stays within a few groups for a while is the quick one. Nothing in this file needs torch.
@@ -31,7 +31,7 @@ MAX_GROUP = 4 << 30  # bytes of one row group
 MAX_LINE = 1 << 28
 
 
-def open_embedded(
+def open_inline(
     kind: str, names: list[str], data: str, image_col: str | None, text_col: str | None, cache_gb: float
 ) -> Dataset | None:
     """A dataset of Parquet or JSONL files if the pictures are inside; None if they hold paths."""
@@ -154,7 +154,7 @@ class ParquetDataset(Dataset):
         shard = int(np.searchsorted(self._starts, number, "right")) - 1
         rows = self._rows(shard).slice(number - int(self._starts[shard]), 1).to_pylist()[0]
         file = self.files.names[int(self._file_of[shard])]
-        image, path = picture_in(rows.pop(self.image), "" if is_url(file) else os.path.dirname(file) or ".")
+        image, path = image_in(rows.pop(self.image), "" if is_url(file) else os.path.dirname(file) or ".")
         captions = self._captions([rows.pop(self.text, None)])[0]
         key = rows.get(self.key) if self.key else path
         return Sample(str(key or number), image, captions, metadata=plain(rows.items()))
@@ -245,7 +245,7 @@ class JsonLinesDataset(Dataset):
 
     def __getitem__(self, number: int) -> Sample:
         row, folder = self._line(number)
-        image, path = picture_in(row.pop(self.image, None), folder)
+        image, path = image_in(row.pop(self.image, None), folder)
         captions = self._captions([row.pop(self.text, None)])[0]
         key = next((row[name] for name in KEYS if row.get(name)), path)
         return Sample(str(key or number), image, captions, metadata=plain(row.items()))
@@ -291,7 +291,7 @@ def _decoded(text: str) -> bytes:
         return b""
 
 
-def picture_in(cell: Any, folder: str) -> tuple[bytes, str]:
+def image_in(cell: Any, folder: str) -> tuple[bytes, str]:
     """(picture, path or "") of a cell: bytes, base64, or a struct of bytes and path."""
     path = ""
     if isinstance(cell, dict):
