@@ -1,9 +1,13 @@
 """Lists, torch map-style datasets and Hugging Face's: what they give, how they are known, and that they train."""
 
 import io
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +25,10 @@ from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
+from catlip.tasks.finetune import finetune
+from catlip.tasks.pretrain import pretrain
+from catlip.training import checkpoint
+from catlip.training.state import LoopConfig
 from tests.conftest import COLOURS, jpeg, write_tar
 
 NOUNS = list(COLOURS)
@@ -220,3 +228,76 @@ def test_images_of_other_kinds(tmp_path: Path) -> None:
         data[4]
     with pytest.raises(UsageError, match="files have one of their own"):
         open_dataset("x.csv", fingerprint="v1")
+
+
+def trained(train: Callable[[Path], Any], folder: Path) -> None:
+    """A run that is killed at a checkpoint and goes on ends with the very weights of one that nobody touched."""
+    save = checkpoint.save
+
+    def save_and_die(place: Path, state: dict) -> None:
+        save(place, state)
+        if state["samples"] >= COUNT:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run() -> None:
+        torch.set_num_threads(1)
+        with mock.patch.object(checkpoint, "save", save_and_die):
+            train(folder / "killed")
+
+    torch.set_num_threads(1)
+    train(folder / "whole")
+    killed = multiprocessing.get_context("fork").Process(target=run)
+    killed.start()
+    killed.join(120)
+    assert killed.exitcode == -signal.SIGKILL
+    train(folder / "killed")
+    whole, again = (
+        torch.load(folder / name / "resume" / "state.pt", weights_only=True)["average"] for name in ("whole", "killed")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(whole.values(), again.values(), strict=True))
+
+
+SETTINGS: dict[str, Any] = {
+    "epochs": 2, "batch_size": 8, "workers": 1, "device": "cpu", "image_size": 32,
+    "crop": CropConfig(scale=(0.5, 1.0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_of_them_pretrain_and_resume_bit_for_bit(form: str, flow: tuple[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    fingerprint = "v1" if form in ("torch", "own") else None
+
+    def train(out: Path) -> None:
+        data = open_dataset(with_captions(form, tmp_path / "images"), fingerprint=fingerprint)
+        loop = LoopConfig(ema=0.9, precision="fp32", save_every=8)
+        pretrain(data, str(flow[1]), backbone="test_resnet", out=str(out), loop=loop, **SETTINGS)
+
+    trained(train, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["list", "torch", "hugging face"])
+def test_labelled_ones_fine_tune_and_resume_bit_for_bit(form: str, flow: tuple[str, Path], tmp_path: Path) -> None:
+    start = pretrain(flow[0], str(flow[1]), backbone="test_resnet", out=str(tmp_path / "start"), **SETTINGS).out
+
+    def data() -> Any:
+        if form == "list":
+            return [(encoded(i), NOUNS[i % 4]) for i in range(COUNT)]
+        if form == "torch":
+            return open_dataset(Torch(lambda i: i % 4), target="classes", fingerprint="v1")
+        datasets = pytest.importorskip("datasets")
+        labels = datasets.ClassLabel(names=NOUNS)
+        return hugging_face(label=[i % 4 for i in range(COUNT)]).cast_column("label", labels)
+
+    def train(out: Path) -> None:
+        loop = LoopConfig(ema=0.9, precision="fp32", save_every=8)
+        run = finetune(str(start), data(), data(), out=str(out), loop=loop, **{**SETTINGS, "watch_limit": 0})
+        assert run.encoder.width
+
+    trained(train, tmp_path)
+
+
+def test_what_has_no_fingerprint_is_not_trained_on(flow: tuple[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"`fingerprint` of .*Torch is not known, and a run needs it to resume"):
+        pretrain(Torch(captions), str(flow[1]), backbone="test_resnet", out=str(tmp_path / "run"), **SETTINGS)
+    assert not (tmp_path / "run").exists()
