@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "Labeler", "Vocabulary", "load", "load_segmenter"]
+__all__ = ["Encoder", "Labeler", "Vocabulary", "load", "load_detector", "load_segmenter"]
 
 if TYPE_CHECKING:
     from catlip.labels.labeler import Labeler
     from catlip.labels.vocabulary import Vocabulary
+    from catlip.models.detector import load_detector
     from catlip.models.encoder import Encoder
     from catlip.models.segmenter import load_segmenter
     from catlip.models.weights import load
@@ -17,6 +18,7 @@ _HOMES = {
     "Vocabulary": "catlip.labels.vocabulary",
     "Encoder": "catlip.models.encoder",
     "load": "catlip.models.weights",
+    "load_detector": "catlip.models.detector",
     "load_segmenter": "catlip.models.segmenter",
 }
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from unittest import mock
 
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+import catlip
 from catlip import cli
 from catlip.data.boxes import BoxBatch, Placed
 from catlip.data.objects import Objects
@@ -84,6 +87,34 @@ def test_pictures_without_boxes(counts: list[int]) -> None:
     assert torch.isfinite(loss)
     assert metrics["loss"] == pytest.approx(sum(float(v) for name, v in metrics.items() if name != "loss"), rel=1e-5)
     assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)
+
+
+def test_a_trained_detector_sees_images_of_any_size(tmp_path: Path) -> None:
+    """An image of the canvas' size goes to the network as it is; others are brought to that size, and boxes back."""
+    torch.manual_seed(0)
+    cfg = replace(SMALL, min_score=0.0, detections=5)
+    objective = BoxObjective(Encoder.create("test_resnet", image_size=64), 2, cfg).eval()
+    objective.encoder.save(tmp_path / "encoder")
+    save_file({name: v.contiguous() for name, v in objective.own_state().items()}, tmp_path / "objective.safetensors")
+    (tmp_path / "classes.json").write_text('["cat", "dog"]')
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"image_size": 64, "objective": asdict(cfg)}}))
+    detector = catlip.load_detector(tmp_path, "cpu")
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    found = detector(pixels, min_score=0.0)
+    x = objective.encoder.normalize(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    wanted = objective.detect(x)[0]
+    torch.testing.assert_close(torch.tensor([one.box for one in found]), wanted["boxes"])
+    torch.testing.assert_close(torch.tensor([one.score for one in found]), wanted["scores"])
+    assert [one.name for one in found] == [["cat", "dog"][label - 1] for label in wanted["labels"].tolist()]
+    plain, large = (detector(np.full((size, size, 3), 90, np.uint8), min_score=0.0) for size in (64, 128))
+    torch.testing.assert_close(torch.tensor([one.box for one in large]) / 2, torch.tensor([one.box for one in plain]))
+    assert large[0].mask is not None
+    assert large[0].mask.shape == (128, 128)
+    (tmp_path / "classes.json").write_text('["cat", "dog", "cow"]')
+    with pytest.raises(UsageError, match="does not fit"):
+        catlip.load_detector(tmp_path)
+    with pytest.raises(UsageError, match="holds no detector"):
+        catlip.load_detector(tmp_path / "encoder")
 
 
 def test_anchors_do_not_lose_their_place_in_bf16() -> None:

@@ -7,14 +7,13 @@ containers is refused, never run.
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import catlip
 from catlip.atomic import write_text
@@ -23,7 +22,7 @@ from catlip.errors import UsageError
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.corenet_vit import architecture_of
 from catlip.models.encoder import Encoder, misfit
-from catlip.models.weights import ENCODER_FOLDER, check_empty, load, write_tensors
+from catlip.models.weights import ENCODER_FOLDER, check_empty, write_tensors
 
 # CoreNet's names -> timm's. Some models write out_proj for out_proj_attn.
 _LAYER = r"transformer\.(\d+)\."
@@ -64,39 +63,34 @@ class ConvertConfig:
     stride: int = 16  # pixels a patch; 8 as DeepLabv3 runs it
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class ConvertResult:
-    """A run folder that was written. `catlip.load` and every verb take it, as they take a Run."""
+    """A run folder that was written, and its encoder. Whatever takes a Run takes it."""
 
     out: Path
-    architecture: str
-    parameters: int
-    classes: int  # of the classifier; 0 without one
-    named: bool  # whether the classes have names
-    image_size: int  # pixels
-    positions: str
-    left_out: dict[str, int] = field(default_factory=dict)  # part of the checkpoint -> tensors that have no place here
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        return load(self.out)
+    encoder: Encoder
+    named: bool  # whether somebody named the classes
+    left_out: dict[str, int]  # part of the checkpoint -> tensors that have no place here
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "out": str(self.out)}
+        return {"out": str(self.out), "architecture": self.encoder.architecture, "left_out": self.left_out}
 
     def __str__(self) -> str:
+        encoder = self.encoder
+        parameters = sum(p.numel() for p in encoder.parameters())
         left = ", ".join(f"{name.rstrip('.')} ({n} tensors)" for name, n in self.left_out.items())
-        numbers = (
-            ""
-            if self.named or not self.classes
-            else ("its classes are numbers: neither `vocab` nor `labels` was given\n")
-        )
-        return (
-            f"{self.out}: {self.architecture}, {self.parameters:,} parameters, {self.classes:,} classes, RGB in [0, 1] "
-            f"at {self.image_size} px, positions {self.positions}{f'; left out: {left}' if left else ''}\n{numbers}"
+        lines = [
+            f"{self.out}: {encoder.architecture}, {parameters:,} parameters, {len(encoder.labels):,} classes, RGB in "
+            f"[0, 1] at {encoder.image_size} px, positions {encoder.arguments['positions']}"
+            + (f"; left out: {left}" if left else "")
+        ]
+        if encoder.labels and not self.named:
+            lines += ["its classes are numbers: neither `vocab` nor `labels` was given"]
+        lines += [
             f"catlip.load({str(self.out)!r}) opens it; plain timm has no ViT with this stem, so other programs read it "
             f"after `catlip export {self.out} --format onnx`, `torch-export` or `state-dict`"
-        )
+        ]
+        return "\n".join(lines)
 
 
 def convert(
@@ -116,33 +110,23 @@ def convert(
     if cfg.positions not in ("1d", "2d") or cfg.stride not in (8, 16):
         raise UsageError(f"`positions` is 1d or 2d and `stride` 8 or 16, not {cfg.positions!r} and {cfg.stride}")
     state, left_out = translate(read_checkpoint(cfg.checkpoint), str(cfg.checkpoint))
-    head = _classifier(state)
     backbone = _backbone(state, cfg)
-    labels, names, vocabulary = _labels(cfg, head)
+    labels, names, vocabulary = _labels(cfg, backbone.num_classes)
     backbone.pretrained_cfg |= {"input_size": (3, cfg.image_size, cfg.image_size), "tag": "corenet"}
     if cfg.image_size != 224:
         backbone.pretrained_cfg["crop_pct"] = 1.0  # the official 512-px models are shown the whole picture
-    encoder = Encoder(backbone.eval())
-    card = {"label_names": labels, "label_descriptions": dict(zip(labels, names, strict=True))} if head else {}
-    encoder.save(folder / ENCODER_FOLDER, head, **card, multi_label=vocabulary is not None)
-    if head is not None:  # as `catlip pretrain` writes it
-        write_tensors(folder / "objective.safetensors", {f"head.{k}": v for k, v in head.state_dict().items()})
+    encoder = Encoder(backbone, labels, names).eval()
+    encoder.multi_label = vocabulary is not None
+    encoder.source = str(folder)
+    encoder.save(folder / ENCODER_FOLDER)
+    if labels:  # as `catlip pretrain` writes it
+        write_tensors(folder / "objective.safetensors", {k: v for k, v in state.items() if k.startswith("head.")})
     if vocabulary is not None:
         vocabulary.save(folder / "vocab.tsv")
     facts = {"converted": Path(cfg.checkpoint).name, "vocabulary": vocabulary.hash if vocabulary else None}
     record = {"config": asdict(cfg), "facts": facts, "versions": {"catlip": catlip.__version__}}
     write_text(folder / "config.json", json.dumps(record, indent=2, default=str) + "\n")
-    modules: list[nn.Module] = [encoder, *([head] if head is not None else [])]
-    return ConvertResult(
-        out=folder,
-        architecture=encoder.architecture,
-        parameters=sum(p.numel() for module in modules for p in module.parameters()),
-        classes=head.out_features if head is not None else 0,
-        named=bool(cfg.vocab or cfg.labels),
-        image_size=cfg.image_size,
-        positions=cfg.positions,
-        left_out=left_out,
-    )
+    return ConvertResult(out=folder, encoder=encoder, named=bool(cfg.vocab or cfg.labels), left_out=left_out)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -199,24 +183,15 @@ def translate(state: dict[str, Tensor], source: str) -> tuple[dict[str, Tensor],
     return found, dropped
 
 
-def _classifier(state: dict[str, Tensor]) -> nn.Linear | None:
-    """Takes the classifier out of the state."""
-    weight, bias = state.pop("head.weight", None), state.pop("head.bias", None)
-    if weight is None or bias is None:
-        return None
-    head = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    head.weight, head.bias = nn.Parameter(weight), nn.Parameter(bias)
-    return head
-
-
 def _backbone(state: dict[str, Tensor], cfg: ConvertConfig) -> Any:
     width = state["patch_embed.proj.weight"].shape[0]
     depth = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("blocks.")), default=-1)
     name = architecture_of(width, depth)
     if name is None:
         raise UsageError(f"{cfg.checkpoint}: no official CatLIP model is {width} wide with {depth} layers")
+    classes = len(state.get("head.weight", ()))
     backbone: Any = timm.create_model(
-        name, num_classes=0, positions=cfg.positions, stride=cfg.stride, class_token="cls_token" in state
+        name, num_classes=classes, positions=cfg.positions, stride=cfg.stride, class_token="cls_token" in state
     )
     if wrong := misfit(backbone.state_dict(), state):
         raise UsageError(f"{cfg.checkpoint} does not fit {name}: {wrong}")
@@ -224,15 +199,14 @@ def _backbone(state: dict[str, Tensor], cfg: ConvertConfig) -> Any:
     return backbone
 
 
-def _labels(cfg: ConvertConfig, head: nn.Linear | None) -> tuple[list[str], list[str], Vocabulary | None]:
+def _labels(cfg: ConvertConfig, rows: int) -> tuple[list[str], list[str], Vocabulary | None]:
     """(label, name) of each row of the classifier, and the vocabulary if that is where they come from."""
     if cfg.vocab and cfg.labels:
         raise UsageError("the classifier's rows are named by `vocab` or by `labels`, not by both")
-    if head is None:
+    if not rows:
         if cfg.vocab or cfg.labels:
             raise UsageError(f"{cfg.checkpoint} has no classifier, so there is nothing for `vocab` or `labels` to name")
         return [], [], None
-    rows = head.out_features
     vocabulary = None
     if cfg.vocab:
         official = Path(cfg.vocab).suffix != ".tsv"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
@@ -25,7 +24,16 @@ from catlip.errors import UsageError
 from catlip.models.encoder import REFUSALS, Encoder, misfit, size_refused
 from catlip.models.pyramid import freeze_unused
 from catlip.models.sliding_window import segment
-from catlip.models.weights import ENCODER_FOLDER, Source, open_weights, origin, read_json, read_tensors, write_tensors
+from catlip.models.weights import (
+    ENCODER_FOLDER,
+    Source,
+    on_device,
+    open_weights,
+    origin,
+    read_json,
+    read_tensors,
+    write_tensors,
+)
 
 CARD, WEIGHTS = "segmentation.json", "segmentation.safetensors"
 
@@ -82,7 +90,7 @@ class Segmenter(nn.Module):
         return self.logits(x)
 
 
-class Trained:
+class TrainedSegmenter:
     """A trained model: images of any size in, class numbers out. names: of the classes."""
 
     def __init__(self, model: Segmenter, card: SegmentationCard) -> None:
@@ -176,7 +184,7 @@ def save_segmenter(out: Path, model: Segmenter, card: SegmentationCard) -> None:
     write_text(out / CARD, json.dumps(asdict(card), indent=2) + "\n")
 
 
-def load_segmenter(run: Source, device: str = "auto") -> Trained:
+def load_segmenter(run: Source, device: str = "auto") -> TrainedSegmenter:
     """A trained model: catlip.load_segmenter("runs/seg")("photo.jpg") -> uint8 [h, w], the class of each pixel.
 
     run: the folder that `catlip segment` wrote, or the Run that it returned. device: auto, cpu, cuda, mps. Raises
@@ -197,9 +205,4 @@ def load_segmenter(run: Source, device: str = "auto") -> Trained:
     if wrong := misfit(model.head.state_dict(), state):
         raise UsageError(f"{folder / WEIGHTS} does not fit {folder / CARD}: {wrong}")
     model.head.load_state_dict(state)
-    if device == "auto":
-        device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
-    try:
-        return Trained(model.eval().to(device), card)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return TrainedSegmenter(on_device(model.eval(), device), card)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -42,6 +42,7 @@ OPEN_CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 OPEN_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # what open_clip assumes where a folder says nothing
 OPEN_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+M = TypeVar("M", bound=nn.Module)
 # An Encoder; a Run, which is anything with `encoder` and `out`; or where one lies: a run folder, a model folder in
 # timm's layout, "hf-hub:org/name", "timm:NAME".
 Source = Any
@@ -287,6 +288,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """A safetensors file, which appears whole or not at all."""
     with whole(path) as part:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part, metadata)
+
+
+def on_device(module: M, device: str) -> M:
+    """The module on a device; "auto": the accelerator if there is one. Raises UsageError for one that is not there."""
+    if device == "auto":
+        device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def check_empty(folder: Path, field: str) -> None:
