@@ -20,8 +20,9 @@ import torch
 
 from catlip.data.boxes import BoxBatch
 from catlip.data.steps import Step
+from catlip.models.detector import DetectorConfig
 from catlip.models.weights import open_weights
-from catlip.objectives.boxes import Boxes, BoxObjective
+from catlip.objectives.boxes import BoxObjective
 from catlip.report.detections import DetectConfig, detect
 from catlip.training.distributed import World, join
 from catlip.training.optim import OptimConfig
@@ -72,7 +73,7 @@ def learning(args: argparse.Namespace, boxes: Path) -> DetectConfig:
         batch_size=2,
         workers=1,
         device="cpu",
-        objective=Boxes(
+        objective=DetectorConfig(
             channels=64,
             hidden=256,
             mask_layers=1,
@@ -111,7 +112,9 @@ def step(args: argparse.Namespace) -> None:
     encoder = open_weights(args.run, untrained=True).build(image_size=size)
     if args.checkpointing:
         encoder.backbone.set_grad_checkpointing(True)
-    state = State(Task(BoxObjective(encoder, 80, Boxes())), world, OptimConfig(), LoopConfig(ema=0.0), precision)
+    state = State(
+        Task(BoxObjective(encoder, 80, DetectorConfig())), world, OptimConfig(), LoopConfig(ema=0.0), precision
+    )
     state.task.train()
     for number in range(args.steps):
         batch.step = Step(number, number * n, n, size, 1.0, 0.0)

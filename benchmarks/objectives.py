@@ -18,7 +18,7 @@ from catlip.data.corpus import build_vocabulary
 from catlip.data.crops import CropConfig
 from catlip.data.pack import PackConfig, pack
 from catlip.labels.tokenizer import TokenizerConfig
-from catlip.models.text import TextConfig
+from catlip.models.text_tower import TextConfig
 from catlip.recipes.compare import CompareConfig, compare
 from catlip.tasks.pretrain import PretrainConfig
 from catlip.training.optim import OptimConfig

@@ -15,7 +15,7 @@ from tests.conftest import write_coloured
 
 RECIPE = """
 from catlip.labels.tokenizer import TokenizerConfig
-from catlip.models.text import TextConfig
+from catlip.models.text_tower import TextConfig
 from catlip.training.state import LoopConfig
 from catlip.training.optim import OptimConfig
 from catlip.tasks.pretrain import PretrainConfig

@@ -22,10 +22,11 @@ from catlip.data.boxes import BoxBatch, Placed
 from catlip.data.objects import Objects
 from catlip.errors import UsageError
 from catlip.evaluation.detection import NAMES
+from catlip.models.detector import DetectorConfig
 from catlip.models.encoder import Encoder
 from catlip.models.pyramid import Pyramid, SimplePyramid, freeze_unused
 from catlip.models.weights import load
-from catlip.objectives.boxes import Boxes, BoxObjective, targets
+from catlip.objectives.boxes import BoxObjective, targets
 from catlip.recipes import RECIPES, load_recipe
 from catlip.report.detections import DetectConfig, detect
 from catlip.tasks.detect import as_coco
@@ -34,7 +35,7 @@ from catlip.training import checkpoint
 from catlip.training.optim import OptimConfig
 from catlip.training.state import LoopConfig
 
-SMALL = Boxes(
+SMALL = DetectorConfig(
     channels=16, hidden=32, mask_layers=1, anchors=(8, 16, 32, 48, 64), proposals=30, regions=16, freeze_norm=False
 )
 
@@ -128,7 +129,7 @@ def test_anchors_do_not_lose_their_place_in_bf16() -> None:
 
 
 def test_the_lowest_layers_can_stay() -> None:
-    cfg = Boxes(**{**{f: getattr(SMALL, f) for f in Boxes.__slots__}, "freeze": 2})
+    cfg = DetectorConfig(**{**{f: getattr(SMALL, f) for f in DetectorConfig.__slots__}, "freeze": 2})
     encoder = BoxObjective(Encoder.create("test_resnet", image_size=64), 3, cfg).encoder
     still = {name.split(".")[1] for name, p in encoder.named_parameters() if not p.requires_grad}
     assert still == {"conv1", "bn1", "layer1"}
@@ -136,7 +137,7 @@ def test_the_lowest_layers_can_stay() -> None:
 
 
 def test_frozen_norms_keep_their_statistics() -> None:
-    cfg = Boxes(**{**{f: getattr(SMALL, f) for f in Boxes.__slots__}, "freeze_norm": True})
+    cfg = DetectorConfig(**{**{f: getattr(SMALL, f) for f in DetectorConfig.__slots__}, "freeze_norm": True})
     objective = BoxObjective(Encoder.create("test_resnet", image_size=64), 3, cfg).train()
     before = {name: value.clone() for name, value in objective.encoder.named_buffers()}
     objective(batch_of([[4, 4, 40, 40]], [1]))
@@ -263,7 +264,8 @@ def test_a_killed_run_goes_on_bit_for_bit(squares, tmp_path: Path) -> None:
     ({"scale": (1.0, 0.5)}, "`scale` 1.0 0.5"),
     ({"samples": 0}, "give the budget as `samples`, `epochs` or `hours`"), 
     ({"loop": LoopConfig(compile=True)}, "`compile` does not"),
-    ({"objective": Boxes(anchors=(8, 16))}, "`anchors` names 2 sizes"), ({"boxes": "nowhere.json"}, "no such file"),
+    ({"objective": DetectorConfig(anchors=(8, 16))}, "`anchors` names 2 sizes"),
+    ({"boxes": "nowhere.json"}, "no such file"),
 ])  # fmt: skip
 def test_mistakes(change: dict[str, object], says: str, squares, tmp_path: Path) -> None:
     data = squares("bad", 1)

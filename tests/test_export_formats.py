@@ -17,9 +17,9 @@ from catlip.export.export import FORMATS, export, sample_images, to_input
 from catlip.export.open_clip import to_open_clip
 from catlip.labels.tokenizer import Tokenizer
 from catlip.models import corenet_vit
-from catlip.models.dual import DualEncoder
+from catlip.models.dual_encoder import DualEncoder
 from catlip.models.encoder import Encoder
-from catlip.models.text import TextConfig
+from catlip.models.text_tower import TextConfig
 from catlip.objectives.align import Align, AlignObjective
 from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective
 from catlip.objectives.siglip import SigLip, SigLipObjective

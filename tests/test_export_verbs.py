@@ -22,9 +22,9 @@ from catlip.export.hub import push
 from catlip.export.predict import predict
 from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.vocabulary import Vocabulary
-from catlip.models.dual import DualEncoder, load_dual, text_folder
+from catlip.models.dual_encoder import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder
-from catlip.models.text import TextConfig
+from catlip.models.text_tower import TextConfig
 from catlip.models.weights import fingerprint, open_weights, start_from
 from tests.conftest import COLOURS, jpeg
 

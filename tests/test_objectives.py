@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from catlip.data.batches import Batch
 from catlip.errors import UsageError
 from catlip.labels.tokenizer import Tokenizer
-from catlip.models.dual import load_dual
+from catlip.models.dual_encoder import load_dual
 from catlip.models.encoder import Encoder
-from catlip.models.text import TextConfig
+from catlip.models.text_tower import TextConfig
 from catlip.objectives.align import Align, AlignObjective
 from catlip.objectives.clip import Clip, ClipObjective
 from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective, adversarial_prior, released_prior

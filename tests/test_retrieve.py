@@ -15,7 +15,7 @@ from catlip.data.images import Unreadable
 from catlip.errors import UsageError
 from catlip.evaluation.features import CaptionFeatures
 from catlip.evaluation.retrieval import both_ways, first_ranks, read_captions, recalls, retrieve
-from catlip.models.dual import load_dual
+from catlip.models.dual_encoder import load_dual
 from catlip.models.encoder import Encoder
 from catlip.models.weights import load
 from tests.test_zero_shot import FRUITS

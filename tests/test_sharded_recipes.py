@@ -16,7 +16,7 @@ from catlip.transfer import detect, finetune, segment
 from catlip.labels.tokenizer import TokenizerConfig
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
-from catlip.models.text import TextConfig
+from catlip.models.text_tower import TextConfig
 from catlip.recipes import load_recipe, objectives
 from catlip.tasks.pretrain import pretrain
 from tests.conftest import write_coloured

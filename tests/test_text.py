@@ -8,9 +8,9 @@ import torch
 
 from catlip.errors import UsageError
 from catlip.labels.tokenizer import Tokenizer
-from catlip.models.dual import MAX_SCALE, DualEncoder, load_dual
+from catlip.models.dual_encoder import MAX_SCALE, DualEncoder, load_dual
 from catlip.models.encoder import Encoder
-from catlip.models.text import TextConfig, TextTower
+from catlip.models.text_tower import TextConfig, TextTower
 from catlip.objectives.clip import Clip, ClipObjective
 from catlip.objectives.hybrid import HybridObjective
 from catlip.objectives.subwords import SubwordObjective, Subwords

@@ -331,8 +331,8 @@ def test_knn_by_hand() -> None:
 def test_every_objective_trains_stops_and_goes_on(flow, tmp_path: Path, name: str, monkeypatch) -> None:
     """The whole way with each objective, interrupted and not: the same bits; and the folder loads."""
     from catlip.labels.tokenizer import TokenizerConfig
-    from catlip.models.dual import load_dual
-    from catlip.models.text import TextConfig
+    from catlip.models.dual_encoder import load_dual
+    from catlip.models.text_tower import TextConfig
     from catlip.recipes.objectives import OBJECTIVES, objective_named
 
     small = TextConfig(text_width=64, text_layers=1)

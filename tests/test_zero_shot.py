@@ -15,9 +15,9 @@ from catlip.evaluation.classification import accuracies, combine, ranks
 from catlip.evaluation.zero_shot import read_templates, zero_shot
 from catlip.labels.labeler import Labeler
 from catlip.labels.tokenizer import Tokenizer
-from catlip.models.dual import DualEncoder
+from catlip.models.dual_encoder import DualEncoder
 from catlip.models.encoder import Encoder
-from catlip.models.text import TextConfig
+from catlip.models.text_tower import TextConfig
 from tests.conftest import COLOURS
 
 DOG, CAT, ANIMAL, POODLE, SPARROW, ROBIN = (

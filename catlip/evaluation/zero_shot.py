@@ -26,7 +26,7 @@ from catlip.evaluation.result import NOT_SAVED, Result, Table, percent
 from catlip.evaluation.transfer_init import head_of as head_of
 from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.wordnet import open_lexicon
-from catlip.models.dual import DualEncoder, load_dual, text_folder
+from catlip.models.dual_encoder import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder
 from catlip.training.distributed import one_device
 

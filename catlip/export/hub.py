@@ -10,7 +10,7 @@ from typing import Any
 from catlip.config import configure
 from catlip.errors import UsageError
 from catlip.labels.vocabulary import Vocabulary
-from catlip.models.dual import TEXT_FOLDER
+from catlip.models.dual_encoder import TEXT_FOLDER
 from catlip.models.encoder import Encoder
 from catlip.models.weights import TIMM_FILES, load, model_folder, origin, read_json
 
@@ -157,7 +157,7 @@ def _use(repo: str, encoder: Encoder, has_text: bool) -> str:
     ]
     text = [
         "import torch",
-        "from catlip.models.dual import load_dual  # the text tower, in text/",
+        "from catlip.models.dual_encoder import load_dual  # the text tower, in text/",
         f'dual, tokenizer = load_dual("hf-hub:{repo}")',
         'dual.embed_captions(torch.from_numpy(tokenizer(["a dog"])))  # beside dual.embed_images',
     ]

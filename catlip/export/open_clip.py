@@ -21,9 +21,9 @@ from catlip.atomic import write_text
 from catlip.errors import UsageError
 from catlip.export.graphs import Run
 from catlip.labels.tokenizer import BOS, EOS, FILE, PAD, Tokenizer
-from catlip.models.dual import DualEncoder, load_dual, text_folder
+from catlip.models.dual_encoder import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder, misfit, without_classifier
-from catlip.models.text import HEAD_WIDTH
+from catlip.models.text_tower import HEAD_WIDTH
 from catlip.models.weights import OPEN_CLIP_FILES, Source, write_tensors
 
 CAPTIONS = ["a dog", "", "two men eating hot dogs in front of a red brick wall on a rainy day"]  # that are compared

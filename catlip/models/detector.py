@@ -33,7 +33,7 @@ RATIOS = (0.5, 1.0, 2.0)
 
 
 @dataclass(kw_only=True, slots=True)
-class Boxes:
+class DetectorConfig:
     """Settings of the detector. The defaults: those of Mask R-CNN."""
 
     masks: bool = True  # learn masks too; then every box needs one
@@ -62,7 +62,7 @@ class _AsItIs(nn.Module):
 class Detector(nn.Module):
     """x: float [B, 3, H, W] in the encoder's input space -> what `detect` returns."""
 
-    def __init__(self, encoder: Encoder, classes: int, cfg: Boxes) -> None:
+    def __init__(self, encoder: Encoder, classes: int, cfg: DetectorConfig) -> None:
         """Raises UsageError for settings that contradict each other or the encoder."""
         super().__init__()
         self.cfg = cfg
@@ -195,7 +195,7 @@ def load_detector(run: Source, device: str = "auto") -> TrainedDetector:
     record = read_json(folder / "config.json").get("config", {})
     try:
         size, settings = record["image_size"], record["objective"]
-        cfg = Boxes(**settings)
+        cfg = DetectorConfig(**settings)
         cfg.anchors = tuple(cfg.anchors)
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{folder / 'config.json'} does not describe a detector: {error}") from None

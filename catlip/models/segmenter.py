@@ -39,7 +39,7 @@ CARD, WEIGHTS = "segmentation.json", "segmentation.safetensors"
 
 
 @dataclass(kw_only=True, slots=True)
-class Head:
+class HeadConfig:
     """Settings of the head."""
 
     head: Literal["deeplab", "linear"] = "deeplab"
@@ -56,7 +56,7 @@ class SegmentationCard:
     names: list[str]
     image_size: int  # pixels of the square windows it was trained with
     short_side: int = 0  # pixels that images are brought to before; 0: as they are
-    head: dict[str, Any] = field(default_factory=dict)  # fields of Head
+    head: dict[str, Any] = field(default_factory=dict)  # fields of HeadConfig
     first: int = 0  # number of the first class in mask files
     void: tuple[int, ...] = (255,)
 
@@ -64,7 +64,7 @@ class SegmentationCard:
 class Segmenter(nn.Module):
     """x: square images [B, 3, S, S] in the encoder's input space -> logits [B, C, h, w] at the stride."""
 
-    def __init__(self, encoder: Encoder, classes: int, cfg: Head) -> None:
+    def __init__(self, encoder: Encoder, classes: int, cfg: HeadConfig) -> None:
         """Raises UsageError for an image size that the encoder refuses."""
         super().__init__()
         self.encoder = encoder
@@ -136,7 +136,7 @@ def _prepare(encoder: Encoder) -> tuple[int, int]:
     return found.shape[1], round(size / found.shape[2])
 
 
-def _deeplab(width: int, classes: int, cfg: Head) -> nn.Sequential:
+def _deeplab(width: int, classes: int, cfg: HeadConfig) -> nn.Sequential:
     """torchvision's DeepLabHead, with the width and dropout as asked.
 
     The branch that sees the whole picture has no BatchNorm: over one number a picture it cannot be had for a batch of
@@ -195,7 +195,7 @@ def load_segmenter(run: Source, device: str = "auto") -> TrainedSegmenter:
         raise UsageError(f"{folder} holds no segmentation model: {folder / CARD} does not exist")
     try:
         card = SegmentationCard(**read_json(folder / CARD))
-        card.void, settings = tuple(card.void), Head(**card.head)
+        card.void, settings = tuple(card.void), HeadConfig(**card.head)
         settings.rates = tuple(settings.rates)
     except TypeError as error:
         raise UsageError(f"{folder / CARD} is of another version: {error}") from None

@@ -19,7 +19,7 @@ from torch import nn
 from catlip.errors import UsageError
 from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.vocabulary import Vocabulary
-from catlip.models.text import TextConfig
+from catlip.models.text_tower import TextConfig
 
 NEEDS = {"labels", "tokens"}  # batch.labels and batch.offsets; batch.tokens
 

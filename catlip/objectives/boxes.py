@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from catlip.data.boxes import BoxBatch, unpacked
-from catlip.models.detector import Boxes as Boxes
 from catlip.models.detector import Detector
 
 

@@ -26,9 +26,9 @@ from torch.func import functional_call
 from catlip.data.batches import Batch
 from catlip.errors import UsageError
 from catlip.labels.tokenizer import Tokenizer
-from catlip.models.dual import DualEncoder, Projection
+from catlip.models.dual_encoder import DualEncoder, Projection
 from catlip.models.encoder import Encoder
-from catlip.models.text import TextConfig, TextTower
+from catlip.models.text_tower import TextConfig, TextTower
 from catlip.objectives.base import Context
 from catlip.objectives.contrastive import derangement, jensen_shannon
 

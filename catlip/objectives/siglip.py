@@ -8,9 +8,9 @@ from torch import Tensor
 
 from catlip.data.batches import Batch
 from catlip.labels.tokenizer import Tokenizer
-from catlip.models.dual import DualEncoder
+from catlip.models.dual_encoder import DualEncoder
 from catlip.models.encoder import Encoder
-from catlip.models.text import TextConfig
+from catlip.models.text_tower import TextConfig
 from catlip.objectives.base import Context
 from catlip.objectives.contrastive import pairwise_sigmoid
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from catlip.data.crops import CropConfig
 from catlip.labels.tokenizer import TokenizerConfig
-from catlip.models.text import TextConfig
+from catlip.models.text_tower import TextConfig
 from catlip.recipes.objectives import objective_named
 from catlip.tasks.pretrain import PretrainConfig
 from catlip.training.optim import OptimConfig

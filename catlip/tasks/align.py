@@ -24,7 +24,7 @@ from catlip.data.steps import Steps
 from catlip.errors import UsageError
 from catlip.evaluation.features import CaptionFeatures, caption_features
 from catlip.labels.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
-from catlip.models.text import TextConfig
+from catlip.models.text_tower import TextConfig
 from catlip.models.weights import ENCODER_FOLDER, fingerprint, load, model_folder, origin
 from catlip.notices import say
 from catlip.objectives.align import Align, AlignObjective

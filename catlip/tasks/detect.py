@@ -25,9 +25,10 @@ from catlip.data.steps import Steps
 from catlip.errors import UsageError
 from catlip.evaluation.detection import average_precision
 from catlip.models.augment import AugmentConfig
+from catlip.models.detector import DetectorConfig
 from catlip.models.weights import ENCODER_FOLDER, fingerprint, open_weights
 from catlip.notices import say
-from catlip.objectives.boxes import Boxes, BoxObjective
+from catlip.objectives.boxes import BoxObjective
 from catlip.tasks.pretrain import built_augment, save_rest
 from catlip.training.distributed import World, joined
 from catlip.training.log import append_json, table
@@ -56,7 +57,7 @@ class DetectConfig(TrainConfig):
     batch_size: int = 16  # of all processes together
     drop_path: float = 0.0  # share of the encoder's layers that is left out at the top, falling towards the bottom
     show: int = 24  # images on the page
-    objective: Boxes = field(default_factory=Boxes)
+    objective: DetectorConfig = field(default_factory=DetectorConfig)
     augment: Any = field(default_factory=AugmentConfig)  # or a module on the batch, from Python
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(

@@ -20,9 +20,9 @@ from catlip.evaluation.features import class_indices, features, open_labelled
 from catlip.evaluation.knn import knn
 from catlip.labels.tokenizer import FILE, Tokenizer, TokenizerConfig, make_tokenizer
 from catlip.labels.vocabulary import Vocabulary
-from catlip.models.augment import AugmentConfig, RangeAugment
+from catlip.models.augment import AugmentConfig
 from catlip.models.encoder import Encoder
-from catlip.models.text import TextConfig
+from catlip.models.text_tower import TextConfig
 from catlip.models.weights import ENCODER_FOLDER, fingerprint, start_from
 from catlip.notices import say
 from catlip.objectives.base import Context, build_objective, needs_of
@@ -124,9 +124,7 @@ def make_task(
 
 def built_augment(augment: Any) -> nn.Module | None:
     """An augmentation from its config, or the module that was given."""
-    if isinstance(augment, AugmentConfig):
-        return RangeAugment(augment.psnr) if augment.range_augment else None
-    return augment
+    return augment.build() if isinstance(augment, AugmentConfig) else augment
 
 
 class PretrainTask(Task):

@@ -32,7 +32,7 @@ from catlip.data.steps import Steps
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import read_names
 from catlip.evaluation.segmentation import Fit, confusion, file_names, fit_of, save_mask
-from catlip.models.segmenter import Head, SegmentationCard, load_segmenter, open_encoder, save_segmenter
+from catlip.models.segmenter import HeadConfig, SegmentationCard, load_segmenter, open_encoder, save_segmenter
 from catlip.models.weights import fingerprint
 from catlip.notices import say
 from catlip.objectives.masks import MaskObjective
@@ -63,7 +63,7 @@ class SegmentConfig(TrainConfig):
     drop_path: float = 0.0  # share of the residual branches that are left out, in the last layer
     save_masks: bool = False  # write the predictions on the test set as PNG
     show: int = 24  # predictions on the page
-    head: Head = field(default_factory=Head)
+    head: HeadConfig = field(default_factory=HeadConfig)
     window: Window = field(default_factory=Window)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=3e-4))
 

@@ -18,7 +18,7 @@ from catlip.atomic import write_text
 from catlip.errors import UsageError
 from catlip.labels.tokenizer import FILE, Tokenizer
 from catlip.models.encoder import Encoder
-from catlip.models.text import TextConfig, TextTower
+from catlip.models.text_tower import TextConfig, TextTower
 from catlip.models.weights import HUB, Source, download, load, origin, read_json, read_tensors, write_tensors
 
 TEXT_FOLDER = "text"
