@@ -194,13 +194,12 @@ def test_several_captions_of_an_image_count_once() -> None:
     assert (found.samples, found.captions) == (4, 5)
 
 
-def test_counting_files_from_python_takes_the_settings_of_the_verb(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_counting_files_from_python_takes_the_settings_of_the_verb(tmp_path: Path) -> None:
     path = write(tmp_path, "csv")
     found = Vocabulary.count(str(path), min_count=3, rule="corenet", workers=1)
     assert (found.rule, min(found.counts) >= 3) == ("corenet", True)
     assert list(tmp_path.iterdir()) == [path]
-    assert Vocabulary.count(path, out="v.tsv", max_size=2) == Vocabulary.load("v.tsv")
+    assert Vocabulary.count(path, out=tmp_path / "v.tsv", max_size=2) == Vocabulary.load(tmp_path / "v.tsv")
     with pytest.raises(UsageError, match="there is no setting `min_counts`, did you mean 'min_count'"):
         Vocabulary.count(path, min_counts=3)
     with pytest.raises(UsageError, match=r"catlip\.Labeler\(\)"):

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from catlip import machine
 from catlip.atomic import whole, write_text
 from catlip.config import configure
-from catlip.data.caption_files import Columns, Rows, describe, read_rows, row_groups
+from catlip.data.caption_files import Columns, describe, read_rows, row_groups
 from catlip.data.dataset import bounded
 from catlip.data.files import is_url
 from catlip.data.open import located, mixed, open_dataset
@@ -98,6 +98,32 @@ class Counts:
         self.by_synset.update(other["by_synset"])
         self.troubles.update(other["troubles"])
 
+    def count(
+        self, samples: list[list[str]], labeler: Labeler, keep: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Label some more. Returns (labels of all samples, where those of each begin, and the end).
+
+        samples: the captions of each. keep: which of the labeler's labels are wanted; None: all.
+        """
+        sample_of = np.repeat(np.arange(len(samples)), [len(captions) for captions in samples])
+        captions = [caption for several in samples for caption in several]
+        indices, offsets = labeler.sparse(captions, sample_of)
+        offsets = np.append(offsets, np.full(len(samples) + 1 - len(offsets), len(indices), offsets.dtype))
+        if keep is not None:
+            kept = keep[indices]
+            indices, offsets = indices[kept], np.append(0, np.cumsum(kept))[offsets].astype(np.int32)
+        missing = sum(not several for several in samples)
+        self.samples += len(samples)
+        self.captions += len(captions) + missing
+        self.missing += missing
+        self.unlabelled += int((np.diff(offsets) == 0).sum())
+        self.looked += len(captions[:LANGUAGE_SAMPLE])
+        self.foreign += labeler.foreign(captions[:LANGUAGE_SAMPLE])
+        self.labels += len(indices)
+        labels, uses = np.unique(indices, return_counts=True)
+        self.by_synset.update({labeler.synsets[i]: n for i, n in zip(labels.tolist(), uses.tolist(), strict=True)})
+        return indices, offsets
+
     def __str__(self) -> str:
         lines = [
             f"{self.samples:,} samples, {self.captions:,} captions ({self.missing:,} missing); "
@@ -113,42 +139,6 @@ class Counts:
                 f"warning: {share:.1%} of the captions are not English by their words; their labels will be poor"
             )
         return "\n".join(lines)
-
-
-class LabelCounter:
-    """Labels samples and counts. keep: which of the labeler's labels are wanted; None: all."""
-
-    def __init__(self, labeler: Labeler, keep: np.ndarray | None = None) -> None:
-        self.labeler, self.keep = labeler, keep
-        self._counts = Counts()
-        self._by_label = np.zeros(len(labeler.synsets), np.int64)
-
-    def add(self, samples: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
-        """samples: the captions of each. Returns (labels of all samples, where those of each begin, and the end)."""
-        sample_of = np.repeat(np.arange(len(samples)), [len(captions) for captions in samples])
-        captions = [caption for several in samples for caption in several]
-        indices, offsets = self.labeler.sparse(captions, sample_of)
-        offsets = np.append(offsets, np.full(len(samples) + 1 - len(offsets), len(indices), offsets.dtype))
-        if self.keep is not None:
-            kept = self.keep[indices]
-            indices, offsets = indices[kept], np.append(0, np.cumsum(kept))[offsets].astype(np.int32)
-        missing = sum(not several for several in samples)
-        self._counts.samples += len(samples)
-        self._counts.captions += len(captions) + missing
-        self._counts.missing += missing
-        self._counts.unlabelled += int((np.diff(offsets) == 0).sum())
-        self._counts.looked += len(captions[:LANGUAGE_SAMPLE])
-        self._counts.foreign += self.labeler.foreign(captions[:LANGUAGE_SAMPLE])
-        self._by_label += np.bincount(indices, minlength=len(self._by_label))
-        return indices, offsets
-
-    def counts(self, troubles: dict[str, str]) -> Counts:
-        """All that was added. troubles: what was left out on the way."""
-        self._counts.troubles = bounded(troubles)
-        self._counts.labels = int(self._by_label.sum())
-        synsets = self.labeler.synsets
-        self._counts.by_synset = Counter({synsets[i]: int(self._by_label[i]) for i in np.flatnonzero(self._by_label)})
-        return self._counts
 
 
 def build_vocabulary(data: Any = None, *, config: VocabularyConfig | None = None, **settings: Any) -> Vocabulary:
@@ -231,10 +221,10 @@ def _count_in_memory(cfg: VocabularyConfig, labeler: Labeler) -> tuple[Counts, s
             data = open_dataset(data, text_col=cfg.text_col)
     captions: Iterable[Any] = data.captions() if hasattr(data, "captions") else data
     several = ([one] if isinstance(one, str) else list(one or []) for one in captions)
-    counter = LabelCounter(labeler)
+    counts = Counts(troubles=bounded(getattr(data, "troubles", {})))
     while some := list(islice(several, ROWS_AT_ONCE)):
-        counter.add(some)
-    return counter.counts(getattr(data, "troubles", {})), getattr(data, "name", "captions in memory")
+        counts.count(some, labeler)
+    return counts, getattr(data, "name", "captions in memory")
 
 
 def _count_files(cfg: CorpusConfig, labeler: Labeler, parts: Path, labels_folder: Path | None) -> Counts:
@@ -254,7 +244,7 @@ def _count_files(cfg: CorpusConfig, labeler: Labeler, parts: Path, labels_folder
         "vocab": os.path.abspath(cfg.vocab) if isinstance(cfg, LabelConfig) and cfg.vocab else None,
     }
     tasks = [
-        _task(path, columns, groups, job)
+        _task({**job, "path": str(path.absolute()), **asdict(columns), "groups": groups})
         for paths, columns in inputs
         for path in paths
         for groups in row_groups(path, GROUPS_PER_TASK_ROWS)
@@ -264,7 +254,7 @@ def _count_files(cfg: CorpusConfig, labeler: Labeler, parts: Path, labels_folder
     if len(todo) < len(tasks):
         say(f"{len(tasks) - len(todo)} of {len(tasks)} files were done before; going on with the others")
     try:
-        _run_tasks(todo, job, cfg)
+        _run_tasks(todo, cfg)
     except UsageError:
         if not any(parts.glob("*.json")):
             shutil.rmtree(parts)  # nothing was done that a second try could build on
@@ -275,41 +265,36 @@ def _count_files(cfg: CorpusConfig, labeler: Labeler, parts: Path, labels_folder
     return counts
 
 
-def _task(path: Path, columns: Columns, groups: list[int] | None, job: dict[str, Any]) -> dict[str, Any]:
+def _task(task: dict[str, Any]) -> dict[str, Any]:
     """A unit of work, with the file its result goes to: named by everything that decides the result."""
+    path = Path(task["path"])
     stat = path.stat()
-    identity = [str(path.absolute()), stat.st_size, stat.st_mtime_ns, groups, columns.text, columns.keys, job]
-    digest = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    name = f"{path.name.split('.')[0]}-{digest}"
-    part = f"{job['parts']}/{name}.json"
-    return {"path": str(path.absolute()), **asdict(columns), "groups": groups, "name": name, "part": part}
+    identity = json.dumps([task, stat.st_size, stat.st_mtime_ns], sort_keys=True)
+    name = f"{path.name.split('.')[0]}-{sha256(identity.encode()).hexdigest()[:16]}"
+    return {**task, "name": name, "part": f"{task['parts']}/{name}.json"}
 
 
-def do_task(task: dict[str, Any], job: dict[str, Any], labeler: Labeler) -> None:
+def do_task(task: dict[str, Any], labeler: Labeler) -> None:
     """Label one file, write its labels if asked for, and then its counts: a task is done when its counts are there."""
-    keep = Vocabulary.load(job["vocab"]).classes_of(labeler) >= 0 if job["vocab"] else None
-    counter, troubles = LabelCounter(labeler, keep), dict[str, str]()
+    keep = Vocabulary.load(task["vocab"]).classes_of(labeler) >= 0 if task["vocab"] else None
     columns, names = Columns(task["text"], tuple(task["keys"])), pa.array(labeler.synsets, pa.string())
+    counts, troubles = Counts(), dict[str, str]()
     with ExitStack() as files:
         writer: pq.ParquetWriter | None = None
-        if job["labels"]:
-            labels_file = files.enter_context(whole(Path(job["labels"], task["name"] + ".parquet")))
+        if task["labels"]:
+            labels_file = files.enter_context(whole(Path(task["labels"], task["name"] + ".parquet")))
         for rows in read_rows(Path(task["path"]), columns, task["groups"], troubles):
-            indices, offsets = counter.add(rows.captions)
-            if job["labels"]:
-                table = _labels_table(rows, indices, offsets, names)
+            indices, offsets = counts.count(rows.captions, labeler, keep)
+            if task["labels"]:
+                synsets = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names.take(pa.array(indices)))
+                table = pa.table({**rows.keys, "synsets": synsets})
                 writer = writer or files.enter_context(pq.ParquetWriter(labels_file, table.schema))
                 writer.write_table(table)
-    counts = counter.counts(troubles)
+    counts.troubles = bounded(troubles)
     write_text(Path(task["part"]), json.dumps({name: getattr(counts, name) for name in counts.__slots__}))
 
 
-def _labels_table(rows: Rows, indices: np.ndarray, offsets: np.ndarray, names: pa.Array) -> pa.Table:
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names.take(pa.array(indices)))
-    return pa.table({**rows.keys, "synsets": lists})
-
-
-def _run_tasks(tasks: list[dict[str, Any]], job: dict[str, Any], cfg: CorpusConfig) -> None:
+def _run_tasks(tasks: list[dict[str, Any]], cfg: CorpusConfig) -> None:
     """Hand the tasks to Daft; raise the first error that a task met."""
     if not tasks:
         return
@@ -323,21 +308,20 @@ def _run_tasks(tasks: list[dict[str, Any]], job: dict[str, Any], cfg: CorpusConf
 
     @daft.cls(use_process=cfg.runner == "native", max_concurrency=workers)
     class Worker:
-        def __init__(self, job_json: str) -> None:
-            self.job = json.loads(job_json)
+        def __init__(self) -> None:
             self.labeler: Labeler | None = None
 
         @daft.method(return_dtype=daft.DataType.string())
         def __call__(self, task_json: str) -> str:
-            job = self.job
+            task = json.loads(task_json)
             try:
-                self.labeler = self.labeler or Labeler(job["rule"], ancestors=job["ancestors"], lexicon=job["terms"])
-                do_task(json.loads(task_json), job, self.labeler)
+                self.labeler = self.labeler or Labeler(task["rule"], ancestors=task["ancestors"], lexicon=task["terms"])
+                do_task(task, self.labeler)
             except (UsageError, OSError) as error:
                 return str(error) if isinstance(error, UsageError) else refusal(error)
             return ""
 
-    worker = Worker(json.dumps(job))
+    worker = Worker()
     frame = daft.from_pydict({"task": [json.dumps(task) for task in tasks]}).into_batches(1)
     results: Iterator[dict[str, str]] = frame.select(worker(frame["task"]).alias("error")).iter_rows(
         results_buffer_size=2 * workers

@@ -9,6 +9,7 @@ A vocabulary is one table in plain text, `vocab.tsv`, that a person can grep and
 import os
 import pickle
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -109,10 +110,7 @@ class Vocabulary:
 
     def classes_of(self, labeler: Labeler) -> np.ndarray:
         """int32 [len(labeler.synsets)]: class index of each of the labeler's labels, -1 outside the vocabulary."""
-        classes = np.full(len(labeler.synsets), -1, np.int32)
-        for i, synset in enumerate(labeler.synsets):
-            classes[i] = self._index.get(synset, -1)
-        return classes
+        return np.array([self._index.get(synset, -1) for synset in labeler.synsets], np.int32)
 
     # Counting reads datasets and the report draws images: rooms that stand on this one. These two methods are doors to
     # them, opened late, so that labels alone need neither.
@@ -157,11 +155,10 @@ class Vocabulary:
 
         The paper keeps counts above tau = 500 (CatLIP, 3.1). Raises UsageError if nothing is left.
         """
-        ranked = sorted(((-n, synset) for synset, n in counts.items()))
         whole = cls(
-            synsets=[synset for _, synset in ranked],
-            names=[labeler.name(synset) for _, synset in ranked],
-            counts=[-n for n, _ in ranked],
+            synsets=list(counts),
+            names=[labeler.name(synset) for synset in counts],
+            counts=list(counts.values()),
             samples=samples,
             captions=captions,
             rule=labeler.rule,
@@ -204,12 +201,11 @@ class Vocabulary:
                 if getattr(first, fact) != getattr(other, fact):
                     mine, theirs = getattr(first, fact), getattr(other, fact)
                     raise UsageError(f"vocabularies of different {fact} cannot be merged: {mine!r} and {theirs!r}")
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         names: dict[str, str] = {}
         for vocabulary in vocabularies:
-            for synset, name, count in zip(vocabulary.synsets, vocabulary.names, vocabulary.counts, strict=True):
-                counts[synset] = counts.get(synset, 0) + count
-                names[synset] = name
+            counts.update(dict(zip(vocabulary.synsets, vocabulary.counts, strict=True)))
+            names.update(zip(vocabulary.synsets, vocabulary.names, strict=True))
         merged = replace(
             first,
             synsets=list(counts),
