@@ -205,9 +205,8 @@ def adapt(
         )
     kind = HuggingFace if hasattr(data, "_fingerprint") and hasattr(data, "features") else Adapted
     found = kind(data, fingerprint, image_col, text_col)
-    if not classes and (found.text or set(found.first) == {found.image}):
-        return found
-    if not classes and text_col is None and not set(map(str.lower, found.first)) & {*LABEL_COLUMNS}:
+    has_labels = not {name.lower() for name in found.first}.isdisjoint(LABEL_COLUMNS)
+    if not classes and (found.text or not has_labels):
         return found
     cells, names = found.class_cells(label_col)
     found.text = None
@@ -224,7 +223,8 @@ def _class_names(cells: Iterable[Any], names: list[str] | None) -> tuple[Iterato
     """(names of every sample's classes, all names in order or None) of names or numbers."""
 
     def of(cell: Any) -> Iterator[str]:
-        for one in _listed(cell) if isinstance(_listed(cell), list) else [cell]:
+        cell = _listed(cell)
+        for one in cell if isinstance(cell, list) else [cell]:
             if isinstance(one, str):
                 yield one
             elif one is not None:

@@ -1,4 +1,4 @@
-"""`catlip bench data`: how fast do pictures arrive, and what takes the time?"""
+"""`catlip bench data`: how fast do images arrive, and what takes the time?"""
 
 import itertools
 import time
@@ -42,8 +42,29 @@ class BenchConfig:
     crop: CropConfig = field(default_factory=CropConfig)
 
 
-def bench_data(data: Any = None, *, config: BenchConfig | None = None, **settings: Any) -> dict[str, float]:
-    """Images a second of each part on one core, and of the whole loader. data: as of `open_dataset`."""
+@dataclass(slots=True)
+class BenchResult:
+    """Images a second, of each part on one core and of the whole loader."""
+
+    rates: dict[str, float]
+    looked_at: int  # images
+    unreadable: int  # of them
+    kilobytes: float  # an image, encoded
+
+    def __str__(self) -> str:
+        width = max(map(len, self.rates))
+        share = self.rates["whole batches, one core"] / self.rates["decode in full"]
+        return "\n".join(
+            [
+                f"{self.unreadable} of {self.looked_at} pictures unreadable; {self.kilobytes:,.0f} kB each",
+                *(f"  {name:<{width}}  {rate:>10,.0f} pictures/s" for name, rate in self.rates.items()),
+                f"  the loader reaches {share:.0%} of the pure decoding limit of a core",
+            ]
+        )
+
+
+def bench_data(data: Any = None, *, config: BenchConfig | None = None, **settings: Any) -> BenchResult:
+    """Measure reading, decoding, cropping, labelling and the whole loader. data: as of `open_dataset`."""
     cfg = configure(BenchConfig, config, data=data, **settings)
     source = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col, cache_gb=cfg.cache_gb)
     say(f"{source.name}: {source.described}")
@@ -72,14 +93,8 @@ def bench_data(data: Any = None, *, config: BenchConfig | None = None, **setting
     rates[f"loader, {workers} workers"] = _whole(Loader(batches, workers), cfg.seconds)
     copied = _transfer(batches, cfg.device, cfg.seconds)
     rates[f"copy to {copied[0]}"] = copied[1]
-    kilobytes = np.mean([len(image_content(record.image)) for record in good]) / 1000
-    say(f"{len(records) - len(good)} of {len(records)} pictures unreadable; {kilobytes:,.0f} kB each")
-    width = max(map(len, rates))
-    for name, rate in rates.items():
-        say(f"  {name:<{width}}  {rate:>10,.0f} pictures/s")
-    share = rates["whole batches, one core"] / rates["decode in full"]
-    say(f"  the loader reaches {share:.0%} of the pure decoding limit of a core")
-    return rates
+    kilobytes = float(np.mean([len(image_content(record.image)) for record in good])) / 1000
+    return BenchResult(rates, len(records), len(records) - len(good), kilobytes)
 
 
 def _decodes(record: Sample) -> bool:

@@ -1,8 +1,8 @@
 """Labelled images from tars, folders, tables and COCO files: datasets whose targets are classes, one or several.
 
-One rule for every text that holds labels, a cell of a table or KEY.cls: a `;` stands between the labels of a picture.
-A set is multi-label if one of its pictures has two labels, or if it is a COCO file. Classes are kept as numbers, some
-ten bytes a picture; the pictures stay where they are until they are read. Nothing in this file needs torch.
+Wherever labels are text, in a cell of a table or in KEY.cls, a `;` separates the labels of an image. A set is
+multi-label if one of its images has two labels, or if it is a COCO file. Classes are kept as numbers, some ten bytes an
+image; images are not touched. Nothing in this file needs torch.
 """
 
 from array import array
@@ -12,15 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from catlip.data.coco import coco_tables, told_as_no_coco
 from catlip.data.dataset import Dataset
 from catlip.data.files import expand, kind_of
-from catlip.data.image_files import Folders, decodable, listed, path_dataset
-from catlip.data.image_lookup import find_images
-from catlip.data.path_tables import table_dataset
 from catlip.data.subsets import WithClasses, with_classes
-from catlip.data.tables import IMAGE_COLUMNS, column_names, find_column, first_rows
-from catlip.data.tars import TarDataset
 from catlip.errors import UsageError
 from catlip.notices import warn
 
@@ -28,8 +22,8 @@ LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "categories"
 
 
 def open_class_labels(data: str, image_col: str | None, label_col: str | None, multi: bool | None) -> Dataset:
-    """Labelled pictures: tars with KEY.cls, a folder with a sub-folder a class, a CSV or TSV with a column of labels,
-    or a COCO file of boxes or polygons (each picture has the categories that occur in it).
+    """Labelled images: tars with KEY.cls, a folder with one sub-folder per class, a CSV or TSV with a column of labels,
+    or a COCO file of boxes or polygons (each image has the categories that occur in it).
 
     multi: what the set has to be; None: the data decide. Raises UsageError for anything else, and for a sample
     without a label in a single-label set.
@@ -104,6 +98,8 @@ def names_in(text: str) -> list[str]:
 
 
 def _of_tars(paths: list[Path], data: str) -> Dataset:
+    from catlip.data.tars import TarDataset
+
     source = TarDataset(paths, data)
     without: list[int] = []
 
@@ -122,6 +118,8 @@ def _of_tars(paths: list[Path], data: str) -> Dataset:
 
 def _of_folders(folder: Path) -> Dataset:
     """Each folder in it is a class, whatever lies how deep in it; a class may be a link to a folder."""
+    from catlip.data.image_files import Folders, decodable, listed, path_dataset
+
     names, labels, troubles = [], [], {}
     folders = (sub.name for sub in folder.iterdir() if sub.is_dir())
     classes = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
@@ -137,6 +135,9 @@ def _of_folders(folder: Path) -> Dataset:
 
 
 def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: str | None) -> Dataset:
+    from catlip.data.path_tables import table_dataset
+    from catlip.data.tables import IMAGE_COLUMNS, column_names, find_column, first_rows
+
     columns = column_names(paths[0], "table")
 
     def first() -> Any:
@@ -152,6 +153,10 @@ def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: st
 
 def _of_coco(path: Path) -> Dataset:
     """Crowds count, as a crowd of persons shows persons; pictures without annotations are there, without labels."""
+    from catlip.data.coco import coco_tables, told_as_no_coco
+    from catlip.data.image_files import path_dataset
+    from catlip.data.image_lookup import find_images
+
     names, images, annotations, notes = coco_tables(path, str(path))
     with told_as_no_coco(str(path), "annotations"):
         files = [str(entry["file_name"]) for entry in images.values()]

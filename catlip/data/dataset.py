@@ -98,6 +98,14 @@ class Dataset:
         """{"shard.tar: member": what was skipped or repaired}; 1000 at most, and a count."""
         return {}
 
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """int64 [shards + 1]: the first sample of each shard, and how many there are."""
+        return np.concatenate([[0], np.cumsum(self.shards)])
+
+    def shard_of(self, index: int) -> int:
+        return int(np.searchsorted(self.starts, index, "right")) - 1
+
     @property
     def parts(self) -> list[tuple[int, float]]:
         """[(samples, weight)] of the datasets that this is a mixture of, in order; one of weight 1 if it is none."""

@@ -72,7 +72,6 @@ class ParquetDataset(Dataset):
         groups = self._groups()
         self.shards = groups["rows"].to_numpy().astype(np.int64)
         self._file_of, self._group_in = groups["file"].to_numpy(), groups["group"].to_numpy()
-        self._starts = np.concatenate([[0], np.cumsum(self.shards)])
         if not len(self):
             raise UsageError(f"{name}: the Parquet files hold no rows")
         largest = int(groups["bytes"].to_numpy().max())
@@ -129,7 +128,7 @@ class ParquetDataset(Dataset):
         return groups
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self.starts[-1])
 
     def _rows(self, shard: int) -> pa.Table:
         """A row group, kept for a while; threads that want the same one wait for whoever reads it."""
@@ -151,8 +150,8 @@ class ParquetDataset(Dataset):
             return slot.rows
 
     def __getitem__(self, number: int) -> Sample:
-        shard = int(np.searchsorted(self._starts, number, "right")) - 1
-        rows = self._rows(shard).slice(number - int(self._starts[shard]), 1).to_pylist()[0]
+        shard = self.shard_of(number)
+        rows = self._rows(shard).slice(number - int(self.starts[shard]), 1).to_pylist()[0]
         file = self.files.names[int(self._file_of[shard])]
         image, path = image_in(rows.pop(self.image), "" if is_url(file) else os.path.dirname(file) or ".")
         captions = self._captions([rows.pop(self.text, None)])[0]
@@ -224,17 +223,16 @@ class JsonLinesDataset(Dataset):
                 raise UsageError(f"{path} is {encoding.upper()}, and its pictures are inside: save it as UTF-8")
         self._ends = [_line_ends(self.files.open(number)) for number in range(len(self.files))]
         self.shards = np.array([len(ends) - 1 for ends in self._ends], np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(self.shards)])
         self.described = columns_said(f"{len(self):,} lines, pictures in base64", self.image, self.text)
         first = first_rows(paths[0], [self.text]).get(self.text, [])
         self._captions = CaptionColumn(paths[0], self.text, first if self.text else [])
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self.starts[-1])
 
     def _line(self, number: int) -> tuple[dict[str, Any], str]:
-        file = int(np.searchsorted(self._starts, number, "right")) - 1
-        start, end = self._ends[file][number - self._starts[file] :][:2].tolist()
+        file = self.shard_of(number)
+        start, end = self._ends[file][number - self.starts[file] :][:2].tolist()
         folder = os.path.dirname(self.files.names[file]) or "."
         try:
             line = self.files.open(file).read(start, min(end - start, MAX_LINE))

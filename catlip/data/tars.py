@@ -41,9 +41,9 @@ class TarDataset(Dataset):
     def _use(self, table: pa.Table) -> None:
         facts = json.loads(table.schema.metadata[FACTS])
         self.shards = np.array(facts["shards"], np.int64)
+        self.__dict__.pop("starts", None)  # of the shards before
         self.troubles: dict[str, str] = facts["troubles"]
         self._digests: list[str] = facts["digests"]  # SHA-256 of each shard, where `pack` wrote it down, else ""
-        self._starts = np.concatenate([[0], np.cumsum(self.shards)])
         columns = table.combine_chunks().to_batches()
         self._keys = columns[0]["key"] if columns else pa.array([], pa.large_string())
         self._at = {
@@ -116,7 +116,7 @@ class TarDataset(Dataset):
         return table, troubles
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self.starts[-1])
 
     def __getstate__(self) -> dict[str, Any]:  # a kept index is mapped again by the process that unpickles
         return {**self.__dict__, **({"_keys": None, "_at": None} if self._kept else {})}
@@ -127,15 +127,12 @@ class TarDataset(Dataset):
             table = cache.load(self._kept)
             self._use(self._indexed() if table is None else table)
 
-    def _shard_of(self, number: int) -> int:
-        return int(np.searchsorted(self._starts, number, "right")) - 1
-
     def _bytes(self, file: OpenFile, role: str, number: int) -> bytes | None:
         at = int(self._at[f"{role}_at"][number])
         return file.read(at * BLOCK, int(self._at[f"{role}_size"][number])) if at else None
 
     def __getitem__(self, number: int) -> Sample:
-        file = self.files.open(self._shard_of(number))
+        file = self.files.open(self.shard_of(number))
         fields = _fields(self._bytes(file, "json", number))
         metadata = {name: value for name, value in fields.items() if name not in CAPTION_FIELDS}
         if (label := self._class_text(file, number)) is not None:
@@ -162,7 +159,7 @@ class TarDataset(Dataset):
         for shard in range(len(self.shards)):
             self.prefetch(range(shard, min(shard + 3, len(self.shards))))
             file = self.files.open(shard)
-            for number in range(self._starts[shard], self._starts[shard + 1]):
+            for number in range(self.starts[shard], self.starts[shard + 1]):
                 yield self._captions(file, number)
 
     def _class_text(self, file: OpenFile, number: int) -> str | None:
@@ -176,7 +173,7 @@ class TarDataset(Dataset):
         """
         for shard in range(len(self.shards)):
             file = self.files.open(shard)
-            for number in range(self._starts[shard], self._starts[shard + 1]):
+            for number in range(self.starts[shard], self.starts[shard + 1]):
                 if (size := int(self._at["cls_size"][number])) > MAX_LABEL:
                     key = self._keys[number].as_py()
                     raise UsageError(f"{self.name}: {key}.cls has {size:,} bytes; a label is a name or a number")
