@@ -17,6 +17,11 @@ def refusal(error: Exception) -> str:
     return found[1].strip() if found else ""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its name if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def near(word: str, words: Iterable[str]) -> str:
     """A piece of a message: ", did you mean 'x'?", or nothing."""
     from difflib import get_close_matches

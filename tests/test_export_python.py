@@ -119,6 +119,11 @@ def test_an_encoder_in_memory_is_exported_as_it_is_now(encoder: Encoder, tmp_pat
     assert "org/name" in str(push(encoder, "org/name", dry_run=True))
 
 
+def test_the_room_can_be_called_like_its_function(tmp_path: Path) -> None:
+    room: Any = catlip.export  # the folder, once it is imported
+    assert room(Encoder.create("test_resnet", image_size=32), "state-dict", tmp_path / "out").largest < 1e-4
+
+
 def test_an_augmentation_is_built_by_its_config() -> None:
     assert AugmentConfig().build() is None
     built = AugmentConfig(range_augment=True, psnr=(40.0, 10.0)).build()

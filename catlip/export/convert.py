@@ -56,9 +56,7 @@ class ConvertConfig:
     out: str  # run folder, new
     vocab: str | None = None  # the official vocabulary (.pkl) or a vocab.tsv: names of the classifier's rows
     labels: str | None = None  # instead, of fine-tuned models: "imagenet-1k", or a file with one name a line
-    positions: str = (
-        "1d"  # 1d: at sizes other than 224 px exactly as the official code; 2d: on the grid, as it should be
-    )
+    positions: str = "1d"  # at other sizes than 224 px: 1d, exactly as the official code; 2d, as on a grid
     image_size: int = 224  # pixels; the official fine-tuned models come in 224 and 512
     stride: int = 16  # pixels a patch; 8 as DeepLabv3 runs it
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from catlip.errors import UsageError
+from catlip.errors import UsageError, first_line
 from catlip.models.encoder import Encoder
 from catlip.notices import say
 
@@ -133,7 +133,7 @@ def _trace(encoder: Encoder) -> tuple[Any, bool]:
         try:
             return _export(module, torch.zeros(2, 3, size, size + unit), free), True
         except Exception as error:  # the tracer's many ways of saying that a size is baked in
-            say(f"the image size stays {encoder.image_size} px: {(str(error).splitlines() or [repr(error)])[0]}")
+            say(f"the image size stays {encoder.image_size} px: {first_line(error)}")
     example = torch.zeros(2, 3, encoder.image_size, encoder.image_size)
     return _export(module, example, {0: torch.export.Dim.DYNAMIC}), False
 

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from catlip.config import configure
-from catlip.errors import UsageError
+from catlip.errors import UsageError, first_line
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.dual_encoder import TEXT_FOLDER
 from catlip.models.encoder import Encoder
@@ -95,7 +95,7 @@ def _upload(cfg: PushConfig, files: dict[str, Path]) -> None:
         for name, file in files.items():
             api.upload_file(path_or_fileobj=file, path_in_repo=name, repo_id=cfg.repo)
     except Exception as error:  # the hub's, the net's and the token's errors have no common base
-        raise UsageError(f"{cfg.repo}: {(str(error).splitlines() or [repr(error)])[0]}") from None
+        raise UsageError(f"{cfg.repo}: {first_line(error)}") from None
 
 
 def model_card(run: Path, repo: str, license: str) -> str:

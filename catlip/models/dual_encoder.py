@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from catlip.atomic import write_text
-from catlip.errors import UsageError
+from catlip.errors import UsageError, first_line
 from catlip.labels.tokenizer import FILE, Tokenizer
 from catlip.models.encoder import Encoder
 from catlip.models.text_tower import TextConfig, TextTower
@@ -155,5 +155,5 @@ def load_dual(source: Source) -> tuple[DualEncoder, Tokenizer]:
         dual = DualEncoder(encoder, tokenizer, text, embed=embed, scale=1.0, bias=bias, mlp=mlp)
         dual.load_state_dict(state | {f"encoder.{k}": v for k, v in encoder.state_dict().items()})
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise UsageError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{folder} cannot be loaded: {first_line(error)}") from None
     return dual.eval(), tokenizer

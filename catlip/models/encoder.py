@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 import catlip.models.corenet_vit  # noqa: F401 - tells timm the architecture of the official models
 from catlip.data.images import upright
-from catlip.errors import UsageError
+from catlip.errors import UsageError, first_line
 
 # One pair for all encoders we train: no claim that ImageNet's statistics fit the user's pictures.
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -306,7 +306,7 @@ def own_arguments(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def size_refused(image_size: int, name: str, error: Exception | str) -> UsageError:
-    what = (str(error).splitlines() or [repr(error)])[0]
+    what = error if isinstance(error, str) else first_line(error)
     return UsageError(f"`image_size` {image_size}: {name} refuses it: {what}")
 
 

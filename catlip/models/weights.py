@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from catlip.atomic import whole
-from catlip.errors import UsageError
+from catlip.errors import UsageError, first_line
 from catlip.models.encoder import (
     MEAN,
     STD,
@@ -75,8 +75,7 @@ def load(source: Source) -> Encoder:
     try:
         backbone: Any = timm.create_model(f"local-dir:{folder}", pretrained=False)
     except (TypeError, ValueError, RuntimeError, KeyError, AssertionError) as error:
-        what = str(error).splitlines()[0]
-        raise UsageError(f"{folder / 'config.json'}: {architecture} cannot be made: {what}") from None
+        raise UsageError(f"{folder / 'config.json'}: {architecture} cannot be made: {first_line(error)}") from None
     if wrong := misfit(backbone.state_dict(), state):
         raise UsageError(f"{folder}: the weights are not those of {architecture}, which config.json names: {wrong}")
     backbone.load_state_dict(state)
@@ -240,7 +239,7 @@ def pretrained(name: str, **changes: Any) -> Any:
     try:
         return timm.create_model(name, pretrained=True, **changes)
     except Exception as error:  # timm, the hub and the net below it each raise their own
-        raise UsageError(f"timm:{name} cannot be had: {(str(error).splitlines() or [repr(error)])[0]}") from None
+        raise UsageError(f"timm:{name} cannot be had: {first_line(error)}") from None
 
 
 def model_folder(path: str | Path) -> Path:
@@ -261,7 +260,7 @@ def download(name: str, files: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(name.removeprefix(HUB), allow_patterns=list(files)))
     except Exception as error:  # the hub's and the net's errors have no common base
-        raise UsageError(f"{name} cannot be had: {(str(error).splitlines() or [repr(error)])[0]}") from None
+        raise UsageError(f"{name} cannot be had: {first_line(error)}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -281,7 +280,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise UsageError(f"{path} is damaged or cut off: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{path} is damaged or cut off: {first_line(error)}") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -297,7 +296,7 @@ def on_device(module: M, device: str) -> M:
     try:
         return module.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"`device` {device!r} cannot be used: {first_line(error)}") from None
 
 
 def check_empty(folder: Path, field: str) -> None:

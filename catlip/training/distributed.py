@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from catlip import machine
-from catlip.errors import UsageError, refusal
+from catlip.errors import UsageError, first_line, refusal
 from catlip.objectives import gather
 from catlip.training.peers import FIND, Peers
 
@@ -119,11 +119,6 @@ def plainly(error: BaseException) -> UsageError | None:
         return None
     why = refusal(error)
     return UsageError(why) if why else None
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its name if it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _is_lost_connection(error: BaseException) -> bool:
