@@ -29,7 +29,8 @@ main{max-width:1080px;margin:0 auto;padding:2rem 1.2rem 4rem}h1{font-size:1.6rem
 h2{font-size:1.15rem;margin:2.2rem 0 .6rem}p,li{max-width:75ch}.soft{color:var(--soft)}
 table{border-collapse:collapse;background:var(--card);border:1px solid var(--line);border-radius:8px}
 th,td{padding:.4rem .9rem;text-align:right;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
-th:first-child,td:first-child{text-align:left}tr:last-child td{border-bottom:0}td:not(:first-child){white-space:nowrap}
+th:first-child,td:first-child,.text td,.text th{text-align:left}tr:last-child td{border-bottom:0}
+td:not(:first-child){white-space:nowrap}
 th{font-weight:600;color:var(--soft)}
 .scroll{overflow-x:auto}.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:.8rem}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.7rem;font-size:13px;
@@ -76,10 +77,11 @@ def code(text: str) -> Html:
     return Html(f"<pre>{escape(text)}</pre>")
 
 
-def table(header: list[str], rows: list[list[str]]) -> Html:
+def table(header: list[str], rows: list[list[str]], *, text: bool = False) -> Html:
+    """text: the cells are words, which begin on the left, and no numbers."""
     head = "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>" if any(header) else ""
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return Html(f'<div class="scroll"><table>{head}{body}</table></div>')
+    return Html(f'<div class="scroll"><table{" class=text" if text else ""}>{head}{body}</table></div>')
 
 
 def tags(words: list[str], good: set[str] | None = None) -> Html:

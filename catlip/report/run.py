@@ -74,7 +74,7 @@ def _numbers(run: Path, card: dict[str, Any], entries: list[dict[str, Any]]) -> 
     }
     rows = [[name, told] for name, told in found.items() if told]
     rows += [["changed on the way", "; ".join(step.get("changed", []))] for step in card.get("history") or []]
-    return page.table(["", ""], rows)
+    return page.table(["", ""], rows, text=True)
 
 
 def _curves(entries: list[dict[str, Any]]) -> list[page.Html]:
