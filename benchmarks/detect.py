@@ -23,7 +23,7 @@ from catlip.data.steps import Step
 from catlip.models.detector import DetectorConfig
 from catlip.models.weights import open_weights
 from catlip.objectives.boxes import BoxObjective
-from catlip.report.detections import DetectConfig, detect
+from catlip.tasks.detect import DetectConfig, detect
 from catlip.training.distributed import World, join
 from catlip.training.optim import OptimConfig
 from catlip.training.precision import DTYPES, choose
@@ -47,13 +47,12 @@ def learn(args: argparse.Namespace) -> None:
         boxes = Path(folder) / "instances_train2017.json"
         boxes.write_text(json.dumps(table))
         began, cpu = time.perf_counter(), time.process_time()
-        out = detect(learning(args, boxes))
+        result = detect(config=learning(args, boxes)).result
         took, used = time.perf_counter() - began, time.process_time() - cpu
-    if not (out / "results.jsonl").is_file():
-        return  # it was asked to stop, and said so; the same command goes on
-    result = json.loads((out / "results.jsonl").read_text().splitlines()[-1])
+    if result is None:
+        return  # stopped; the same command goes on
     print(f"{used / 60:.1f} minutes of one core ({took / 60:.1f} on the clock), the loader's apart")
-    print(f"AP50 on the pictures learned: boxes {result['box']['AP50']:.1f} %, masks {result['mask']['AP50']:.1f} %")
+    print(f"AP50 on the pictures learned: boxes {result.box['AP50']:.1f} %, masks {result.mask['AP50']:.1f} %")
 
 
 def learning(args: argparse.Namespace, boxes: Path) -> DetectConfig:

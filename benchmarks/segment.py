@@ -59,7 +59,7 @@ def measure(args: argparse.Namespace, lr: float, seed: int, untrained: bool) -> 
     ).result
     if found is None:
         sys.exit("stopped; the same command goes on")
-    return found[0]
+    return found.to_json()
 
 
 def main() -> None:

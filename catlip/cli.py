@@ -80,10 +80,12 @@ VERBS = {
         "where in the picture is it? HTML", "catlip.evaluation.grounding", "GroundConfig", "ground", ("run",), BESIDE
     ),
     "segment": Verb(
-        "a class for every pixel: fine-tune, mIoU", "catlip.report.segmentation", "SegmentConfig", "segment", ("run",)
+        "a class for every pixel: fine-tune, mIoU", "catlip.tasks.segment", "SegmentConfig", "segment", ("run",), OUT
     ),
     "bias": Verb("a concept's direction, and without it", "catlip.evaluation.bias", "BiasConfig", "bias", ("run",)),
-    "detect": Verb("boxes and masks: Mask R-CNN. HTML", "catlip.report.detections", "DetectConfig", "detect", ("run",)),
+    "detect": Verb(
+        "boxes and masks: Mask R-CNN. HTML", "catlip.tasks.detect", "DetectConfig", "detect", ("run",), OUT
+    ),
     "convert": Verb(
         "official checkpoint -> run folder", "catlip.export.convert", "ConvertConfig", "convert", ("checkpoint",)
     ),

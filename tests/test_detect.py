@@ -28,9 +28,8 @@ from catlip.models.pyramid import Pyramid, SimplePyramid, freeze_unused
 from catlip.models.weights import load
 from catlip.objectives.boxes import BoxObjective, targets
 from catlip.recipes import RECIPES, load_recipe
-from catlip.report.detections import DetectConfig, detect
-from catlip.tasks.detect import as_coco
-from catlip.tasks.detect import detect as fine_tune
+from catlip.report.results import in_run_folder
+from catlip.tasks.detect import DetectConfig, as_coco, detect
 from catlip.training import checkpoint
 from catlip.training.optim import OptimConfig
 from catlip.training.state import LoopConfig
@@ -210,11 +209,14 @@ def config(train: tuple[str, str], test: tuple[str, str], out: Path, **changes: 
 
 def test_it_learns_to_find_squares(squares, tmp_path: Path) -> None:
     train, test = squares("train", 40), squares("test", 9)
-    out = detect(config(train, test, tmp_path / "run", samples=480, show=3))
-    result = json.loads((out / "results.jsonl").read_text())
-    assert list(result["box"]) == list(NAMES)
-    assert result["box"]["AP50"] > 40
-    assert result["mask"]["AP50"] > 40
+    cfg, out = config(train, test, tmp_path / "run", samples=480, show=3), tmp_path / "run"
+    run = detect(config=cfg)
+    result = run.result
+    assert json.loads((out / "results.jsonl").read_text()) == result.to_json()
+    assert list(result.box) == list(NAMES)
+    assert result.box["AP50"] > 40
+    assert result.mask["AP50"] > 40
+    assert in_run_folder(run, cfg) == out / "detections.html"
     found = json.loads((out / "detections.json").read_text())
     assert {one["category_id"] for one in found} <= {4, 40, 7}
     assert {one["image_id"] for one in found} <= {10 * i for i in range(9)}
@@ -233,7 +235,7 @@ def test_a_killed_run_goes_on_bit_for_bit(squares, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     train, test = squares("few", 5), squares("one", 1)
     whole = config(train, test, tmp_path / "whole")
-    assert fine_tune(config=whole).result is not None
+    assert detect(config=whole).result is not None
     save = checkpoint.save
 
     def save_and_die(folder: Path, state: dict) -> None:
@@ -254,7 +256,7 @@ def test_a_killed_run_goes_on_bit_for_bit(squares, tmp_path: Path) -> None:
     killed.start()
     killed.join(120)
     assert killed.exitcode == -signal.SIGKILL
-    assert fine_tune(config=config(train, test, tmp_path / "killed")).result is not None
+    assert detect(config=config(train, test, tmp_path / "killed")).result is not None
     pairs = zip(weights(tmp_path / "whole").values(), weights(tmp_path / "killed").values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -270,7 +272,7 @@ def test_a_killed_run_goes_on_bit_for_bit(squares, tmp_path: Path) -> None:
 def test_mistakes(change: dict[str, object], says: str, squares, tmp_path: Path) -> None:
     data = squares("bad", 1)
     with pytest.raises(UsageError, match=says):
-        fine_tune(config=config(data, data, tmp_path / "run", **change))
+        detect(config=config(data, data, tmp_path / "run", **change))
     assert not (tmp_path / "run").exists()
 
 
@@ -279,28 +281,30 @@ def test_mistakes_in_the_data(squares, tmp_path: Path) -> None:
     table = json.loads(Path(other[1]).read_text())
     Path(other[1]).write_text(json.dumps({**table, "annotations": []}))
     with pytest.raises(UsageError, match=r"`test_boxes` .* holds no boxes"):
-        fine_tune(config=config(data, other, tmp_path / "run"))
+        detect(config=config(data, other, tmp_path / "run"))
     del table["annotations"][0]["segmentation"]
     Path(other[1]).write_text(json.dumps(table))
     with pytest.raises(UsageError, match=r"1 of 2 boxes have no mask, e.g. in 0.png; `no_masks`"):
-        fine_tune(config=config(data, other, tmp_path / "run"))
+        detect(config=config(data, other, tmp_path / "run"))
     for category in table["categories"]:
         category["name"] += "?"
     table["annotations"] = table["annotations"][1:]
     Path(other[1]).write_text(json.dumps(table))
     with pytest.raises(UsageError, match="has no category of"):
-        fine_tune(config=config(data, other, tmp_path / "run"))
+        detect(config=config(data, other, tmp_path / "run"))
 
 
 def test_the_verb_without_masks(squares, tmp_path: Path) -> None:
     images, boxes = squares("plain", 3)
-    out = cli.run([
+    result = cli.run([
         "detect", "timm:test_vit", "--untrained", "--images", images, "--boxes", boxes,
         "--test-images", images, "--test-boxes", boxes, "--out", str(tmp_path / "run"), "--image-size", "64",
         "--samples", "4", "--batch-size", "2", "--no-masks", "--channels", "8", "--hidden", "16",
         "--device", "cpu",
     ])  # fmt: skip
-    assert "mask" not in json.loads((out / "results.jsonl").read_text())
+    assert "mask" not in json.loads((tmp_path / "run" / "results.jsonl").read_text())
+    assert "COCO's average precision" in str(result)
+    assert (tmp_path / "run" / "detections.html").is_file()
 
 
 def test_recipes() -> None:

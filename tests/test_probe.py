@@ -230,7 +230,7 @@ def test_pictures_that_cannot_be_read_are_counted_and_named(
         device="cpu", watch_limit=0,
     )).result  # fmt: skip
     assert tuned is not None
-    assert (tuned["test"], tuned["unreadable"]) == (100, {"test": 1})
+    assert (tuned.test, tuned.unreadable) == (100, {"test": 1})
 
 
 def test_one_process_probes_and_others_are_refused(

@@ -34,9 +34,8 @@ from catlip.models.segmenter import (
 from catlip.objectives.masks import MaskObjective
 from catlip.recipes import RECIPES, load_recipe
 from catlip.recipes.segment import PICTURES
-from catlip.report.segmentation import segment
-from catlip.tasks.segment import SegmentConfig
-from catlip.tasks.segment import segment as fine_tune
+from catlip.report.results import in_run_folder
+from catlip.tasks.segment import SegmentConfig, segment
 from catlip.training import checkpoint
 from catlip.training.optim import OptimConfig, layer_scales
 from catlip.training.state import LoopConfig
@@ -285,11 +284,12 @@ def test_the_whole_way_learns(tmp_path: Path) -> None:
         data, tmp_path / "run", test=test, samples=600, classes=str(tmp_path / "names.txt"), save_masks=True,
         window=Window(scale=(0.8, 1.5)),
     )  # fmt: skip
-    result = segment(cfg)
-    assert result is not None
-    assert result["miou"] > 55  # at 32 px most of what is missing is edges
-    line = json.loads((tmp_path / "run" / "results.jsonl").read_text())
-    assert line["iou"].keys() == {"street", "<b>red</b>", "green", "blue"}
+    run = segment(config=cfg)
+    result = run.result
+    assert result.miou > 55  # at 32 px most of what is missing is edges
+    assert json.loads((tmp_path / "run" / "results.jsonl").read_text()) == result.to_json()
+    assert in_run_folder(run, cfg) == tmp_path / "run" / "segmentation.html"
+    assert result.iou.keys() == {"street", "<b>red</b>", "green", "blue"}
     page = (tmp_path / "run" / "segmentation.html").read_text()
     assert "&lt;b&gt;red" in page
     assert "<b>red" not in page
@@ -313,7 +313,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(
 ) -> None:
     data, save = write_scenes(tmp_path), checkpoint.save
     changes = {"head": HeadConfig(head=head, head_width=16)}  # pyright: ignore[reportArgumentType]
-    whole = fine_tune(config=config(data, tmp_path / "whole", **changes)).result
+    whole = segment(config=config(data, tmp_path / "whole", **changes)).result
 
     def interrupted(folder: Path, state: dict) -> None:
         save(folder, state)
@@ -321,18 +321,18 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(
 
     monkeypatch.setattr(checkpoint, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(config=config(data, tmp_path / "cut", **changes))
+        segment(config=config(data, tmp_path / "cut", **changes))
     monkeypatch.setattr(checkpoint, "save", save)
-    again = fine_tune(config=config(data, tmp_path / "cut", **changes)).result
+    again = segment(config=config(data, tmp_path / "cut", **changes)).result
     assert whole is not None
     assert again is not None
     for name in ("encoder/model.safetensors", "segmentation.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
-    assert {**whole[0], "seconds": 0} == {**again[0], "seconds": 0}
+    assert {**whole.to_json(), "seconds": 0} == {**again.to_json(), "seconds": 0}
     with pytest.raises(UsageError, match=r"another run.*optim.lr: 0.01 there, 0.5 here"):
-        fine_tune(config=config(data, tmp_path / "cut", optim=OptimConfig(lr=0.5), **changes))
+        segment(config=config(data, tmp_path / "cut", optim=OptimConfig(lr=0.5), **changes))
     with pytest.raises(UsageError, match="cannot go on with objective"):
-        fine_tune(config=config(data, tmp_path / "cut", head=HeadConfig(head_width=8), accept_changes=True))
+        segment(config=config(data, tmp_path / "cut", head=HeadConfig(head_width=8), accept_changes=True))
 
 
 def test_a_run_begins_with_the_encoder_it_is_given(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_run_begins_with_the_encoder_it_is_given(tmp_path: Path) -> None:
     cfg = config(
         data, tmp_path / "out", run=str(tmp_path / "run"), untrained=False, optim=OptimConfig(lr=0.0), samples=8
     )
-    assert fine_tune(config=replace(cfg, loop=LoopConfig(ema=0.0, precision="fp32"))).result is not None
+    assert segment(config=replace(cfg, loop=LoopConfig(ema=0.0, precision="fp32"))).result is not None
     mine = catlip.load(tmp_path / "out")
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), encoder.parameters(), strict=True))
 
@@ -353,11 +353,11 @@ def test_ades_numbers_come_back_in_the_predictions(tmp_path: Path) -> None:
     masks = {"training/a": scene(0) + 1, "validation/b": scene(1) + 1}
     masks["validation/b"][:5] = 0
     folder = write_folder(tmp_path / "ade", "ade", dict(masks))
-    found = fine_tune(
+    found = segment(
         config=config(str(folder), tmp_path / "out", samples=8, save_masks=True, window=Window(short_side=32))
     ).result
     assert found is not None
-    assert found[0]["classes"] == 4
+    assert found.classes == 4
     written = np.asarray(Image.open(tmp_path / "out" / "masks" / "b.png"))
     assert written.shape == (44, 60)
     assert set(np.unique(written)) <= {1, 2, 3, 4}
@@ -380,17 +380,17 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:
         ({"void": (0, 1, 2, 3)}, "not one pixel is of a class"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=says):
-            fine_tune(config=replace(config(data, tmp_path / "run"), **changes))
+            segment(config=replace(config(data, tmp_path / "run"), **changes))
         assert not (tmp_path / "run").exists()
 
 
 def test_classes_without_samples_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "names.txt").write_text("street\nred\ngreen\nblue\nunicorn\n")
     cfg = config(write_scenes(tmp_path), tmp_path / "run", samples=8, classes=str(tmp_path / "names.txt"))
-    found = fine_tune(config=cfg).result
+    found = segment(config=cfg).result
     assert "no pixel of 1 classes: unicorn" in capsys.readouterr().out
     assert found is not None
-    assert found[0]["classes"] == 5
+    assert found.classes == 5
 
 
 def test_the_recipes_are_the_published_ones() -> None:
@@ -436,7 +436,7 @@ def test_the_command_line(tmp_path: Path) -> None:
          str(tmp_path / "run"), "--head", "linear", "--stride", "16", "--image-size", "32", "--scale", "0.5", "1.0",
          "--samples", "8", "--batch-size", "4", "--workers", "1", "--device", "cpu", "--precision", "fp32"]
     )  # fmt: skip
-    assert result["head"] == "linear"
+    assert result.result.head == "linear"
     assert (tmp_path / "run" / "segmentation.html").is_file()
 
 
@@ -447,7 +447,7 @@ def test_camvid_a_few_steps(tmp_path: Path) -> None:
         str(folder / "val-*.tar"), tmp_path / "run", void=(11,), image_size=64, samples=8, show=2,
         window=Window(short_side=64),
     )  # fmt: skip
-    found = fine_tune(config=cfg).result
+    found = segment(config=cfg).result
     assert found is not None
-    assert found[0]["classes"] == 11
-    assert len(found[1]) == 2
+    assert found.classes == 11
+    assert len(found.seen) == 2

@@ -23,7 +23,7 @@ from catlip.data.objects import Objects, encoded, mask_tools
 from catlip.data.order import Order
 from catlip.data.steps import Steps
 from catlip.errors import UsageError
-from catlip.evaluation.detection import average_precision
+from catlip.evaluation.detection import DetectionResult, Shown, average_precision, rounded
 from catlip.models.augment import AugmentConfig
 from catlip.models.detector import DetectorConfig
 from catlip.models.weights import ENCODER_FOLDER, fingerprint, open_weights
@@ -31,7 +31,6 @@ from catlip.notices import say
 from catlip.objectives.boxes import BoxObjective
 from catlip.tasks.pretrain import built_augment, save_rest
 from catlip.training.distributed import World, joined
-from catlip.training.log import append_json, table
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
 from catlip.training.state import LoopConfig
@@ -67,21 +66,11 @@ class DetectConfig(TrainConfig):
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(precision="fp32", ema=0.999))
 
 
-@dataclass(slots=True)
-class Shown:
-    """An image of the test set and what was found in it."""
-
-    image: bytes
-    truth: Objects
-    found: list[dict[str, Any]]  # COCO's results, the surest first
-
-
 def detect(run: Any = None, *, config: DetectConfig | None = None, **settings: Any) -> Run:
     """Fine-tune a detector and measure its AP, or go on with the run in `out`.
 
-    run: an Encoder, a Run, or where one lies. settings: fields of `DetectConfig`. The run's `result` is (a line of
-    OUT/results.jsonl, some of the images, the test set). Raises UsageError for a mistake in settings or data, before
-    training.
+    run: an Encoder, a Run, or where one lies. settings: fields of `DetectConfig`. The run's `result` is a
+    `DetectionResult`, on rank 0. Raises UsageError for a mistake in settings or data, before training.
     """
     cfg = configure(DetectConfig, config, run=run, **settings)
     for name in ("run", "images", "boxes", "test_images", "test_boxes", "out"):
@@ -170,7 +159,7 @@ class DetectTask(Task):
         names = json.dumps(self.data.train.names, indent=2)
         (out / "classes.json").write_text(names + "\n", encoding="utf-8")
 
-    def finish(self, out: Path, world: World) -> tuple[dict[str, Any], list[Shown], Instances] | None:
+    def finish(self, out: Path, world: World) -> DetectionResult | None:
         """Save encoder, pyramid and heads; find what is in the test images; COCO's AP of that."""
         if world.rank:
             return None
@@ -185,23 +174,20 @@ class DetectTask(Task):
         scores: dict[str, Any] = {"box": average_precision(test, found, "bbox")}
         if cfg.objective.masks:
             scores["mask"] = average_precision(test, found, "segm")
-        result = {
-            "task": "detect",
-            **{name: _rounded(score) for name, score in scores.items()},
-            "classes": len(train.names),
-            "train": len(train.pictures),
-            "test": len(test.pictures),
-            "image_size": cfg.image_size,
-            "data": [cfg.boxes, cfg.test_boxes],
-            "encoder": named(cfg.run, cfg.untrained),
-            "detections": len(found),
-            "seconds": round(time.perf_counter() - self.began, 1),
+        result = DetectionResult(
+            **{name: rounded(score) for name, score in scores.items()},
+            classes=len(train.names),
+            train=len(train.pictures),
+            test=len(test.pictures),
+            image_size=cfg.image_size,
+            data=[cfg.boxes, cfg.test_boxes],
+            encoder=named(cfg.run, cfg.untrained),
+            detections=len(found),
+            shown=shown,
             **left_out(test_images=unreadable),
-        }
-        append_json(out / "results.jsonl", result)
-        rows = {f"{name} {part}": _said(value) for name, score in scores.items() for part, value in score.items()}
-        say(table(rows, f"{out}: {len(found):,} detections in {len(test.pictures):,} images"))
-        return result, shown, test
+            seconds=round(time.perf_counter() - self.began, 1),
+        )
+        return result.saved(out)
 
 
 def _search(
@@ -214,7 +200,7 @@ def _search(
     unreadable: Unreadable,
 ) -> tuple[list[dict[str, Any]], list[Shown]]:
     """(all detections as COCO's results, some pictures with theirs)."""
-    ids = dict(zip(test.names, test.ids, strict=True))
+    ids, name_of = dict(zip(test.names, test.ids, strict=True)), dict(zip(test.ids, test.names, strict=True))
     category_of = [ids.get(name) for name in train.names]
     every, found, shown = max(1, len(source) // max(cfg.show, 1)), [], []
     pictures = _detected(objective, source, test, cfg.image_size, device, unreadable)
@@ -222,7 +208,7 @@ def _search(
         here = as_coco(result, truth, placed, category_of)
         found += here
         if number % every == 0 and len(shown) < cfg.show:
-            shown.append(Shown(image, truth, here))
+            shown.append(Shown(image, truth, here, name_of))
     return found, shown
 
 
@@ -278,11 +264,3 @@ def as_coco(result: dict[str, Tensor], truth: Objects, placed: Placed, category_
             entry["segmentation"] = encoded((mask[0, 0] >= 0.5).to(torch.uint8).numpy())
         found.append(entry)
     return found
-
-
-def _rounded(score: dict[str, Any]) -> dict[str, Any]:
-    return {name: None if value is None else round(value, 2) for name, value in score.items()}
-
-
-def _said(value: float | None) -> str:
-    return "none of that size" if value is None else f"{value:.2f} %"

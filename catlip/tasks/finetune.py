@@ -21,7 +21,7 @@ from catlip.data.steps import CurriculumConfig, Steps
 from catlip.data.subsets import fraction_of_each_class, subset, with_classes
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, read_names, rows_of
-from catlip.evaluation.classification import evaluate
+from catlip.evaluation.classification import ClassificationResult, evaluate
 from catlip.evaluation.features import features
 from catlip.evaluation.transfer_init import ALPHA, TransferRows, match_rows, told, transfer_rows
 from catlip.models.augment import AugmentConfig
@@ -32,7 +32,7 @@ from catlip.objectives.classes import Classes, ClassObjective
 from catlip.objectives.synsets import log_odds
 from catlip.tasks.pretrain import built_augment
 from catlip.training.distributed import World, joined
-from catlip.training.log import append_json, table
+from catlip.training.log import table
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
 from catlip.training.runfolder import key_of
@@ -95,9 +95,8 @@ def finetune(
     """Fine-tune an encoder and its new classifier, and measure both on a test set; or go on with the run in `out`.
 
     run: an Encoder, a Run, or where one lies. train_data (the field `train`), test: labelled images, as `catlip.open`
-    takes them. settings: fields of `FinetuneConfig`. The run's `result` has the measures in percent, which are a line
-    of OUT/results.jsonl too; OUT/encoder has the classifier. Raises UsageError for a mistake, before anything is
-    written.
+    takes them. settings: fields of `FinetuneConfig`. The run's `result` is a `ClassificationResult`, on rank 0;
+    OUT/encoder has the classifier. Raises UsageError for a mistake, before anything is written.
     """
     cfg = configure(FinetuneConfig, config, run=run, train=train_data, test=test, **settings)
     for name in ("run", "train", "test", "out"):
@@ -281,7 +280,7 @@ class FinetuneTask(Task):
             some = test
         return lambda task: evaluate(task.objective, some, world.device)
 
-    def finish(self, out: Path, world: World) -> dict[str, Any] | None:
+    def finish(self, out: Path, world: World) -> ClassificationResult | None:
         """Save the encoder with its classifier, and measure it on the whole test set."""
         if world.rank:
             return None
@@ -293,36 +292,25 @@ class FinetuneTask(Task):
         self.encoder.save(out / ENCODER_FOLDER, self.objective.head, label_names=names, multi_label=sets.multi)
         unreadable = Unreadable()
         measured = evaluate(self.objective, sets.test, world.device, unreadable)
-        found = {name: round(value, 2) for name, value in measured.items()}
-        tested = len(sets.test) - len(unreadable.reasons)
-        result = {
-            "task": "finetune",
-            **found,
-            "classes": len(names),
-            "train": len(sets.train),
-            "test": tested,
-            "fraction": cfg.fraction,
-            "head": cfg.init,
-            "wise": cfg.wise,
-            "image_size": self.encoder.image_size,
-            "data": [plain(cfg.train), plain(cfg.test)],
-            "encoder": named(cfg.run, cfg.untrained),
-            "backbone": self.encoder.architecture,
+        often = sets.train.counts().argmax()
+        result = ClassificationResult(
+            **{name: round(value, 2) for name, value in measured.items()},
+            classes=len(names),
+            train=len(sets.train),
+            test=len(sets.test) - len(unreadable.reasons),
+            fraction=cfg.fraction,
+            head=cfg.init,
+            wise=cfg.wise,
+            image_size=self.encoder.image_size,
+            data=[plain(cfg.train), plain(cfg.test)],
+            encoder=named(cfg.run, cfg.untrained),
+            backbone=self.encoder.architecture,
+            names=self.names or {},
+            baseline=None if sets.multi else 100 * float((sets.test.labels == often).mean()),
             **left_out(test=unreadable),
-            **({"names": self.names} if self.names else {}),
-            "seconds": round(time.perf_counter() - self.began, 1),
-        }
-        append_json(out / "results.jsonl", result)
-        rows = {
-            told: f"{found[name]:.2f} %" + (f" (at most {off:.2f} off)" if (off := found.get(f"{name}_error")) else "")
-            for name, told in TOLD.items()
-            if name in found
-        }
-        if not sets.multi:
-            often = sets.train.counts().argmax()
-            rows["the commonest class of `train`"] = f"{100 * (sets.test.labels == often).mean():.2f} %"
-        say(table(rows, f"{out}: {len(names)} classes, {len(sets.train):,} to learn, {tested:,} to test"))
-        return result
+            seconds=round(time.perf_counter() - self.began, 1),
+        )
+        return result.saved(out)
 
 
 def class_hash(sets: Sets) -> str:

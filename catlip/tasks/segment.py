@@ -31,13 +31,12 @@ from catlip.data.order import Order
 from catlip.data.steps import Steps
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import read_names
-from catlip.evaluation.segmentation import Fit, confusion, file_names, fit_of, save_mask
+from catlip.evaluation.segmentation import Seen, SegmentationResult, confusion, file_names, fit_of, save_mask
 from catlip.models.segmenter import HeadConfig, SegmentationCard, load_segmenter, open_encoder, save_segmenter
 from catlip.models.weights import fingerprint
 from catlip.notices import say
 from catlip.objectives.masks import MaskObjective
 from catlip.training.distributed import World, all_gather, all_reduce, any_rank, joined
-from catlip.training.log import append_json, table
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
 from catlip.training.task import Task, named
@@ -68,24 +67,13 @@ class SegmentConfig(TrainConfig):
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=3e-4))
 
 
-@dataclass(slots=True)
-class Seen:
-    """A test picture and what became of it, small."""
-
-    key: str
-    pixels: np.ndarray  # uint8 [h, w, 3]
-    truth: np.ndarray  # uint8 [h, w]: a class, or VOID
-    predicted: np.ndarray  # uint8 [h, w]
-    accuracy: float  # percent of its pixels that have a class; NaN if none has
-
-
 def segment(
     run: Any = None, train_data: Any = None, test: Any = None, *, config: SegmentConfig | None = None, **settings: Any
 ) -> Run:
     """Train, save and test; or go on with the run in `out`.
 
     run: an Encoder, a Run, or where one lies. train_data (the field `train`), test: images with masks. settings: fields
-    of `SegmentConfig`. The run's `result` is (a line of OUT/results.jsonl, some of the images) on rank 0. Raises
+    of `SegmentConfig`. The run's `result` is a `SegmentationResult`, on rank 0. Raises
     UsageError for a mistake in settings, images or masks, before anything is written.
     """
     cfg = configure(SegmentConfig, config, run=run, train=train_data, test=test, **settings)
@@ -157,7 +145,7 @@ class SegmentTask(Task):
             "objective": {"head": asdict(cfg.head), "names": classes.names, "void": classes.void},
         }
 
-    def finish(self, out: Path, world: World) -> tuple[dict[str, Any], list[Seen]] | None:
+    def finish(self, out: Path, world: World) -> SegmentationResult | None:
         """Save encoder and head; the processes test them together."""
         cfg, classes = self.cfg, self.data.classes
         if world.rank == 0:
@@ -175,11 +163,30 @@ class SegmentTask(Task):
         if world.rank:
             return None
         tested = len(self.data.test) - len(unreadable.reasons)
-        result = _result(cfg, classes, fit_of(matrix), self.data.n_train, tested, time.perf_counter() - self.began)
-        result |= left_out(test=unreadable)
-        append_json(out / "results.jsonl", result)
-        _say(result, cfg)
-        return result, seen
+        fit = fit_of(matrix)
+        iou = zip(classes.names, fit.iou, strict=True)
+        result = SegmentationResult(
+            miou=round(fit.miou, 2),
+            mean_accuracy=round(fit.mean_accuracy, 2),
+            pixel_accuracy=round(fit.pixel_accuracy, 2),
+            classes=len(classes),
+            train=self.data.n_train,
+            test=tested,
+            samples=cfg.samples or None,
+            epochs=cfg.epochs or None,
+            head=cfg.head.head,
+            stride=cfg.head.stride,
+            image_size=cfg.image_size,
+            short_side=cfg.window.short_side,
+            iou={name: None if value != value else round(value, 2) for name, value in iou},
+            pixels=dict(zip(classes.names, fit.pixels, strict=True)),
+            data=[plain(cfg.train), plain(cfg.test)],
+            encoder=named(cfg.run, cfg.untrained),
+            seen=seen,
+            **left_out(test=unreadable),
+            seconds=round(time.perf_counter() - self.began, 1),
+        )
+        return result.saved(out)
 
 
 def _look(cfg: SegmentConfig, train: Dataset, test: Dataset, names: list[str], world: World) -> Classes:
@@ -247,44 +254,3 @@ def _small(key: str, pixels: np.ndarray, truth: np.ndarray, predicted: np.ndarra
         np.asarray(Image.fromarray(m).resize(picture.size, Image.Resampling.NEAREST)) for m in (truth, predicted)
     ]
     return Seen(key, np.asarray(picture), nearest[0], nearest[1], accuracy if (truth != VOID).any() else float("nan"))
-
-
-def _result(cfg: SegmentConfig, classes: Classes, fit: Fit, train: int, test: int, seconds: float) -> dict[str, Any]:
-    iou = {
-        name: None if value != value else round(value, 2) for name, value in zip(classes.names, fit.iou, strict=True)
-    }
-    return {
-        "task": "segment",
-        "miou": round(fit.miou, 2),
-        "mean_accuracy": round(fit.mean_accuracy, 2),
-        "pixel_accuracy": round(fit.pixel_accuracy, 2),
-        "classes": len(classes),
-        "train": train,
-        "test": test,
-        "samples": cfg.samples or None,
-        "epochs": cfg.epochs or None,
-        "head": cfg.head.head,
-        "stride": cfg.head.stride,
-        "image_size": cfg.image_size,
-        "short_side": cfg.window.short_side,
-        "iou": iou,
-        "pixels": dict(zip(classes.names, fit.pixels, strict=True)),
-        "data": [plain(cfg.train), plain(cfg.test)],
-        "encoder": named(cfg.run, cfg.untrained),
-        "seconds": round(seconds, 1),
-    }
-
-
-def _say(result: dict[str, Any], cfg: SegmentConfig) -> None:
-    shown = sorted(result["iou"].items(), key=lambda entry: -1 if entry[1] is None else entry[1], reverse=True)
-    rows = {"mIoU": f"{result['miou']:.2f} %", "pixels right": f"{result['pixel_accuracy']:.2f} %"}
-    rows |= {name: "not in the test, nor predicted" if v is None else f"{v:.2f} %" for name, v in shown[:40]}
-    say(
-        table(
-            rows,
-            f"{result['encoder']}: {result['classes']} classes, {result['train']:,} pictures to train on, "
-            f"{result['test']:,} to test at their own size",
-        )
-    )
-    if len(shown) > 40:
-        say(f"  {len(shown) - 40} more classes in {Path(cfg.out) / 'results.jsonl'}")
