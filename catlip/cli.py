@@ -83,9 +83,7 @@ VERBS = {
         "a class for every pixel: fine-tune, mIoU", "catlip.tasks.segment", "SegmentConfig", "segment", ("run",), OUT
     ),
     "bias": Verb("a concept's direction, and without it", "catlip.evaluation.bias", "BiasConfig", "bias", ("run",)),
-    "detect": Verb(
-        "boxes and masks: Mask R-CNN. HTML", "catlip.tasks.detect", "DetectConfig", "detect", ("run",), OUT
-    ),
+    "detect": Verb("boxes and masks: Mask R-CNN. HTML", "catlip.tasks.detect", "DetectConfig", "detect", ("run",), OUT),
     "convert": Verb(
         "official checkpoint -> run folder", "catlip.export.convert", "ConvertConfig", "convert", ("checkpoint",)
     ),

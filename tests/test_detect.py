@@ -246,7 +246,7 @@ def test_a_killed_run_goes_on_bit_for_bit(squares, tmp_path: Path) -> None:
     def run() -> None:
         torch.set_num_threads(1)
         with mock.patch.object(checkpoint, "save", save_and_die):
-            fine_tune(
+            detect(
                 config=config(
                     train, test, tmp_path / "killed", loop=LoopConfig(ema=0.9, precision="fp32", save_every=12)
                 )

@@ -2,9 +2,9 @@
 and what is said of sets and settings that cannot be."""
 
 import json
-import re
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -499,7 +499,7 @@ def test_a_recipe_gives_way_to_what_is_asked_for(start: str, sets: tuple[str, st
         str(tmp_path / "out"), "--image-size", "32", "--scales", "24", "32", "--samples", "48", "--batch-size", "24",
         "--device", "cpu",
     ])  # fmt: skip
-    assert result.image_size == 32
+    assert result.result.image_size == 32
     card = json.loads((tmp_path / "out" / "config.json").read_text())["config"]
     assert (card["samples"], card["epochs"], card["optim"]["lr"]) == (48, 0.0, 3e-5)
 

@@ -361,7 +361,7 @@ def test_ades_numbers_come_back_in_the_predictions(tmp_path: Path) -> None:
     written = np.asarray(Image.open(tmp_path / "out" / "masks" / "b.png"))
     assert written.shape == (44, 60)
     assert set(np.unique(written)) <= {1, 2, 3, 4}
-    assert sum(found[0]["pixels"].values()) == 39 * 60
+    assert sum(found.pixels.values()) == 39 * 60
     assert len(found[1]) == 1
 
 

@@ -77,6 +77,9 @@ class ClassificationResult(Result):
         started = [Table("What each class started from", list(self.names.items()))] if self.names else []
         return [Table(title, rows), *started]
 
+    def table(self) -> str:
+        return str(self.tables()[0])  # what the classes started from was said before the run
+
 
 def combine(logits: Tensor, rows: Sequence[Sequence[int]], calibrate: bool) -> Tensor:
     """Scores of classes that stand for several rows each: logits [N, V] -> [N, len(rows)]; -inf without rows.

@@ -22,18 +22,23 @@ class Table:
     header: Sequence[str] = ()
     note: str = ""
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the cells behind the names are words: they begin on the left, numbers end on the right."""
+        return any(row[1][:1].isalpha() for row in self.rows if len(row) > 1)
+
     def __str__(self) -> str:
-        """Columns of equal width, the numbers to the right."""
         lines = [list(row) for row in ([self.header] if self.header else []) + list(self.rows)]
         widths = [max(len(row[i]) for row in lines if i < len(row)) for i in range(max(map(len, lines), default=0))]
+        side = "<" if self.is_text else ">"
         told = [
-            "  ".join([f"  {row[0]:<{widths[0]}}", *(f"{cell:>{widths[i]}}" for i, cell in enumerate(row[1:], 1))])
+            "  ".join([f"  {row[0]:<{widths[0]}}", *(f"{cell:{side}{widths[i]}}" for i, cell in enumerate(row) if i)])
             for row in lines
         ]
         return "\n".join([self.title, *(line.rstrip() for line in told), *([f"  {self.note}"] if self.note else [])])
 
     def html(self) -> page.Html:
-        parts = [page.table(list(self.header), [list(row) for row in self.rows])]
+        parts = [page.table(list(self.header), [list(row) for row in self.rows], text=self.is_text)]
         return page.join([*parts, page.paragraph(self.note, soft=True)] if self.note else parts)
 
 
@@ -58,7 +63,7 @@ class Result:
         raise NotImplementedError
 
     def drawings(self) -> list[page.Html]:
-        """What the page shows below the tables."""
+        """What the page shows below the first table."""
         return []
 
     def table(self) -> str:
@@ -78,10 +83,10 @@ class Result:
     def to_html(self) -> str:
         """A self-contained page."""
         first, *rest = self.tables()
-        parts = [page.paragraph(first.title, soft=True), first.html()]
+        parts = [page.paragraph(first.title, soft=True), first.html(), *self.drawings()]
         for part in rest:
             parts += [page.heading(part.title), part.html()]
-        return page.page(self.heading, *parts, *self.drawings())
+        return page.page(self.heading, *parts)
 
     def saved(self, run: Any) -> Self:
         """This result, after a line is added to results.jsonl of a run folder, or of a Run.
