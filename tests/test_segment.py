@@ -362,7 +362,7 @@ def test_ades_numbers_come_back_in_the_predictions(tmp_path: Path) -> None:
     assert written.shape == (44, 60)
     assert set(np.unique(written)) <= {1, 2, 3, 4}
     assert sum(found.pixels.values()) == 39 * 60
-    assert len(found[1]) == 1
+    assert len(found.seen) == 1
 
 
 def test_mistakes_are_told_before_anything_is_written(tmp_path: Path) -> None:

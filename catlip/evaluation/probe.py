@@ -131,7 +131,11 @@ class ProbeResult(Result):
         header = ["labels", "linear probe", *transfer, nearest]
         times = f"{several} random parts" if several > 1 else "all"
         found = [Table(title.format(times), [*rows, chance], header)]
-        return [*found, Table("Classes, and the rows of the classifier that they start from", list(self.names.items()))] if self.names else found
+        if self.names:
+            found.append(
+                Table("Classes, and the rows of the classifier that they start from", list(self.names.items()))
+            )
+        return found
 
     def drawings(self) -> list[page.Html]:
         return drawn_curves([self.to_json()]) if len(self.curve) > 1 else []
