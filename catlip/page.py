@@ -80,7 +80,9 @@ def code(text: str) -> Html:
 def table(header: list[str], rows: list[list[str]], *, text: bool = False) -> Html:
     """text: the cells are words, which begin on the left, and no numbers."""
     head = "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>" if any(header) else ""
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    width = max((len(row) for row in rows), default=0)
+    full = ([*row, *[""] * (width - len(row))] for row in rows)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in full)
     return Html(f'<div class="scroll"><table{" class=text" if text else ""}>{head}{body}</table></div>')
 
 

@@ -9,7 +9,7 @@ from catlip.errors import UsageError
 from catlip.evaluation.probe import ProbeResult
 from catlip.recipes import compare as comparing
 from catlip.recipes.compare import CompareConfig, compare
-from catlip.report.comparison import Run, summarise
+from catlip.report.comparison import ComparedRun, summarise
 from catlip.tasks.pretrain import PretrainConfig
 from tests.conftest import write_coloured
 
@@ -123,9 +123,9 @@ def test_mistakes_are_found_before_anything_is_trained(settings: dict) -> None:
 
 
 def test_a_summary_is_of_runs_that_differ_in_the_seed_alone() -> None:
-    def run(objective: str, seed: int, probe: float, samples: int = 100) -> Run:
+    def run(objective: str, seed: int, probe: float, samples: int = 100) -> ComparedRun:
         recall = {"text": {"text_to_image": {"r@10": probe / 2}}} if objective == "clip" else {}
-        return Run("runs", objective, 1e-3, 24, samples, seed, probe, probe - 10, recall)
+        return ComparedRun("runs", objective, 1e-3, 24, samples, seed, probe, probe - 10, recall)
 
     runs = [run("clip", 0, 50), run("clip", 1, 54), run("synsets", 0, 60), run("synsets", 0, 40, samples=50)]
     told = summarise(runs, {"clip": 10.0, "synsets": 20.0})

@@ -88,9 +88,9 @@ class BiasResult(Result):
             f"{self.encoder}, {self.route} route: {self.groups[0]:,} pictures of {first!r} and the like, "
             f"{self.groups[1]:,} of {second!r}"
         )
-        note = f"effect size, + leans to {first!r}; 95 % interval; * p < 0.05, {len(self.effects)} tests"
+        note = f"Effect size, + leans to {first!r}; 95 % interval; * p < 0.05, {len(self.effects)} tests"
         if self.left_out:
-            note += f"; left out, no rows of their own: {', '.join(self.left_out)}"
+            note += f". Left out, no rows of their own: {', '.join(self.left_out)}"
         return [Table(title, rows, ["", "before", "after"], note)]
 
 

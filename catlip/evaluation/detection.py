@@ -86,7 +86,7 @@ class DetectionResult(Result):
             f"{self.test:,} pictures"
         )
         rows = [[kind, *map(percent, getattr(self, kind).values())] for kind in ("box", "mask") if getattr(self, kind)]
-        note = "COCO's average precision; small: below 32 x 32 pixels, large: from 96 x 96 on"
+        note = "COCO's average precision. Small: below 32 x 32 pixels, large: from 96 x 96 on"
         return [Table(title, rows, ["", *self.box], note)]
 
     def drawings(self) -> list[page.Html]:

@@ -113,7 +113,7 @@ class GroundResult(Result):
 
     def tables(self) -> list[Table]:
         lost = [name for name, told in self.names.items() if told.startswith("missing")]
-        note = f"left out, no synset near them in the vocabulary: {', '.join(lost)}" if lost else ""
+        note = f"Left out, no synset near them in the vocabulary: {', '.join(lost)}" if lost else ""
         if not self.pointing:
             title = f"{self.encoder}, {self.route} route: {self.pictures:,} pictures at {self.image_size} px"
             return [Table(title, [], note=note)]
@@ -129,8 +129,11 @@ class GroundResult(Result):
             f"{self.encoder}, {self.route} route: {self.rounds:,} rounds in {self.pictures:,} pictures, "
             f"{self.categories} categories, mean over categories"
         )
-        hard = "hard: the boxes cover less than a quarter of the picture, and it shows another category"
-        return [Table(title, rows, ["", "all rounds", "hard rounds"], "; ".join(filter(None, [hard, note])))]
+        hard = (
+            "A round is won if the point that answers most lies in a box of the category. Hard: the boxes cover less "
+            "than a quarter of the picture, and it shows another category"
+        )
+        return [Table(title, rows, ["", "all rounds", "hard rounds"], ". ".join(filter(None, [hard, note])))]
 
     def drawings(self) -> list[page.Html]:
         cards = [

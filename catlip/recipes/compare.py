@@ -32,7 +32,7 @@ from catlip.notices import say
 from catlip.recipes import load_recipe
 from catlip.recipes.objectives import OBJECTIVES, label_of, objective_named
 from catlip.report import comparison
-from catlip.report.comparison import Run
+from catlip.report.comparison import ComparedRun
 from catlip.tasks.pretrain import PretrainConfig, pretrain, speed_of
 from catlip.training.distributed import pick_device
 from catlip.training.log import table
@@ -242,7 +242,7 @@ def finish(cfg: CompareConfig, speeds: dict[str, float], key: str) -> Path:
     out = Path(cfg.out)
     found = [path for path in sorted(out.glob(f"*/*/{RESULT}")) if path.parent.parent.name != "search"]
     ours = [path for path in found if path.parent.name.endswith(f"-{key}")]
-    runs = [Run(kind=path.parent.parent.name, **json.loads(path.read_text(encoding="utf-8"))) for path in ours]
+    runs = [ComparedRun(kind=path.parent.parent.name, **json.loads(path.read_text(encoding="utf-8"))) for path in ours]
     if others := len(found) - len(ours):
         say(f"{out}: {others} results with other data, vocabulary or recipe are left there and not counted")
     told = comparison.summarise(runs, speeds)
@@ -251,6 +251,6 @@ def finish(cfg: CompareConfig, speeds: dict[str, float], key: str) -> Path:
     summaries = [s.card() for s in told]
     write_text(out / "compare.json", json.dumps({"speeds": speeds, "summaries": summaries}, indent=2) + "\n")
     recipe = load_recipe(cfg.recipe)
-    page = comparison.write(out, runs, told, f"{recipe.backbone} at {recipe.image_size} px on {cfg.data}")
+    page = comparison.write_report(out, runs, told, f"{recipe.backbone} at {recipe.image_size} px on {cfg.data}")
     say(f"{page}: the comparison")
     return page

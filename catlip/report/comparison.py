@@ -1,4 +1,4 @@
-"""Objectives side by side: what they cost and what their encoders can do. One HTML file, one table, three figures."""
+"""Objectives side by side: what they cost and what their encoders can do, on one page."""
 
 import statistics
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ FILE = "compare.html"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ComparedRun:
     """A finished run of the comparison."""
 
     kind: str  # runs, equal_time or batch_sizes
@@ -52,16 +52,16 @@ class Summary:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def summarise(runs: list[Run], speeds: dict[str, float]) -> list[Summary]:
+def summarise(runs: list[ComparedRun], speeds: dict[str, float]) -> list[Summary]:
     """One line an objective, budget, batch size and learning rate; the best probe first. speeds: images/s."""
-    groups: dict[tuple[str, str, float, int, int], list[Run]] = {}
+    groups: dict[tuple[str, str, float, int, int], list[ComparedRun]] = {}
     for run in runs:
         groups.setdefault((run.kind, run.objective, run.lr, run.batch_size, run.samples), []).append(run)
     found = [_summary(some, speeds[some[0].objective]) for some in groups.values()]
     return sorted(found, key=lambda s: (s.kind, -s.linear_probe))
 
 
-def _summary(runs: list[Run], speed: float) -> Summary:
+def _summary(runs: list[ComparedRun], speed: float) -> Summary:
     first, accuracies = runs[0], [run.linear_probe for run in runs]
     routes = [route for route in ("text", "head") if all(route in run.retrieve for run in runs)]
     recalls = {r: statistics.mean(run.retrieve[r]["text_to_image"]["r@10"] for run in runs) for r in routes}
@@ -82,7 +82,7 @@ def _summary(runs: list[Run], speed: float) -> Summary:
     )
 
 
-def write(out: Path, runs: list[Run], summaries: list[Summary], about: str) -> Path:
+def write_report(out: Path, runs: list[ComparedRun], summaries: list[Summary], about: str) -> Path:
     """compare.html in `out`."""
     parts = [page.paragraph(f"{about}. Same encoder, data, order of samples and augmentation for all.", soft=True)]
     equal = [s for s in summaries if s.kind == "runs"]
@@ -124,7 +124,7 @@ def _row(s: Summary) -> list[str]:
     ]
 
 
-def _cost(runs: list[Run], summaries: list[Summary]) -> page.Html:
+def _cost(runs: list[ComparedRun], summaries: list[Summary]) -> page.Html:
     """A dot a run; seconds follow from the measured speed, so runs of an objective stand above one another."""
     seconds = {(s.kind, s.objective, s.samples): s.seconds for s in summaries}
     series = []
