@@ -5,6 +5,7 @@ their size and in the encoder's input space.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,23 +163,30 @@ class TrainedDetector:
         decode_part(image, choose)
         device = next(self.model.parameters()).device
         result = self.model.detect(self.model.encoder.normalize(canvas[None].to(device)))[0]
-        boxes = torch.minimum(
-            (result["boxes"].cpu() / torch.tensor(placed.scale * 2)).clamp_min(0), torch.tensor(size * 2)
-        )
-        found = []
-        for row, score in enumerate(result["scores"].tolist()):
-            if score < min_score:
-                continue
-            mask = None
-            if "masks" in result:  # one by one: a hundred masks of a large photo are gigabytes
-                pasted = paste_masks_in_image(
-                    result["masks"][row : row + 1].cpu(), boxes[row : row + 1], (size[1], size[0])
-                )
-                mask = (pasted[0, 0] >= 0.5).numpy()
-            left, top, right, bottom = boxes[row].tolist()
-            name = self.names[int(result["labels"][row]) - 1]
-            found.append(Detection(name, score, (left, top, right, bottom), mask))
-        return found
+        return [
+            Detection(self.names[label - 1], score, box, mask)
+            for label, score, box, mask in in_image(result, placed, *size)
+            if score >= min_score
+        ]
+
+
+def in_image(
+    result: dict[str, Tensor], placed: Placed, width: int, height: int
+) -> Iterator[tuple[int, float, tuple[float, float, float, float], np.ndarray | None]]:
+    """What `detect` found on a canvas -> (class from 1 on, score, box, bool mask [height, width]) in the image that was
+    placed there; boxes that have no area in it are left out. One at a time: a hundred masks of a large photo are
+    gigabytes."""
+    scale, limits = torch.tensor(placed.scale * 2), torch.tensor([width, height] * 2)
+    boxes = torch.minimum((result["boxes"].cpu() / scale).clamp_min(0), limits)
+    for row, box in enumerate(boxes):
+        left, top, right, bottom = box.tolist()
+        if right <= left or bottom <= top:
+            continue
+        mask = None
+        if "masks" in result:
+            pasted = paste_masks_in_image(result["masks"][row : row + 1].cpu(), box[None], (height, width))
+            mask = (pasted[0, 0] >= 0.5).numpy()
+        yield int(result["labels"][row]), float(result["scores"][row]), (left, top, right, bottom), mask
 
 
 def load_detector(run: Source, device: str = "auto") -> TrainedDetector:

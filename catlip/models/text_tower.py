@@ -25,7 +25,7 @@ class TextConfig:
 
 
 class TextTower(nn.Module):
-    """tokens int64 [B, T], T <= context, padded with 0 -> [B, embed]. The end mark is the highest id of a row."""
+    """tokens int64 [B, T], T <= context, padded with 0 -> [B, embed]. EOS is the highest id of a row."""
 
     def __init__(self, vocab_size: int, context: int, cfg: TextConfig, embed: int) -> None:
         """vocab_size, context: of the tokenizer. Raises UsageError for a width that heads of 64 do not fill."""
@@ -49,10 +49,10 @@ class TextTower(nn.Module):
         if length > self.context:
             raise UsageError(f"captions of {length} tokens for a text tower with `context` {self.context}")
         x = self.token_embedding(tokens) + self.positional_embedding[:length]
-        # If causal, nothing after the end mark reaches it, so that padding needs no mask.
+        # If causal, nothing after EOS reaches it, so that padding needs no mask.
         later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         x = self.transformer(x, later if self.causal else tokens == 0, self.causal)
-        # Only the end mark's place is used: the last norm and the projection need no other.
+        # Only the output at EOS is used: the last norm and the projection need no other.
         x = self.ln_final(x[torch.arange(len(x), device=x.device), tokens.argmax(1)])
         return x @ self.text_projection
 

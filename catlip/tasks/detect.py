@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from catlip.config import configure
 from catlip.data.batches import Batches
@@ -25,7 +24,7 @@ from catlip.data.steps import Steps
 from catlip.errors import UsageError
 from catlip.evaluation.detection import DetectionResult, Shown, average_precision, rounded
 from catlip.models.augment import AugmentConfig
-from catlip.models.detector import DetectorConfig
+from catlip.models.detector import DetectorConfig, in_image
 from catlip.models.weights import ENCODER_FOLDER, fingerprint, open_weights
 from catlip.notices import say
 from catlip.objectives.boxes import BoxObjective
@@ -242,16 +241,10 @@ def _detected(
 def as_coco(result: dict[str, Tensor], truth: Objects, placed: Placed, category_of: list[Any]) -> list[dict[str, Any]]:
     """Detections on the canvas -> COCO's results in pixels of the picture. category_of: the test file's id of each
     class, None for classes that it does not have."""
-    by = torch.tensor(placed.scale * 2)
-    limits = torch.tensor([truth.width, truth.height] * 2)
-    boxes = torch.minimum((result["boxes"].cpu() / by).clamp_min(0), limits)
     found = []
-    for row, (box, label, score) in enumerate(
-        zip(boxes, result["labels"].tolist(), result["scores"].tolist(), strict=True)
-    ):
-        x0, y0, x1, y1 = box.tolist()
+    for label, score, (x0, y0, x1, y1), mask in in_image(result, placed, truth.width, truth.height):
         category = category_of[label - 1]
-        if category is None or x1 <= x0 or y1 <= y0:
+        if category is None:
             continue
         entry = {
             "image_id": truth.id,
@@ -259,8 +252,7 @@ def as_coco(result: dict[str, Tensor], truth: Objects, placed: Placed, category_
             "score": round(score, 5),
             "bbox": [round(side, 2) for side in (x0, y0, x1 - x0, y1 - y0)],
         }
-        if "masks" in result:  # one by one: a hundred masks of a large photo are gigabytes
-            mask = paste_masks_in_image(result["masks"][row : row + 1].cpu(), box[None], (truth.height, truth.width))
-            entry["segmentation"] = encoded((mask[0, 0] >= 0.5).to(torch.uint8).numpy())
+        if mask is not None:
+            entry["segmentation"] = encoded(mask.astype("uint8"))
         found.append(entry)
     return found
