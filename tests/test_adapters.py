@@ -178,6 +178,15 @@ def test_classes(form: str, tmp_path: Path) -> None:
     assert open_dataset(str(tmp_path / "shards"), target="classes").labels.size == COUNT
 
 
+def test_a_stated_fingerprint_keeps_the_classes() -> None:
+    data = open_dataset([(encoded(i), i % 4) for i in range(8)])
+    stated = open_dataset(data, fingerprint="v1")
+    assert stated.fingerprint() == ["v1", 8]
+    assert (stated.classes, stated.labels.tolist()) == (data.classes, data.labels.tolist())
+    assert [sample.target for sample in stated] == [sample.target for sample in data]
+    assert open_dataset(stated, target="classes") is stated
+
+
 def test_several_classes_an_image() -> None:
     data = [(encoded(0), ["cat", "dog"]), (encoded(1), []), (encoded(2), ["dog"])]
     found = open_dataset(data, target="classes")

@@ -8,6 +8,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,11 @@ class Adapted(Dataset):
     def fingerprint(self) -> list[Any]:
         if self.stated is not None:
             return [self.stated, len(self)]
-        if self.in_memory and (digest := self._digest()):
-            return [digest, len(self)]
+        if self.in_memory and self._digest:
+            return [self._digest, len(self)]
         return super().fingerprint()
 
+    @cached_property
     def _digest(self) -> str:
         """Of all items; "" if there is too much to hash."""
         found, hashed = hashlib.sha256(), 0
@@ -174,6 +176,9 @@ class Stated(Subset):
     def __init__(self, dataset: Dataset, fingerprint: str) -> None:
         super().__init__(dataset, np.arange(len(dataset)))
         self.described, self.stated = dataset.described, fingerprint
+        if dataset.has_classes:
+            self.classes, self.multi = dataset.classes, dataset.multi
+            self.labels, self.offsets = dataset.labels, dataset.offsets
 
     def fingerprint(self) -> list[Any]:
         return [self.stated, len(self)]

@@ -27,22 +27,10 @@ from catlip.data.tables import (
 from catlip.data.tars import TarDataset
 from catlip.errors import UsageError
 
-KEY_COLUMNS = [
-    "key",
-    "__key__",
-    "uid",
-    "id",
-    "sample_id",
-    "url",
-    "image_url",
-    "image",
-    "filepath",
-    "image_path",
-    "path",
-    "file",
-    "filename",
-    "file_name",
-]
+KEY_COLUMNS = (
+    "key", "__key__", "uid", "id", "sample_id", "url", "image_url", "image", "filepath", "image_path", "path", "file",
+    "filename", "file_name",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

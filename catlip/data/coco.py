@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from catlip.data.files import expand
-from catlip.data.image_files import TEXTS, PathDataset, path_dataset, plain, without_captions
+from catlip.data.image_files import PathDataset, image_table, path_dataset, plain, without_captions
 from catlip.data.image_lookup import FolderImages, NamedImages, TarImages, find_images
 from catlip.data.images import MAX_PIXELS
 from catlip.data.objects import Mask, Objects, RunLengths, run_lengths
@@ -58,20 +57,8 @@ def coco_caption_dataset(path: Path) -> PathDataset:
     if not found:
         raise UsageError(f"{path} names no pictures with captions")
     pictures, where, troubles = find_images(path, list(found))
-    table = pa.table(
-        {
-            "image": pa.array(list(found), pa.large_string()),
-            "folder": pa.array(np.zeros(len(found), np.uint32)),
-            "captions": pa.array([captions for captions, _ in found.values()], TEXTS),
-            "rest": pa.array(
-                [
-                    json.dumps(plain((k, v) for k, v in image.items() if k != "file_name"))
-                    for _, image in found.values()
-                ],
-                pa.large_string(),
-            ),
-        }
-    )
+    rest = [json.dumps(plain((k, v) for k, v in image.items() if k != "file_name")) for _, image in found.values()]
+    table = image_table(list(found), [captions for captions, _ in found.values()], rest)
     facts = [path.name, path.stat().st_size]
     described = f" of {where} with COCO captions{without_captions(table)}"
     return PathDataset(str(path), described, table, pictures, [len(found)], troubles, facts)

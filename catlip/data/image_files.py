@@ -158,6 +158,23 @@ def plain(cells: Any) -> dict[str, Any]:
     return found
 
 
+def image_table(
+    names: Sequence[str],
+    captions: Sequence[list[str]] | None = None,
+    rest: Sequence[str] | None = None,
+    folder: int = 0,
+) -> pa.Table:
+    """The table of a `PathDataset`."""
+    return pa.table(
+        {
+            "image": pa.array(names, pa.large_string()),
+            "folder": pa.array(np.full(len(names), folder, np.uint32)),
+            "captions": pa.array(captions or [[]] * len(names), TEXTS),
+            "rest": pa.array(rest or [None] * len(names), pa.large_string()),
+        }
+    )
+
+
 def path_dataset(
     name: str,
     files: Sequence[str],
@@ -168,14 +185,7 @@ def path_dataset(
     targets: dict[str, Any] | None = None,
 ) -> PathDataset:
     """Images by their names in `pictures`, without captions. facts: of the fingerprint. targets: by name."""
-    table = pa.table(
-        {
-            "image": pa.array(files, pa.large_string()),
-            "folder": pa.array(np.zeros(len(files), np.uint32)),
-            "captions": pa.array([[]] * len(files), TEXTS),
-            "rest": pa.nulls(len(files), pa.large_string()),
-        }
-    )
+    table = image_table(files)
     return PathDataset(name, described, table, pictures, [len(files)], troubles or {}, list(facts), targets)
 
 
@@ -190,7 +200,7 @@ class FolderDataset(PathDataset):
         troubles: dict[str, str] = {}
         names, sidecars = [], []
         for name, sidecar in listed(str(folder), troubles):
-            names.append(os.fsencode(name).decode("utf-8", "replace"))
+            names.append(decodable(name))
             sidecars.append(sidecar)
         if not any(sidecars):
             found = f"{len(names):,} pictures but not one caption" if names else "no pictures"
@@ -199,14 +209,7 @@ class FolderDataset(PathDataset):
                 f"with the columns file_name and text"
             )
         without = sidecars.count("")
-        table = pa.table(
-            {
-                "image": pa.array(names, pa.large_string()),
-                "folder": pa.array(np.zeros(len(names), np.uint32)),
-                "sidecar": pa.array(sidecars).dictionary_encode(),
-                "rest": pa.nulls(len(names), pa.large_string()),
-            }
-        )
+        table = image_table(names).append_column("sidecar", pa.array(sidecars).dictionary_encode())
         described = " with captions in .txt files beside them" + (
             f", {without:,} of them without a caption" if without else ""
         )

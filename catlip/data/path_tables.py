@@ -12,7 +12,7 @@ import pyarrow as pa
 from catlip.data import cache
 from catlip.data.dataset import bounded
 from catlip.data.files import is_url, kind_of
-from catlip.data.image_files import TEXTS, Folders, PathDataset, listed, plain, without_captions
+from catlip.data.image_files import Folders, PathDataset, image_table, listed, plain, without_captions
 from catlip.data.tables import (
     IMAGE_COLUMNS,
     TEXT_COLUMNS,
@@ -130,14 +130,7 @@ def _rows(chunk: Chunk, image: str, text: str, folder: int, captions: CaptionCol
     images = [_path_of(cell) for cell in values_of(chunk.get(image, []))]
     others = {name: values_of(column) for name, column in chunk.items() if name not in (image, text)}
     found = captions(chunk[text]) if captions and text in chunk else [[] for _ in images]
-    return pa.table(
-        {
-            "image": pa.array(images, pa.large_string()),
-            "folder": pa.array(np.full(len(images), folder, np.uint32)),
-            "captions": pa.array(found, TEXTS),
-            "rest": pa.array(_rest(others, len(images)), pa.large_string()),
-        }
-    )
+    return image_table(images, found, _rest(others, len(images)), folder)
 
 
 def _path_of(cell: Any) -> str:

@@ -25,16 +25,9 @@ TRIES = 3
 BACKOFF = 1.0  # seconds before the second try; doubles
 FETCHERS = 4  # threads a process
 PACKAGES = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "http": "aiohttp",
-    "https": "aiohttp",
-    "hf": "huggingface_hub",
-    "az": "adlfs",
-    "abfs": "adlfs",
-}
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp",
+    "hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs",
+}  # fmt: skip
 
 T = TypeVar("T")
 
