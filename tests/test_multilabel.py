@@ -18,8 +18,8 @@ from torch import Tensor
 
 from catlip.errors import UsageError
 from catlip.evaluation import multilabel
-from catlip.evaluation.linear_probe import fit_svm, voc07_svm
 from catlip.evaluation.multilabel import Counted, all_rows, average_precision, exact_metrics, top1, voc07_precision
+from catlip.evaluation.svm_probe import fit_svm, voc07_svm
 
 
 def make(n: int = 60, v: int = 9, seed: int = 0, ties: bool = False) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,8 @@ from catlip.evaluation import features as features_module
 from catlip.evaluation.features import cached_features, open_labelled
 from catlip.evaluation.learning_curve import curve_table, curves, drawn_curves
 from catlip.evaluation.linear_probe import accuracy, fit_logistic, likelihood, linear_probe
-from catlip.evaluation.probe import CurvePoint, MultiLabelProbeResult, ProbeConfig, ProbeResult, probe, transfer_names
+from catlip.evaluation.probe import CurvePoint, ProbeConfig, ProbeResult, probe, transfer_names
+from catlip.evaluation.svm_probe import MultiLabelProbeResult
 from catlip.models.encoder import Encoder
 from catlip.tasks.finetune import FinetuneConfig, finetune, open_sets
 from tests.conftest import COLOURS, jpeg, write_tar

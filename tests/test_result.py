@@ -21,10 +21,11 @@ from catlip.evaluation.classification import ClassificationResult
 from catlip.evaluation.detection import DetectionResult
 from catlip.evaluation.grounding import ground
 from catlip.evaluation.learning_curve import CurveResult
-from catlip.evaluation.probe import MultiLabelProbeResult, ProbeResult, probe
+from catlip.evaluation.probe import ProbeResult, probe
 from catlip.evaluation.result import NOT_SAVED, Result, Table
 from catlip.evaluation.retrieval import retrieve
 from catlip.evaluation.segmentation import Seen, SegmentationResult
+from catlip.evaluation.svm_probe import MultiLabelProbeResult
 from catlip.evaluation.zero_shot import zero_shot
 from catlip.models.encoder import Encoder
 from catlip.models.weights import load

@@ -1,4 +1,6 @@
-"""Logistic regression on frozen features: exact, a block of logits at a time, with a penalty that pulls to a prior.
+"""A linear probe and kNN evaluation of frozen features.
+
+The probe is logistic regression: exact, a block of logits at a time, with a penalty that pulls to a prior.
 
 What Transfer Init means here. The loss is convex: trained to the end, the start is forgotten. So the penalty pulls
 towards the transferred rows W0 instead of towards zero, which is the same as starting gradient descent at W0 and
@@ -12,15 +14,9 @@ and all that grows with N times the number of classes, the logits and their grad
 large sets have the same exact optimum as small ones, and no learning rate.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from catlip.errors import UsageError
-from catlip.evaluation.multilabel import average_precision
 
 # Strengths of the ridge on the probe's weights: a grid wide enough that its ends never win.
 PENALTIES = tuple(10.0**e for e in (-5, -4, -3, -2.5, -2, -1.5, -1, 0))
@@ -140,71 +136,15 @@ def _folds(y: Tensor, folds: int, seed: int) -> list[Tensor]:
     return [some for some in (order[start::folds] for start in range(folds)) if len(some)]
 
 
-# VOC07's protocol for frozen features: one linear SVM a class, its cost chosen by cross-validation, and 11-point mAP.
-
-COSTS = tuple(10.0**e for e in range(-4, 3))
-POSITIVE_WEIGHT = 2.0  # a positive's hinge counts twice
-FOLDS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Machines:
-    """What the protocol found."""
-
-    scores: Tensor  # of the test set, float [M, V]; above 0: the class is named
-    costs: Tensor  # that were chosen [V]
-
-
-def voc07_svm(
-    x_train: Tensor, positive_train: Tensor, x_test: Tensor, *, costs: Sequence[float] = COSTS, seed: int = 0
-) -> Machines:
-    """x float [N, D], x_test float [M, D], positive bool [N, V]. Features are brought to unit length; the cost with the
-    best mean AP over the folds wins, of several the smallest. Raises UsageError for a class that no training image
-    has, or all."""
-    wrong = (positive_train.all(0) | ~positive_train.any(0)).nonzero()[:, 0].tolist()
-    if wrong:
-        raise UsageError(f"class {wrong[0]} (and {len(wrong) - 1} others) has all training pictures or none")
-    if len(x_train) < FOLDS:
-        raise UsageError(f"{len(x_train)} training pictures are too few for {FOLDS} folds")
+def knn(
+    x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor, *, k: int = 20, temperature: float = 0.07
+) -> float:
+    """Accuracy in percent of the vote of the k most similar training images, weighted as Wu et al. (2018) do."""
     x_train, x_test = F.normalize(x_train, dim=1), F.normalize(x_test, dim=1)
-    fold = torch.arange(len(x_train)) % FOLDS
-    fold = fold[torch.randperm(len(fold), generator=torch.Generator().manual_seed(seed))]
-    scores = torch.zeros(len(costs), positive_train.shape[1])
-    for k in range(FOLDS):
-        used, held = fold != k, fold == k
-        weights = None
-        for i, cost in enumerate(costs):
-            per_class = torch.full((positive_train.shape[1],), cost)
-            weights = fit_svm(x_train[used], positive_train[used], per_class, start=weights)
-            found = average_precision(x_train[held] @ weights[:-1] + weights[-1], positive_train[held])
-            scores[i] += found.nan_to_num(0.0)  # a fold without positives says nothing about any cost
-    best = torch.tensor(list(costs))[scores.argmax(0)]
-    weights = fit_svm(x_train, positive_train, best)
-    return Machines(x_test @ weights[:-1] + weights[-1], best)
-
-
-def fit_svm(
-    x: Tensor, positive: Tensor, costs: Tensor, *, start: Tensor | None = None, positive_weight: float = POSITIVE_WEIGHT
-) -> Tensor:
-    """[D + 1, V], the last row the bias, which is penalised like a weight, as LIBLINEAR does.
-
-    Minimises for each class |w|^2 / 2 + cost * sum of weight * max(0, 1 - y f(x))^2. costs [V].
-    """
-    wanted = torch.where(positive, 1.0, -1.0)
-    share = torch.where(positive, positive_weight, 1.0) * costs
-    # Divided by the cost's size, so that the tolerance means the same for all of them.
-    scale = 1 / (1 + costs * len(x))
-    weights = (x.new_zeros(x.shape[1] + 1, positive.shape[1]) if start is None else start).clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [weights], max_iter=500, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
-    )
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        hinge = (1 - wanted * (x @ weights[:-1] + weights[-1])).clamp_min(0).square()
-        value = ((weights.square().sum(0) / 2 + (share * hinge).sum(0)) * scale).sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    return weights.detach()
+    n_classes, right = int(y_train.max()) + 1, 0
+    for part, wanted in zip(x_test.split(1024), y_test.split(1024), strict=True):
+        similarity, nearest = (part @ x_train.T).topk(min(k, len(x_train)), dim=1)
+        votes = torch.zeros(len(part), n_classes)
+        votes.scatter_add_(1, y_train[nearest], (similarity / temperature).exp())
+        right += int(votes.argmax(1).eq(wanted).sum())
+    return 100 * right / len(x_test)

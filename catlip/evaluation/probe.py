@@ -20,15 +20,14 @@ from catlip.data.class_labels import say_troubles
 from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, left_out
 from catlip.data.open import open_dataset
-from catlip.data.subsets import share_of_each, shots_of_each, with_classes
+from catlip.data.subsets import share_of_each, shots_of_each
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, rows_of
-from catlip.evaluation.features import cached_features, class_indices, data_name, name_of, open_encoder, positives
-from catlip.evaluation.knn import knn
+from catlip.evaluation.features import cached_features, class_indices, data_name, name_of, open_encoder
 from catlip.evaluation.learning_curve import drawn_curves
-from catlip.evaluation.linear_probe import linear_probe, voc07_svm
-from catlip.evaluation.multilabel import average_precision, exact_metrics
+from catlip.evaluation.linear_probe import knn, linear_probe
 from catlip.evaluation.result import NOT_SAVED, Result, Table, percent
+from catlip.evaluation.svm_probe import MultiLabelProbeResult, svm_probe
 from catlip.evaluation.transfer_init import ALPHA, TransferRows, head_of, match_rows, scale_rows, told
 from catlip.evaluation.zero_shot import given_names
 from catlip.models.encoder import Encoder
@@ -141,47 +140,6 @@ class ProbeResult(Result):
         return drawn_curves([self.to_json()]) if len(self.curve) > 1 else []
 
 
-@dataclass(kw_only=True)
-class MultiLabelProbeResult(Result):
-    """Measures in percent (see `exact_metrics`) of a linear SVM a class."""
-
-    task: ClassVar[str] = "probe_labels"
-    heading: ClassVar[str] = "How good are the features?"
-
-    mAP: float
-    mAP_voc07: float
-    mAP_micro: float
-    F1_macro: float
-    F1_micro: float
-    classes: int
-    left_out: int  # classes that no training image has, or all of them: they cannot be learned
-    costs: list[float]  # chosen for each class
-    train: int  # images
-    test: int
-    image_size: int
-    data: list[str]
-    chance: float = field(default=0.0, metadata=NOT_SAVED)  # share of the classes that an image has
-    per_class: dict[str, float] = field(default_factory=dict, metadata=NOT_SAVED)  # class -> average precision
-
-    def tables(self) -> list[Table]:
-        rows = {
-            "mean average precision, VOC07's eleven points": self.mAP_voc07,
-            "mean average precision": self.mAP,
-            "F1 over all decisions": self.F1_micro,
-            "a picture's labels, as often as they occur": self.chance,
-        }
-        title = (
-            f"{self.encoder}: {self.classes} of {self.classes + self.left_out} classes, {self.train:,} to train on, "
-            f"{self.test:,} to test"
-        )
-        best = sorted(self.per_class.items(), key=lambda item: -item[1])
-        each = Table("Average precision of each class", [[name, percent(value)] for name, value in best])
-        return [Table(title, [[name, percent(value)] for name, value in rows.items()]), each]
-
-    def table(self) -> str:
-        return str(self.tables()[0])
-
-
 def spread(values: Sequence[float], *, sign: bool = False) -> str:
     """Mean and, of several, their deviation."""
     found = f"{mean(values):{'+' if sign else ''}.2f}"
@@ -282,48 +240,18 @@ def _rows(kept: Tensor, part: Callable[..., np.ndarray], seed: int) -> Tensor:
 
 
 def _probe_multilabel(cfg: ProbeConfig, train: Dataset, began: float) -> MultiLabelProbeResult:
-    """Several labels an image: another protocol, on the whole training set.
-
-    Classes that no training image has, or all of them, are left out. Raises UsageError if nothing can be learned, or
-    tested.
-    """
+    """Several labels an image: another protocol, on the whole training set. Raises UsageError."""
     defaults = {one.name: one.default for one in fields(ProbeConfig)}
     for name in ("fractions", "shots", "fraction", "init"):
         if getattr(cfg, name) != defaults[name]:
             where = f"`train` {train.name}"
             raise UsageError(f"`{name}` is for sets with one label a picture; pictures of {where} have several")
-    opened = open_dataset(cfg.test, target="classes", multi=True)
-    say_troubles(train, opened)
-    model, device, test = _encoder(cfg), one_device(cfg.device), with_classes(opened, train.classes, field="`test`")
-    counts = torch.from_numpy(train.counts())
-    learned = (counts > 0) & (counts < len(train))
-    if not learned.any() or not test.counts()[learned.numpy()].any():
-        which, data = ("test", test) if learned.any() else ("train", train)
-        raise UsageError(f"`{which}` {data.name} has no class that can be told apart")
-    bad_train, bad_test = Unreadable(), Unreadable()
-    x_train, kept = cached_features(model, train, device, bad_train, cache=cfg.cache)
-    x_test, tested = cached_features(model, test, device, bad_test, cache=cfg.cache)
-    positive = positives(train, kept.tolist())
-    learned = positive.any(0) & ~positive.all(0)  # what can be read decides
-    found = voc07_svm(x_train, positive[:, learned], x_test, seed=cfg.seed)
-    truth = positives(test, tested.tolist())[:, learned]
-    names = [name for name, here in zip(train.classes, learned.tolist(), strict=True) if here]
-    each = zip(names, average_precision(found.scores, truth).tolist(), strict=True)
-    result = MultiLabelProbeResult(
-        **{name: round(value, 2) for name, value in exact_metrics(found.scores, truth).items()},
-        classes=int(learned.sum()),
-        left_out=int((~learned).sum()),
-        costs=found.costs.tolist(),
-        train=len(kept),
-        test=len(tested),
-        encoder=_name(cfg),
-        image_size=model.image_size,
-        data=[data_name(cfg.train, train), data_name(cfg.test, opened)],
-        chance=100 * truth.float().mean().item(),
-        per_class={name: round(100 * value, 2) for name, value in each if value == value},
-        **left_out(train=bad_train, test=bad_test),
-        seconds=round(time.perf_counter() - began, 1),
-    )
+    test = open_dataset(cfg.test, target="classes", multi=True)
+    say_troubles(train, test)
+    result = svm_probe(_encoder(cfg), train, test, one_device(cfg.device), seed=cfg.seed, cache=cfg.cache)
+    result.encoder = _name(cfg)
+    result.data = [data_name(cfg.train, train), data_name(cfg.test, test)]
+    result.seconds = round(time.perf_counter() - began, 1)
     return result.saved(cfg.run or "")
 
 

@@ -17,7 +17,7 @@ from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.evaluation import held_out
 from catlip.evaluation.features import class_indices, features, open_labelled
-from catlip.evaluation.knn import knn
+from catlip.evaluation.linear_probe import knn
 from catlip.labels.tokenizer import FILE, Tokenizer, TokenizerConfig, make_tokenizer
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.augment import AugmentConfig
