@@ -143,7 +143,7 @@ def load_dual(source: Source) -> tuple[DualEncoder, Tokenizer]:
     if folder is None:
         name = origin(source) or "this encoder"
         raise UsageError(
-            f"{name} has no text tower (no folder {TEXT_FOLDER}/): `catlip align RUN --data CAPTIONED `out` NEW` "
+            f"{name} has no text tower (no folder {TEXT_FOLDER}/): `catlip align RUN --data CAPTIONED --out NEW` "
             "trains one"
         )
     encoder = load(source)

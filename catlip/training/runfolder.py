@@ -108,7 +108,7 @@ def write_card(
     assert is_dataclass(cfg)
     out.mkdir(parents=True, exist_ok=True)
     commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "`short`", "HEAD"], capture_output=True, text=True
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
     versions = {
         "catlip": catlip.__version__,
