@@ -35,6 +35,7 @@ class Verb:
 
 
 BESIDE = "catlip.report.results:beside_encoder"
+RUN = "catlip.report.results:of_run"
 OUT = "catlip.report.results:in_run_folder"
 VERBS = {
     "demo": Verb(
@@ -55,7 +56,7 @@ VERBS = {
     ),
     "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "SlurmConfig", "slurm", ("command",)),
     "pretrain": Verb(
-        "shards + vocabulary -> encoder", "catlip.tasks.pretrain", "PretrainConfig", "pretrain", ("recipe",)
+        "shards + vocabulary -> encoder", "catlip.tasks.pretrain", "PretrainConfig", "pretrain", ("recipe",), RUN
     ),
     "probe": Verb(
         "linear probe and kNN on frozen features", "catlip.evaluation.probe", "ProbeConfig", "probe", ("run",), BESIDE
@@ -187,21 +188,19 @@ def run(args: list[str]) -> Any:
         function = getattr(module, verb.function)
         takes_config = "config" in inspect.signature(function).parameters
         result = function(config=settings) if takes_config else function(settings)
-    if notices.is_rank_0():
-        _show(verb, result, settings)
-    if name == "pretrain" and notices.is_rank_0():
-        print(f"{import_module('catlip.report.run').write_report(Path(settings.out))}: curves, labels, pictures")
+        if notices.is_rank_0():
+            _show(verb, result, settings)
     return result
 
 
 def _show(verb: Verb, result: Any, settings: Any) -> None:
     """Print a result, and write its page."""
-    if is_dataclass(result):
-        print(result, flush=True)
-    if verb.page:
+    if is_dataclass(result) and not getattr(result, "stopped", ""):
+        notices.say(str(result))
+    if verb.page and result is not None:
         module, function = verb.page.split(":")
         if path := getattr(import_module(module), function)(result, settings):
-            print(f"{path}: the page", flush=True)
+            notices.say(f"{path}: the page")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 from catlip import page
 from catlip.evaluation.features import folder_of
 from catlip.evaluation.result import Result
+from catlip.report.run import write_report as write_run_report
 
 
 def write_report(result: Result, out: str | Path) -> Path:
@@ -29,3 +30,8 @@ def in_run_folder(result: Any, settings: Any) -> Path | None:
     result = getattr(result, "result", result)
     page_name = getattr(result, "page_name", "")
     return write_report(result, Path(settings.out) / page_name) if page_name else None
+
+
+def of_run(run: Any, settings: Any) -> Path:
+    """Of pre-training: curves, labels, images."""
+    return write_run_report(run.out)

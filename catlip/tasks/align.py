@@ -54,27 +54,27 @@ class AlignConfig(TrainConfig):
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(ema=0.0))
 
 
-def align(run: Any = None, data: Any = None, *, config: AlignConfig | None = None, **settings: Any) -> Run:
+def align(encoder: Any = None, data: Any = None, *, config: AlignConfig | None = None, **settings: Any) -> Run:
     """Train a text tower on a frozen encoder's vectors, or go on with the run in `out`.
 
-    run: an Encoder, a Run, or where one lies. data: captioned images, as `catlip.open` takes them. settings: fields of
-    `AlignConfig`. Raises UsageError for data without captions, or a batch that is larger than the data.
+    encoder: an Encoder, a Run, or where one lies. data: captioned images, as `catlip.open` takes them. settings: fields
+    of `AlignConfig`. Raises UsageError for data without captions, or a batch that is larger than the data.
     """
-    cfg = configure(AlignConfig, config, run=run, data=data, **settings)
+    cfg = configure(AlignConfig, config, run=encoder, data=data, **settings)
     if cfg.steps < 1 or cfg.batch_size < 2:
         raise UsageError("`steps` is 1 or more, `batch_size` 2 or more")
     if not (cfg.samples or cfg.epochs or cfg.hours):
         cfg = replace(cfg, samples=cfg.steps * cfg.batch_size)
     with joined(cfg.device) as world:
-        encoder, dataset = load(cfg.run), open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
-        found = from_rank_0(lambda: caption_features(encoder, dataset, world.device, said=_progress(len(dataset))))
+        frozen, dataset = load(cfg.run), open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
+        found = from_rank_0(lambda: caption_features(frozen, dataset, world.device, said=_progress(len(dataset))))
         vectors = Vectors(dataset, with_captions(found, dataset.name))
         left_out(data=found.unreadable)
         if len(vectors) < cfg.batch_size:
             raise UsageError(f"`batch_size` {cfg.batch_size} for {len(vectors):,} images with captions; lower it")
         torch.manual_seed(cfg.seed)
         tokenizer = make_tokenizer(cfg.tokens, (caption for some in vectors.captions() for caption in some))
-        objective = AlignObjective(encoder, tokenizer, cfg.objective, cfg.text)
+        objective = AlignObjective(frozen, tokenizer, cfg.objective, cfg.text)
         cfg = opened(cfg, data=dataset)
         return train(AlignTask(cfg, objective, tokenizer), vectors, cfg, cfg.out)
 

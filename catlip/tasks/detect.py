@@ -65,13 +65,13 @@ class DetectConfig(TrainConfig):
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(precision="fp32", ema=0.999))
 
 
-def detect(run: Any = None, *, config: DetectConfig | None = None, **settings: Any) -> Run:
+def detect(encoder: Any = None, *, config: DetectConfig | None = None, **settings: Any) -> Run:
     """Fine-tune a detector and measure its AP, or go on with the run in `out`.
 
-    run: an Encoder, a Run, or where one lies. settings: fields of `DetectConfig`. The run's `result` is a
+    encoder: an Encoder, a Run, or where one lies. settings: fields of `DetectConfig`. The run's `result` is a
     `DetectionResult`, on rank 0. Raises UsageError for a mistake in settings or data, before training.
     """
-    cfg = configure(DetectConfig, config, run=run, **settings)
+    cfg = configure(DetectConfig, config, run=encoder, **settings)
     for name in ("run", "images", "boxes", "test_images", "test_boxes", "out"):
         if not getattr(cfg, name):
             raise UsageError(f"`{name}` is missing")

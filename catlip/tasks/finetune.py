@@ -31,13 +31,14 @@ from catlip.notices import say
 from catlip.objectives.classes import Classes, ClassObjective
 from catlip.objectives.synsets import log_odds
 from catlip.tasks.pretrain import built_augment
+from catlip.training import train as trainer
 from catlip.training.distributed import World, joined
 from catlip.training.log import table
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
 from catlip.training.runfolder import key_of
 from catlip.training.task import Evaluation, Task, named
-from catlip.training.train import TrainConfig, train
+from catlip.training.train import TrainConfig
 
 Kind = Literal["auto", "single", "multi"]
 
@@ -90,15 +91,15 @@ class FinetuneConfig(TrainConfig):
 
 
 def finetune(
-    run: Any = None, train_data: Any = None, test: Any = None, *, config: FinetuneConfig | None = None, **settings: Any
+    encoder: Any = None, train: Any = None, test: Any = None, *, config: FinetuneConfig | None = None, **settings: Any
 ) -> Run:
     """Fine-tune an encoder and its new classifier, and measure both on a test set; or go on with the run in `out`.
 
-    run: an Encoder, a Run, or where one lies. train_data (the field `train`), test: labelled images, as `catlip.open`
+    encoder: an Encoder, a Run, or where one lies. train, test: labelled images, as `catlip.open`
     takes them. settings: fields of `FinetuneConfig`. The run's `result` is a `ClassificationResult`, on rank 0;
     OUT/encoder has the classifier. Raises UsageError for a mistake, before anything is written.
     """
-    cfg = configure(FinetuneConfig, config, run=run, train=train_data, test=test, **settings)
+    cfg = configure(FinetuneConfig, config, run=encoder, train=train, test=test, **settings)
     for name in ("run", "train", "test", "out"):
         if not getattr(cfg, name):
             raise UsageError(f"`{name}` is missing")
@@ -116,7 +117,7 @@ def finetune(
             say(note)
         if cfg.untrained:
             say(f"{weights.architecture} with random weights")
-        return train(task, sets.train, task.cfg, cfg.out)
+        return trainer.train(task, sets.train, cfg, cfg.out)
 
 
 @dataclass(slots=True)

@@ -36,11 +36,12 @@ from catlip.models.segmenter import HeadConfig, SegmentationCard, load_segmenter
 from catlip.models.weights import fingerprint
 from catlip.notices import say
 from catlip.objectives.masks import MaskObjective
+from catlip.training import train as trainer
 from catlip.training.distributed import World, all_gather, all_reduce, any_rank, joined
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
 from catlip.training.task import Task, named
-from catlip.training.train import TrainConfig, train
+from catlip.training.train import TrainConfig
 
 SHOWN = 480  # pixels of the longer side on the page
 MASKS = "masks"  # folder of predictions
@@ -68,15 +69,15 @@ class SegmentConfig(TrainConfig):
 
 
 def segment(
-    run: Any = None, train_data: Any = None, test: Any = None, *, config: SegmentConfig | None = None, **settings: Any
+    encoder: Any = None, train: Any = None, test: Any = None, *, config: SegmentConfig | None = None, **settings: Any
 ) -> Run:
     """Train, save and test; or go on with the run in `out`.
 
-    run: an Encoder, a Run, or where one lies. train_data (the field `train`), test: images with masks. settings: fields
+    encoder: an Encoder, a Run, or where one lies. train, test: images with masks. settings: fields
     of `SegmentConfig`. The run's `result` is a `SegmentationResult`, on rank 0. Raises
     UsageError for a mistake in settings, images or masks, before anything is written.
     """
-    cfg = configure(SegmentConfig, config, run=run, train=train_data, test=test, **settings)
+    cfg = configure(SegmentConfig, config, run=encoder, train=train, test=test, **settings)
     for name in ("run", "train", "test", "out"):
         if not getattr(cfg, name):
             raise UsageError(f"`{name}` is missing")
@@ -89,7 +90,7 @@ def segment(
         cfg = opened(cfg, train=learned, test=tested)
         names = [name.name for name in read_names(cfg.classes)] if cfg.classes else []
         classes = _look(cfg, learned, tested, names, world)
-        return train(make_task(cfg, classes, tested, len(learned)), learned, cfg, cfg.out)
+        return trainer.train(make_task(cfg, classes, tested, len(learned)), learned, cfg, cfg.out)
 
 
 def make_task(cfg: SegmentConfig, classes: Classes, test: Dataset, n_train: int) -> "SegmentTask":
