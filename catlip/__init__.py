@@ -63,9 +63,9 @@ if TYPE_CHECKING:
     from catlip.models.encoder import Encoder
     from catlip.models.segmenter import load_segmenter
     from catlip.models.weights import load
+    from catlip.recipes.curves import finetune
     from catlip.tasks.align import align
     from catlip.tasks.detect import detect
-    from catlip.tasks.finetune import finetune
     from catlip.tasks.pretrain import pretrain
     from catlip.tasks.segment import segment
     from catlip.training.run import Run
@@ -83,7 +83,7 @@ _HOMES = {  # public name -> module, and the name there if it is another one
     "Labeler": "labels.labeler",
     "Vocabulary": "labels.vocabulary",
     "pretrain": "tasks.pretrain",
-    "finetune": "tasks.finetune",
+    "finetune": "recipes.curves",
     "detect": "tasks.detect",
     "segment": "tasks.segment",
     "align": "tasks.align",

@@ -546,14 +546,14 @@ def test_a_curve_of_fine_tuned_parts_is_not_made_twice(
     cfg = config(
         fruits[0], *sets, tmp_path / "out", classes=fruits[1], init="transfer", fractions="0.1,1", seeds=2, samples=48
     )
-    result = curves.finetune(cfg)
+    result = curves.finetune(config=cfg)
     assert result is not None
     assert [entry["pictures"] for entry in result.curve] == [8, 80]
     assert all(len(entry[init]) == 2 for entry in result.curve for init in ("random", "transfer"))
     assert "<svg" in result.to_html()
     assert json.loads((tmp_path / "out" / "results.jsonl").read_text()) == result.to_json()
     monkeypatch.setattr(curves, "fine_tune", lambda config: pytest.fail("trained again"))
-    again = curves.finetune(cfg)
+    again = curves.finetune(config=cfg)
     assert again is not None
     assert again.curve == result.curve
 
@@ -575,7 +575,7 @@ def test_points_of_other_settings_or_sets_are_not_taken_up(
     monkeypatch.setattr(curves, "fine_tune", fine_tune)
 
     def again(encoder: str = start, some: tuple[str, str] = sets, **changes: Any) -> list[float]:
-        result = curves.finetune(config(encoder, *some, tmp_path / "out", **{"seeds": 2, **changes}))
+        result = curves.finetune(config=config(encoder, *some, tmp_path / "out", **{"seeds": 2, **changes}))
         assert result is not None
         return result.curve[0]["random"]
 
@@ -601,7 +601,7 @@ def test_mistakes_of_transfer(fruits: tuple[str, str], sets: tuple[str, str], st
         with pytest.raises(UsageError, match=message):
             finetune(config=config(run, *sets, tmp_path / "out", init="transfer", **changes))
     with pytest.raises(UsageError, match="`fractions`"):
-        curves.finetune(config(start, *sets, tmp_path / "out", fractions="a"))
+        curves.finetune(config=config(start, *sets, tmp_path / "out", fractions="a"))
     with pytest.raises(UsageError, match=r"`fractions` 0\.1,2"):
-        curves.finetune(config(start, *sets, tmp_path / "out", fractions="0.1,2"))
+        curves.finetune(config=config(start, *sets, tmp_path / "out", fractions="0.1,2"))
     assert not (tmp_path / "out").exists()

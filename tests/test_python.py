@@ -150,7 +150,7 @@ class Other(Squared):
 def test_an_objective_of_ones_own_learns_without_a_vocabulary(tmp_path: Path) -> None:
     settings = {**SMALL, "samples": 480, "optim": OptimConfig(lr=3e-2)}
     run = catlip.pretrain(Mine(), objective=Squared, out=tmp_path / "run", **settings)
-    assert run.log[-1]["loss"] < 0.7 * run.log[0]["loss"]
+    assert run.log[-1]["loss"] < 0.1  # of .4 at the start
     card = json.loads((tmp_path / "run" / "config.json").read_text())
     assert card["config"]["objective"].endswith("test_python.Squared")
     with pytest.raises(UsageError, match="another run"):

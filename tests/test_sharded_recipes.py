@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
-from catlip.transfer import detect, finetune, segment
+from catlip.tasks import detect, finetune, segment
 
 from catlip.labels.tokenizer import TokenizerConfig
 from catlip.labels.vocabulary import Vocabulary

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from catlip.atomic import read_jsonl
+from catlip.config import configure
 from catlip.errors import UsageError
 from catlip.evaluation.learning_curve import CurveResult
 from catlip.evaluation.probe import numbers_in
@@ -16,14 +17,17 @@ from catlip.tasks.finetune import finetune as fine_tune
 RESULTS = "results.jsonl"
 
 
-def finetune(cfg: FinetuneConfig) -> Any:
+def finetune(
+    encoder: Any = None, train: Any = None, test: Any = None, *, config: FinetuneConfig | None = None, **settings: Any
+) -> Any:
     """Fine-tune once; or, with `fractions` or `seeds`, many times below `out`, for a learning curve.
 
     A curve's points are runs of their own: what is finished with these settings and sets is not done again, results of
     others are left alone. The newest curve of the probe on the same data, if the run has one, stands beside it on the
-    page. Returns what a single run returns, or a CurveResult; None if a curve was stopped. Raises UsageError as a
-    single run does.
+    page. Arguments as of `tasks.finetune.finetune`. Returns a Run, or a CurveResult; None if a curve was stopped. Raises
+    UsageError as a single run does.
     """
+    cfg = configure(FinetuneConfig, config, run=encoder, train=train, test=test, **settings)
     if not cfg.fractions and cfg.seeds == 1:
         return fine_tune(config=cfg)
     if cfg.seeds < 1:
