@@ -30,7 +30,7 @@ from catlip.objectives.synsets import SynsetObjective, Synsets
 
 TEXT = TextConfig(text_width=64, text_layers=1)
 VOCAB = 40
-TOKENIZER: Any = SimpleNamespace(size=VOCAB, context=8, start=VOCAB - 2, end=VOCAB - 1)
+TOKENIZER: Any = SimpleNamespace(size=VOCAB, context=8, bos=VOCAB - 2, eos=VOCAB - 1)
 
 
 def make_encoder(name: str = "test_vit") -> Encoder:

@@ -1,6 +1,7 @@
 """Retrieval against a loop that is too simple to be wrong, captions from files, and the verbs retrieve and align."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -109,14 +110,14 @@ def test_align_then_retrieve_by_both_routes(run: Path, coloured_shards: Callable
     for name, value in load(run).state_dict().items():
         assert torch.equal(value, dual.encoder.state_dict()[name]), name
     losses = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
-    assert losses[-1] < losses[0] - 0.1
+    assert losses[-1] < math.log(24) - 0.1  # of chance
     result = retrieve(str(out), data)
     assert {"head", "text"} <= set(result.to_json())
     assert json.loads((out / "results.jsonl").read_text()) == result.to_json()
     assert result.pictures == 48
-    with pytest.raises(UsageError, match="is not empty"):
-        cli.run(["align", str(run), "--data", data, "--out", str(out)])
-    with pytest.raises(UsageError, match="--batch-size 256 for 48 pictures"):
+    with pytest.raises(UsageError, match="another run"):
+        cli.run(["align", str(run), "--data", data, "--out", str(out), "--batch-size", "24"])
+    with pytest.raises(UsageError, match="--batch-size 256 for 48 images"):
         cli.run(["align", str(run), "--data", data, "--out", str(tmp_path / "new")])
 
 

@@ -11,13 +11,13 @@ from unittest import mock
 
 import pytest
 import torch
-from catlip.tasks import detect, finetune, segment
 
 from catlip.labels.tokenizer import TokenizerConfig
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
 from catlip.models.text_tower import TextConfig
 from catlip.recipes import load_recipe, objectives
+from catlip.tasks import detect, finetune, segment
 from catlip.tasks.pretrain import pretrain
 from tests.conftest import write_coloured
 from tests.test_batches import LABELER
@@ -70,18 +70,13 @@ def work(rank: int, port: int, data: dict[str, str], folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
                    "MASTER_PORT": str(port)}  # fmt: skip
     torch.set_num_threads(1)
-    verbs = {
-        "pretrain": pretrain,
-        "finetune": finetune.finetune,
-        "detect": detect.fine_tune,
-        "segment": segment.fine_tune,
-    }
+    verbs = {"pretrain": pretrain, "finetune": finetune.finetune, "detect": detect.detect, "segment": segment.segment}
     with mock.patch.object(Vocabulary, "labeler", return_value=LABELER):
         for verb, names in KINDS.items():
             for name in names.split():
                 began = time.time()
                 try:
-                    verbs[verb](shrunk(load_recipe(name, verb), verb, data, folder / name))
+                    verbs[verb](config=shrunk(load_recipe(name, verb), verb, data, folder / name))
                     print(rank, name, f"{time.time() - began:.1f} s", flush=True)
                 except BaseException:
                     traceback.print_exc()

@@ -24,7 +24,7 @@ def finetune(
 
     A curve's points are runs of their own: what is finished with these settings and sets is not done again, results of
     others are left alone. The newest curve of the probe on the same data, if the run has one, stands beside it on the
-    page. Arguments as of `tasks.finetune.finetune`. Returns a Run, or a CurveResult; None if a curve was stopped. Raises
+    page. Arguments as of `tasks.finetune.finetune`. Returns a Run or a CurveResult; None if a curve was stopped. Raises
     UsageError as a single run does.
     """
     cfg = configure(FinetuneConfig, config, run=encoder, train=train, test=test, **settings)
