@@ -46,7 +46,9 @@ VERBS = {
     ),
     "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "VocabularyConfig", "build_vocabulary", ("data",)),
     "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "LabelConfig", "write_labels", ("data",)),
-    "report": Verb("a look at a run or a corpus: HTML", "catlip.report.corpus", "ReportConfig", "report", ("data",)),
+    "report": Verb(
+        "a look at a run or a corpus: HTML", "catlip.report.label_report", "ReportConfig", "report", ("data",)
+    ),
     "pack": Verb("pictures and captions -> tar shards", "catlip.data.pack", "PackConfig", "pack", ("data",)),
     "bench data": Verb(
         "reading, decoding, cropping: pictures/s", "catlip.data.bench", "BenchConfig", "bench_data", ("data",)

@@ -29,7 +29,7 @@ from catlip.models.augment import AugmentConfig, RangeAugment
 from catlip.models.encoder import Encoder
 from catlip.objectives.frequency import DocumentFrequency
 from catlip.objectives.subwords import Subwords
-from catlip.report.run import write_report
+from catlip.report.run_report import write_report
 from catlip.tasks import pretrain as pretraining
 from catlip.tasks.pretrain import PretrainConfig, make_task, pretrain, speed_of
 from catlip.training import checkpoint, distributed, log, loop, runfolder

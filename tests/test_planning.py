@@ -17,7 +17,7 @@ from catlip.errors import UsageError
 from catlip.recipes import RECIPES, load_recipe
 from catlip.recipes.plan import PlanConfig, plan
 from catlip.recipes.slurm import SlurmConfig, slurm
-from catlip.report.run import write_report
+from catlip.report.run_report import write_report
 from catlip.tasks.align import AlignConfig
 from catlip.tasks.detect import DetectConfig
 from catlip.tasks.finetune import FinetuneConfig

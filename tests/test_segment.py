@@ -33,7 +33,7 @@ from catlip.models.segmenter import (
 )
 from catlip.objectives.masks import MaskObjective
 from catlip.recipes import RECIPES, load_recipe
-from catlip.recipes.segment import PICTURES
+from catlip.recipes.ade20k import PICTURES
 from catlip.report.results import in_run_folder
 from catlip.tasks.segment import SegmentConfig, segment
 from catlip.training import checkpoint

@@ -25,7 +25,8 @@ from catlip.data.crops import CropConfig
 from catlip.data.images import read_image
 from catlip.errors import UsageError
 from catlip.evaluation.features import open_labelled
-from catlip.evaluation.linear_probe import fit_logistic, knn, linear_probe
+from catlip.evaluation.knn import knn
+from catlip.evaluation.linear_probe import fit_logistic, linear_probe
 from catlip.evaluation.probe import ProbeResult, probe
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder

@@ -120,3 +120,31 @@ def _card(row: int, data: HeldOut, scores: Scores, names: list[str]) -> dict[str
         "predicted": [names[v] for v in scores.best[row].tolist()],
         "jpeg": base64.b64encode(buffer.getvalue()).decode(),
     }
+
+
+def held_out_evaluation(
+    source: Dataset,
+    vocabulary: Vocabulary,
+    transform: Callable[[Image.Image], Tensor],
+    limit: int,
+    device: torch.device,
+    out: Path | None,
+) -> Callable[[Any], dict[str, float]]:
+    """A function of a task whose objective has a `classifier`: mAP and top-1, in percent, of the labels of captions.
+
+    out: the run folder, where what the report draws is written; None: nothing is.
+    """
+    data = open_held_out(source, vocabulary, transform, limit)
+
+    def measure(task: Any) -> dict[str, float]:
+        encoder, classifier = task.encoder, task.objective.classifier
+        logits = [
+            classifier(encoder.pooled(encoder.normalize(part.to(device)))).float().cpu()
+            for part in data.pixels.split(64)
+        ]
+        scores = score(torch.cat(logits), data)
+        if out is not None:
+            write(out / FILE, scores, data, vocabulary)
+        return {"mAP": 100 * scores.mean_ap, "top-1": 100 * scores.top1}
+
+    return measure

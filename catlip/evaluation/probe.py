@@ -24,8 +24,9 @@ from catlip.data.subsets import share_of_each, shots_of_each
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, rows_of
 from catlip.evaluation.features import cached_features, class_indices, data_name, name_of, open_encoder
+from catlip.evaluation.knn import knn
 from catlip.evaluation.learning_curve import drawn_curves
-from catlip.evaluation.linear_probe import knn, linear_probe
+from catlip.evaluation.linear_probe import linear_probe
 from catlip.evaluation.result import NOT_SAVED, Result, Table, percent
 from catlip.evaluation.svm_probe import MultiLabelProbeResult, svm_probe
 from catlip.evaluation.transfer_init import ALPHA, TransferRows, head_of, match_rows, scale_rows, told

@@ -137,7 +137,7 @@ class Vocabulary:
 
         Returns the path of the page.
         """
-        return import_module("catlip.report.corpus").label_report(self, data, out, min_count=min_count)
+        return import_module("catlip.report.label_report").label_report(self, data, out, min_count=min_count)
 
     @classmethod
     def from_counts(

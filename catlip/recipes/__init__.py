@@ -14,8 +14,8 @@ _IN = {
         "budget": "budget_b16",
     },
     "finetune": {"transfer": "imagenet_224 imagenet_512 places365_224 places365_512 coco_multilabel"},
-    "detect": {"detect": "mask_rcnn_b16 mask_rcnn_l16 mask_rcnn_h16"},
-    "segment": {"segment": "ade20k_b16 ade20k_l16 ade20k_h16"},
+    "detect": {"mask_rcnn": "mask_rcnn_b16 mask_rcnn_l16 mask_rcnn_h16"},
+    "segment": {"ade20k": "ade20k_b16 ade20k_l16 ade20k_h16"},
 }
 RECIPES = {
     verb: {name: f"catlip.recipes.{module}" for module, names in files.items() for name in names.split()}

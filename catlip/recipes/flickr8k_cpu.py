@@ -15,7 +15,6 @@ from dataclasses import replace
 from catlip.data.crops import CropConfig
 from catlip.labels.tokenizer import TokenizerConfig
 from catlip.models.text_tower import TextConfig
-from catlip.recipes.objectives import objective_named
 from catlip.tasks.pretrain import PretrainConfig
 from catlip.training.optim import OptimConfig
 from catlip.training.state import LoopConfig
@@ -42,6 +41,8 @@ def flickr8k_cpu() -> PretrainConfig:
 
 
 def _with(objective: str, lr: float) -> PretrainConfig:
+    from catlip.recipes.objectives import objective_named
+
     recipe = flickr8k_cpu()
     return replace(recipe, objective=objective_named(objective), optim=replace(recipe.optim, lr=lr))
 

@@ -6,7 +6,7 @@ from typing import Any
 from catlip import page
 from catlip.evaluation.features import folder_of
 from catlip.evaluation.result import Result
-from catlip.report.run import write_report as write_run_report
+from catlip.report.run_report import write_report as write_run_report
 
 
 def write_report(result: Result, out: str | Path) -> Path:

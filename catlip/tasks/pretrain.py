@@ -15,9 +15,6 @@ from catlip.data.open import open_dataset
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
-from catlip.evaluation import held_out
-from catlip.evaluation.features import class_indices, features, open_labelled
-from catlip.evaluation.linear_probe import knn
 from catlip.labels.tokenizer import FILE, Tokenizer, TokenizerConfig, make_tokenizer
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.augment import AugmentConfig
@@ -170,36 +167,23 @@ class PretrainTask(Task):
 
     def evaluation(self, out: Path, world: World) -> Evaluation | None:
         """Held-out mAP of the labels, kNN evaluation on a labelled set."""
-        cfg, vocabulary = self.cfg, self.context.vocabulary
-        data = labelled = None
-        if cfg.held_out:
-            source = open_dataset(cfg.held_out)
-            data = held_out.open_held_out(source, vocabulary, self.encoder.pixels, cfg.held_out_limit)
+        cfg, parts = self.cfg, []
+        # Imported where they are asked for: a run that measures nothing loads nothing of the evaluation room.
+        if cfg.held_out and getattr(self.objective, "classifier", None) is None:
+            say("`held_out`: this objective has no classifier of labels, so nothing is measured there")
+        elif cfg.held_out:
+            from catlip.evaluation.held_out import held_out_evaluation
+
+            source, record = open_dataset(cfg.held_out), out if world.rank == 0 else None
+            vocabulary, limit = self.context.vocabulary, cfg.held_out_limit
+            parts.append(held_out_evaluation(source, vocabulary, self.encoder.pixels, limit, world.device, record))
         if cfg.probe:
-            labelled = open_labelled(cfg.probe)
-            if len(labelled) < 10:
-                raise UsageError(f"`probe` {cfg.probe}: {len(labelled)} images are too few to tell anything")
-        if data is None and labelled is None:
+            from catlip.evaluation.knn import knn_evaluation
+
+            parts.append(knn_evaluation(cfg.probe, world.device))
+        if not parts:
             return None
-
-        def measure(task: Any) -> dict[str, float]:
-            found: dict[str, float] = {}
-            classifier = getattr(task.objective, "classifier", None)
-            if data is not None and classifier is not None:
-                encoder = task.encoder
-                parts = [
-                    classifier(encoder.pooled(encoder.normalize(part.to(world.device)))).float().cpu()
-                    for part in data.pixels.split(64)
-                ]
-                scores = held_out.score(torch.cat(parts), data)
-                found |= {"mAP": 100 * scores.mean_ap, "top-1": 100 * scores.top1}
-                if world.rank == 0:
-                    held_out.write(out / held_out.FILE, scores, data, vocabulary)
-            if labelled is not None:
-                found["kNN"] = knn_accuracy(task.encoder, labelled, world.device)
-            return found
-
-        return measure
+        return lambda task: {name: value for part in parts for name, value in part(task).items()}
 
     def finish(self, out: Path, world: World) -> None:
         """Write the encoder with its classifier, the text side, and all other weights."""
@@ -223,16 +207,6 @@ def save_rest(objective: nn.Module, out: Path, prefix: str) -> None:
 
     rest = {name: value for name, value in objective.state_dict().items() if not name.startswith(prefix)}
     save_file({n: v.detach().cpu().contiguous().clone() for n, v in rest.items()}, out / "objective.safetensors")
-
-
-def knn_accuracy(encoder: Encoder, labelled: Any, device: torch.device) -> float:
-    """Percent of a fifth of a labelled set that its nearest neighbours among the other four name rightly."""
-    everything, kept = features(encoder, labelled, device)
-    _, y, _ = class_indices(labelled, labelled)
-    y = y[kept]
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    test, train = order[: len(order) // 5], order[len(order) // 5 :]
-    return knn(everything[train], y[train], everything[test], y[test])
 
 
 def speed_of(cfg: PretrainConfig, seconds: float) -> float:

@@ -25,9 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 from catlip import machine
 from catlip.errors import UsageError, first_line, refusal
 from catlip.objectives import gather
-from catlip.training.peers import FIND, Peers
 
 T = TypeVar("T")
+FIND = timedelta(minutes=10)  # that processes wait for each other at the start
 _meetings = itertools.count()
 _inside: list["World"] = []  # the world of the `joined` block that this process is in
 
@@ -62,7 +62,11 @@ def joined(device: str) -> Iterator[World]:
     world = join(device)
     if world.device.type == "cpu":
         machine.keep_memory()
-    peers = Peers(world.rank, world.size) if world.size > 1 else None
+    peers = None
+    if world.size > 1:
+        from catlip.training.peers import Peers  # one process needs none
+
+        peers = Peers(world.rank, world.size)
     try:
         if world.size > 1 and world.device.type == "cuda":
             _check_own_gpu(world)

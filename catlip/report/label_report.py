@@ -20,7 +20,7 @@ from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
 from catlip.notices import say
-from catlip.report.run import is_run, write_report
+from catlip.report.run_report import is_run, write_report
 
 LOOKED_AT = 20_000  # samples read for examples and for the words that were dropped
 PICTURES = 96  # on the contact sheet
