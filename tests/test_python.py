@@ -127,6 +127,7 @@ def test_datasets_of_ones_own_train_and_resume(kind: str, vocab: Vocabulary, tmp
     again = catlip.pretrain(data(), vocab, out=tmp_path / "cut", **SMALL)
     assert all(torch.equal(value, weights(again)[name]) for name, value in weights(whole).items())
     assert (again.samples, again.stopped) == (96, "")
+    assert "96 samples" in again._repr_html_()
 
 
 class Squared(torch.nn.Module):

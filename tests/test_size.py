@@ -17,7 +17,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "catlip"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LINES, MODULES, REACHED_LINES, REACHED = 16_400, 137, 6_900, 61  # ceilings
+LINES, MODULES, REACHED_LINES, REACHED = 16_450, 137, 6_950, 61  # ceilings
 LONGEST_FILE, LONGEST_FUNCTION = 320, 60
 NOT_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
@@ -57,11 +57,12 @@ def test_the_package_stays_below_its_ceiling(sizes: dict[Path, set[int]]) -> Non
 
 
 def test_what_a_pretraining_run_reaches(sizes: dict[Path, set[int]], flow, tmp_path: Path) -> None:
+    out, data = tmp_path / "run", ["--data", flow[0], "--vocab", str(flow[1])]
+    small = ["--samples", "32", "--batch-size", "16", "--image-size", "32", "--device", "cpu", "--precision", "fp32"]
     code = f"""
 import sys
 from catlip import cli
-cli.run(["pretrain", "flickr8k_cpu", "--data", {flow[0]!r}, "--vocab", {str(flow[1])!r},
-         "--out", {str(tmp_path / "run")!r}, "--samples", "32", "--batch-size", "16", "--image-size", "32", "--device", "cpu", "--precision", "fp32"])
+cli.run({["pretrain", "flickr8k_cpu", *data, "--out", str(out), *small]})
 print(*[m.__file__ for n, m in sorted(sys.modules.items()) if n.split(".")[0] == "catlip" and m.__file__], sep="\\n")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

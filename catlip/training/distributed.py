@@ -27,7 +27,6 @@ from catlip.errors import UsageError, first_line, refusal
 from catlip.objectives import gather
 
 T = TypeVar("T")
-FIND = timedelta(minutes=10)  # that processes wait for each other at the start
 _meetings = itertools.count()
 _inside: list["World"] = []  # the world of the `joined` block that this process is in
 
@@ -110,6 +109,8 @@ def join(device: str) -> World:
 @functools.cache
 def _store(rank: int, size: int) -> Any:
     """Where all processes find each other, served by rank 0 or by torchrun."""
+    from catlip.training.peers import FIND
+
     return next(rendezvous("env://", rank, size, timeout=FIND))[0]
 
 

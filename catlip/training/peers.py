@@ -17,14 +17,15 @@ import socket
 import sys
 import threading
 import time
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
 from catlip.errors import UsageError
 from catlip.notices import warn
-from catlip.training.distributed import FIND
 
+FIND = timedelta(minutes=10)  # that processes wait for each other at the start
 EXIT_CODE = 2
 GRACE = 0.6  # seconds
 # A machine that is down closes nothing. After this many silent seconds the kernel asks, so often, so many times.

@@ -39,6 +39,18 @@ class Run:
         path = self.out / "results.jsonl"
         return read_jsonl(path) if path.is_file() else []
 
+    def _repr_html_(self) -> str:
+        """For a notebook: what was measured, and the loss."""
+        from catlip import page  # matplotlib only where something is drawn
+
+        losses = {line["samples"]: line["loss"] for line in self.log if "loss" in line}
+        parts = [page.paragraph(str(self) if self.result is None else str(self.out))]
+        if self.result is not None and hasattr(self.result, "_repr_html_"):
+            parts.append(page.Html(self.result._repr_html_()))
+        if len(losses) > 1:
+            parts.append(page.chart([page.Series("loss", sorted(losses.items()))], "samples", "loss", height=2.3))
+        return page.join(parts).text
+
     def __str__(self) -> str:
         if self.stopped:
             return f"{self.out}: {self.stopped}"
