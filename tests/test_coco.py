@@ -371,7 +371,7 @@ def test_batches(pictures: tuple[Path, Path]) -> None:
     assert len(source) == 2
     order = Order(source.parts, 3, source.shards.tolist())
     steps = Steps(CurriculumConfig(), budget=12, batch_size=6, image_size=64, seed=3)
-    batches = BoxBatches(source, order, steps, pictures=instances.pictures, scale=(1.0, 1.0), masks=True)
+    batches = BoxBatches(source, order, steps, scale=(1.0, 1.0), masks=True)
     batch = batches[0]
     assert isinstance(batch, BoxBatch)
     lengths = batch.offsets.diff().tolist()

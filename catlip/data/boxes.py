@@ -97,7 +97,7 @@ def decode_placed(
 
 
 class BoxBatches(Batches):
-    """Pictures with the boxes, and the masks, of a COCO file."""
+    """Images of a dataset whose targets are `Objects`: boxes, and masks where they are there."""
 
     def __init__(
         self,
@@ -105,20 +105,18 @@ class BoxBatches(Batches):
         order: Order,
         steps: Steps,
         *,
-        pictures: dict[str, Objects],
         scale: tuple[float, float],
         masks: bool,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """pictures: by the keys of their records. scale: range of the picture's longer side, as a share of
-        the canvas. masks: whether they travel too."""
+        """scale: range of the image's longer side, as a share of the canvas. masks: whether they travel too."""
         super().__init__(source, order, steps, rank=rank, world=world)
-        self.pictures, self.scale, self.masks = pictures, scale, masks
+        self.scale, self.masks = scale, masks
 
     def picture(self, record: Sample, draws: list[float], out: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(boxes, classes, packed masks) of what is to be seen; boxes and masks mirrored if the task will mirror."""
-        objects = self.pictures[record.key]
+        objects = record.target
         low, high = self.scale
         placed = decode_placed(record.image, objects, out, low + (high - low) * draws[1], draws[2:4])
         return on_canvas(objects, placed, out.shape[-1], mirrored=draws[0] < 0.5, masks=self.masks)

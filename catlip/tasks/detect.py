@@ -141,10 +141,8 @@ class DetectTask(Task):
         self.cfg, self.data, self.began = cfg, data, time.perf_counter()
 
     def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
-        cfg, pictures = self.cfg, self.data.train.pictures
-        return BoxBatches(
-            dataset, order, steps, pictures=pictures, scale=cfg.scale, masks=cfg.objective.masks, rank=rank, world=world
-        )
+        cfg = self.cfg
+        return BoxBatches(dataset, order, steps, scale=cfg.scale, masks=cfg.objective.masks, rank=rank, world=world)
 
     @property
     def described(self) -> str:
@@ -202,7 +200,7 @@ def _search(
     ids, name_of = dict(zip(test.names, test.ids, strict=True)), dict(zip(test.ids, test.names, strict=True))
     category_of = [ids.get(name) for name in train.names]
     every, found, shown = max(1, len(source) // max(cfg.show, 1)), [], []
-    pictures = _detected(objective, source, test, cfg.image_size, device, unreadable)
+    pictures = _detected(objective, source, cfg.image_size, device, unreadable)
     for number, (truth, image, result, placed) in enumerate(pictures):
         here = as_coco(result, truth, placed, category_of)
         found += here
@@ -212,13 +210,13 @@ def _search(
 
 
 def _detected(
-    objective: BoxObjective, source: Dataset, test: Instances, size: int, device: torch.device, unreadable: Unreadable
+    objective: BoxObjective, source: Dataset, size: int, device: torch.device, unreadable: Unreadable
 ) -> Iterator[tuple[Objects, bytes, dict[str, Tensor], Placed]]:
     """What is found in each picture, in pixels of the canvas onto which the whole of it fits."""
 
     def decode(number: int) -> tuple[Objects, bytes, Tensor, Placed] | None:
         record, canvas = source[number], empty(size)
-        truth = test.pictures[record.key]
+        truth = record.target
         try:
             return truth, record.image, canvas, decode_placed(record.image, truth, canvas)
         except UnreadableImageError as error:
