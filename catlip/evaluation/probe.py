@@ -48,17 +48,17 @@ class ProbeConfig:
     image_size: int | None = None  # pixels; default: the encoder's own
     train: str  # tars (KEY.jpg and KEY.cls), a folder with a folder a class, a CSV (image,labels), a COCO .json
     test: str  # the same; where pictures have several labels, each class has a linear SVM, by VOC07's protocol
-    init: Literal["random", "transfer"] = "random"  # transfer: pull towards rows of the classifier; beside it, random
+    init: Literal["random", "transfer"] = "random"  # transfer: Transfer Init, compared with a random start
     classes: str | None = None  # names for --init transfer, one a line in the order of the labels' numbers
     alpha: float = ALPHA  # of --init transfer: least WordNet path similarity of a synset that stands in
     fraction: float = 1.0  # share of each class' training pictures to learn from, at least one of each
-    fractions: str = ""  # several of them, as 0.01,0.1,1: a curve, drawn
-    shots: str = ""  # instead: so many training pictures of each class, as 1,2,4,8,16
-    seeds: int = 5  # random parts of the training set to measure, where a part is taken
+    fractions: str = ""  # several fractions, as 0.01,0.1,1: draws a learning curve
+    shots: str = ""  # instead of fractions: numbers of training pictures per class, as 1,2,4,8,16
+    seeds: int = 5  # number of random parts to measure for each fraction or number of shots
     out: str | None = None  # the curve's page; default: RUN/efficiency.html
-    neighbours: int = 20  # of the nearest-neighbour vote
+    neighbours: int = 20  # k of kNN evaluation
     seed: int = 0  # of parts, of the held-out split that chooses the penalty, and of untrained weights
-    cache: bool = True  # keep features for the next time, and take those that were kept
+    cache: bool = True  # whether features are cached and reused
     device: str = "auto"
 
 

@@ -30,8 +30,8 @@ class Classes:
 class ClassObjective(nn.Module):
     """Encoder and linear head. forward(batch) -> (loss, metrics).
 
-    Pictures are mixed within a micro-batch, each with the one after it. So accumulation changes who meets whom, as it
-    changes what drop path drops, but nothing in distribution, and memory may run out without ending the run.
+    Each picture is mixed with the next one of its micro-batch. So accumulation changes which pictures are paired (as it
+    changes what drop path drops), but not their distribution, and the micro-batch may be halved when memory runs out.
     """
 
     needs_global_batch = False

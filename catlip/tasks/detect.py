@@ -51,9 +51,9 @@ class DetectConfig(TrainConfig):
     test_boxes: str
     out: str  # run folder; the same command again goes on where it stopped
     image_size: int = 1024  # pixels of the square canvas
-    scale: tuple[float, float] = (0.5, 1.25)  # an image's longer side, as a share of the canvas, drawn anew each time
+    scale: tuple[float, float] = (0.5, 1.25)  # random resize: an image's longer side, as a multiple of the canvas
     batch_size: int = 16  # of all processes together
-    drop_path: float = 0.0  # share of the encoder's layers that is left out at the top, falling towards the bottom
+    drop_path: float = 0.0  # stochastic depth: rate at the last layer, falling linearly to 0 at the first
     show: int = 24  # images on the page
     objective: DetectorConfig = field(default_factory=DetectorConfig)
     augment: Any = field(default_factory=AugmentConfig)  # or a module on the batch, from Python

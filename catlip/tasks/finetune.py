@@ -74,13 +74,13 @@ class FinetuneConfig(TrainConfig):
     alpha: float = ALPHA  # of init transfer: least WordNet path similarity of a synset that stands in
     image_size: int = 0  # pixels; 0: the encoder's own
     fraction: float = 1.0  # share of the training images of every class
-    fractions: str = ""  # several of them, as 0.01,0.1,1, each with `seeds` random parts: a curve, drawn
-    seeds: int = 1  # with other seeds as often as this; with init transfer, random beside it
+    fractions: str = ""  # several fractions, as 0.01,0.1,1, each on `seeds` random parts: draws a learning curve
+    seeds: int = 1  # number of seeds to repeat with; with init transfer, a random start is measured too
     batch_size: int = 64  # of all processes together
-    drop_path: float = 0.0  # share of the residual branches that are skipped at the last layer, less below it
+    drop_path: float = 0.0  # stochastic depth: rate at the last layer, falling linearly to 0 at the first
     wise: float = 1.0  # WiSE-FT's alpha: weights on the way from the start (0) to the fine-tuned ones (1) (2109.01903)
-    center: float = 1.0  # crop_pct that the encoder gets: share of the shorter side that testing sees
-    watch_limit: int = 2000  # images of test that are measured during the run, drawn at random; 0: none
+    center: float = 1.0  # the encoder's crop_pct: the test's center crop, as a share of the shorter side
+    watch_limit: int = 2000  # random images of test to evaluate on during the run; 0: none
     crop: CropConfig = field(default_factory=lambda: CropConfig(scale=(0.3, 1.0)))
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     augment: Any = field(default_factory=AugmentConfig)  # or a module on the batch, from Python

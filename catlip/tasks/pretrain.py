@@ -33,9 +33,9 @@ from catlip.training.train import TrainConfig, train
 
 @dataclass(kw_only=True, slots=True)
 class PretrainConfig(TrainConfig):
-    """A whole run. Recipes (catlip/recipes) return one of these."""
+    """Settings of `catlip pretrain`. Recipes (catlip/recipes) return one of these."""
 
-    data: str  # tars, tables, a folder, local or remote; `catlip pack --help` lists the kinds; `a + b@2` mixes
+    data: str  # captioned images: tars, a table, a folder, COCO captions, a URL (docs/data.md); `a@2 + b` mixes
     vocab: str = ""  # vocab.tsv, made by `catlip vocab`; for objectives that name labels
     out: str  # run folder; the same command again goes on where it stopped
     backbone: str = "vit_small_patch16_224"  # any timm model

@@ -60,7 +60,7 @@ class SegmentConfig(TrainConfig):
     void: tuple[int, ...] = ()  # numbers that are no class; 0 among them: classes begin at 1. Default: the layout's
     image_size: int = 512  # pixels of the squares that the network sees
     batch_size: int = 16  # of all processes together
-    drop_path: float = 0.0  # share of the residual branches that are left out, in the last layer
+    drop_path: float = 0.0  # stochastic depth: rate at the last layer, falling linearly to 0 at the first
     save_masks: bool = False  # write the predictions on the test set as PNG
     show: int = 24  # predictions on the page
     head: HeadConfig = field(default_factory=HeadConfig)

@@ -26,7 +26,7 @@ class OptimConfig:
     warmup: float = 0.05  # share of the budget over which the learning rate rises
     decay: float = 0.2  # wsd: share of the budget over which it falls
     clip: float = 1.0  # largest gradient norm; 0: no clipping
-    layer_decay: float = 1.0  # the learning rate of a layer of the encoder, as a share of the layer's above it
+    layer_decay: float = 1.0  # learning rate of each encoder layer, as a share of that of the layer above it
 
 
 def make_optimizers(task: nn.Module, cfg: OptimConfig) -> list[torch.optim.Optimizer]:

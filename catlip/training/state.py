@@ -27,8 +27,8 @@ class LoopConfig:
     precision: Setting = "auto"  # of matrix products and convolutions, weights stay fp32; auto: what is fast here
     ema: float = 0.999  # decay of the moving average of the weights that is saved; 0: none
     save_every: int = 0  # samples between checkpoints; 0: twenty a run
-    micro_batch: int = 0  # pictures of one process at a time, the rest accumulates; 0: as many as memory allows
-    checkpointing: bool = False  # activations are computed twice instead of kept: less memory, a third more time
+    micro_batch: int = 0  # pictures per forward pass of a process, gradients accumulate; 0: as many as memory allows
+    checkpointing: bool = False  # recompute activations instead of keeping them: less memory, a third more time
     compile: bool = False  # torch.compile the encoder
     shard: bool = False  # several GPUs: spread weights and optimiser over them (FSDP2) instead of a replica each (DDP)
 

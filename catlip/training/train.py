@@ -98,10 +98,10 @@ class Session:
 
 
 def train(task: Task, dataset: Dataset, cfg: TrainConfig, out: str | Path, evaluate: Sequence[Evaluator] = ()) -> Run:
-    """Train, or go on with the run that `out` holds the beginning of.
+    """Train, or resume the run in `out`.
 
     evaluate: functions of the encoder whose numbers are logged during the run, beside the task's own.
-    Raises UsageError for settings that cannot be, for a folder that holds anything else, and for a loss that is not
+    Raises UsageError for invalid settings, for a folder that holds anything but this run, and for a loss that is not
     finite.
     """
     if not str(out):
