@@ -130,7 +130,7 @@ def retrieve(
 def both_ways(images: Tensor, captions: Tensor, data: CaptionFeatures) -> dict[str, Any]:
     """Recalls in percent: {"image_to_text": {"r@1", ...}, "text_to_image": ...}. images [N, D], captions [M, D].
 
-    Images without a caption are found or not, but look for nothing.
+    Images without a caption are candidates, but no queries.
     """
     owners, numbers = data.owners(), torch.arange(len(images))
     asking = numbers[torch.tensor([bool(captions) for captions in data.captions])]

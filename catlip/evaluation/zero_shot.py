@@ -44,7 +44,7 @@ class ZeroShotConfig:
     classes: str | None = None  # class names, one a line in the order of the labels' numbers; or the labels are names
     route: Route = "auto"  # head: rows of the classifier; text: the text tower; auto: all the run has
     templates: str | None = None  # prompts, one a line, with {} for the name
-    calibrate: Literal["pictures", "bias", "none"] = "pictures"  # standardise over the pictures; or drop the bias
+    calibrate: Literal["pictures", "bias", "none"] = "pictures"  # pictures: standardise over them; bias: drop the bias
     image_size: int | None = None  # pixels; default: the encoder's own
     device: str = "auto"
 

@@ -1,4 +1,4 @@
-"""What an objective is, and how it is built. An own one needs no more than this (CONTRIBUTING.md has an example).
+"""What an objective is, and how it is built. Your own needs no more than this (docs/python.md has an example).
 
 An objective is a module on an encoder: `forward(batch) -> (loss, metrics)`, the loss averaged over the batch's images,
 `batch.image` in the encoder's input space. What it may have besides:

@@ -34,8 +34,8 @@ class SigLip:
 class SigLipObjective(DualEncoder):
     """Dual encoder with learned temperature and bias. forward(batch) -> (loss, metrics); needs batch.tokens.
 
-    Raises UsageError if the batch of all processes is a single picture: pulled together and never apart, all vectors
-    would become one.
+    Raises UsageError if the batch of all processes is a single picture: without negatives all vectors would collapse
+    into one.
     """
 
     needs_global_batch = True  # every other caption of the batch is a negative

@@ -57,8 +57,8 @@ class AlignConfig(TrainConfig):
 def align(encoder: Any = None, data: Any = None, *, config: AlignConfig | None = None, **settings: Any) -> Run:
     """Train a text tower on a frozen encoder's vectors, or go on with the run in `out`.
 
-    encoder: an Encoder, a Run, or where one lies. data: captioned images, as `catlip.open` takes them. settings: fields
-    of `AlignConfig`. Raises UsageError for data without captions, or a batch that is larger than the data.
+    encoder: an Encoder, a Run, or its path or name. data: captioned images, as `catlip.open` takes them. settings:
+    fields of `AlignConfig`. Raises UsageError for data without captions, or a batch that is larger than the data.
     """
     cfg = configure(AlignConfig, config, run=encoder, data=data, **settings)
     if cfg.steps < 1 or cfg.batch_size < 2:
@@ -89,7 +89,7 @@ def with_captions(data: CaptionFeatures, name: str) -> CaptionFeatures:
 
 
 class Vectors(Dataset):
-    """CaptionFeatures images as an encoder sees them: pooled vectors, in `metadata`."""
+    """A dataset of CaptionFeatures: the pooled vector of each captioned image, in `metadata`."""
 
     def __init__(self, dataset: Dataset, found: CaptionFeatures) -> None:
         """found: what the encoder made of the dataset's images."""
@@ -118,7 +118,7 @@ class VectorBatch(Batch):
     pooled: Tensor = field(default_factory=lambda: torch.empty(0, 0))  # float32 [B, D]
 
     def _slice(self, low: int, high: int) -> Batch:
-        # Not super(): a dataclass with slots is another class than the one that the word would find.
+        # Not super(): `slots=True` makes a new class, so a bare super() refers to the wrong one.
         return replace(Batch._slice(self, low, high), pooled=self.pooled[low:high])
 
 

@@ -68,7 +68,7 @@ class DetectConfig(TrainConfig):
 def detect(encoder: Any = None, *, config: DetectConfig | None = None, **settings: Any) -> Run:
     """Fine-tune a detector and measure its AP, or go on with the run in `out`.
 
-    encoder: an Encoder, a Run, or where one lies. settings: fields of `DetectConfig`. The run's `result` is a
+    encoder: an Encoder, a Run, or its path or name. settings: fields of `DetectConfig`. The run's `result` is a
     `DetectionResult`, on rank 0. Raises UsageError for a mistake in settings or data, before training.
     """
     cfg = configure(DetectConfig, config, run=encoder, **settings)

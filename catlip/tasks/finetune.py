@@ -95,9 +95,9 @@ def finetune(
 ) -> Run:
     """Fine-tune an encoder and its new classifier, and measure both on a test set; or go on with the run in `out`.
 
-    encoder: an Encoder, a Run, or where one lies. train, test: labelled images, as `catlip.open`
-    takes them. settings: fields of `FinetuneConfig`. The run's `result` is a `ClassificationResult`, on rank 0;
-    OUT/encoder has the classifier. Raises UsageError for a mistake, before anything is written.
+    encoder: an Encoder, a Run, or its path or name. train, test: labelled images, as `catlip.open` takes them.
+    settings: fields of `FinetuneConfig`. The run's `result` is a `ClassificationResult`, on rank 0; OUT/encoder has the
+    classifier. Raises UsageError for a mistake, before anything is written.
     """
     cfg = configure(FinetuneConfig, config, run=encoder, train=train, test=test, **settings)
     for name in ("run", "train", "test", "out"):

@@ -89,7 +89,7 @@ def as_vocabulary(vocab: Any) -> Vocabulary:
 
 
 def open_tokenizer(cfg: PretrainConfig, dataset: Dataset) -> Tokenizer:
-    """The one that the run began with, or a new one, trained on the captions if so asked."""
+    """The run's own tokenizer if it has one already, else a new one, trained on the captions if so configured."""
     if cfg.out and (Path(cfg.out) / FILE).is_file():
         return Tokenizer.load(Path(cfg.out) / FILE, cfg.tokens.context)
     return make_tokenizer(cfg.tokens, (caption for captions in dataset.captions() for caption in captions))

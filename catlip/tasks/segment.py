@@ -71,11 +71,11 @@ class SegmentConfig(TrainConfig):
 def segment(
     encoder: Any = None, train: Any = None, test: Any = None, *, config: SegmentConfig | None = None, **settings: Any
 ) -> Run:
-    """Train, save and test; or go on with the run in `out`.
+    """Train, save and test a segmentation model, or resume the run in `out`.
 
-    encoder: an Encoder, a Run, or where one lies. train, test: images with masks. settings: fields
-    of `SegmentConfig`. The run's `result` is a `SegmentationResult`, on rank 0. Raises
-    UsageError for a mistake in settings, images or masks, before anything is written.
+    encoder: an Encoder, a Run, or its path or name. train, test: images with masks. settings: fields of
+    `SegmentConfig`. The run's `result` is a `SegmentationResult`, on rank 0. Raises UsageError for a mistake in
+    settings, images or masks, before anything is written.
     """
     cfg = configure(SegmentConfig, config, run=encoder, train=train, test=test, **settings)
     for name in ("run", "train", "test", "out"):

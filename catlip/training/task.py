@@ -20,7 +20,7 @@ Evaluation = Callable[["Task"], dict[str, float]]  # a task whose weights are al
 
 
 class Task(nn.Module):
-    """An objective on an encoder, with all that the trainer has to be told of it.
+    """An objective on an encoder, with everything the trainer needs to know about it.
 
     A subclass says how samples become batches; all else has a default. Everything but the weights is a function of the
     settings, so that every process and a run that goes on build the same task.
@@ -78,13 +78,12 @@ class Task(nn.Module):
         """Write what a run folder has from the first moment on. Rank 0."""
 
     def evaluation(self, out: Path, world: World) -> Evaluation | None:
-        """What measures the task during the run; it decides nothing about the training. Raises UsageError for data that
-        cannot be opened."""
+        """Function that evaluates the task during the run; it has no influence on training. Raises UsageError for data
+        that cannot be opened."""
         return None
 
     def finish(self, out: Path, world: World) -> Any:
-        """Save what is to be used, and measure it; called on all processes with the final weights. The result, if there
-        is one."""
+        """Save the final model and evaluate it; called on all processes. Returns the result, or None."""
         if world.rank == 0:
             self.encoder.save(out / "encoder")
 
@@ -108,7 +107,7 @@ class Task(nn.Module):
 
 
 def named(source: Any, untrained: bool = False) -> str:
-    """What results and messages call the encoder that a task starts from: where it lies, or what it is."""
+    """The starting encoder's name in results and messages: its path, or its architecture."""
     return f"{origin(source) or load(source).architecture}{' untrained' if untrained else ''}"
 
 
