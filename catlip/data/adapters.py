@@ -67,7 +67,9 @@ class Adapted(Dataset):
         """The column of captions: of the usual names, one that holds texts."""
         usual = [name for name in TEXT_COLUMNS if name not in LABEL_COLUMNS]
         by_lower = {name.lower(): name for name in self.first if name != self.image}
-        return next((by_lower[n] for n in usual if n in by_lower and _is_text(self.first[by_lower[n]])), None)
+        found = [by_lower[name] for name in usual if name in by_lower]
+        texts = [name for name in found if _is_text(self.first[name])]
+        return next(iter(texts or [name for name in found if self.first[name] in (None, [])]), None)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -122,7 +124,7 @@ class Adapted(Dataset):
         found, hashed = hashlib.sha256(), 0
         for index in range(len(self)):
             row = self.row(index)
-            image = row.pop(self.image)
+            image = row.pop(self.image, None)
             if isinstance(image, str | os.PathLike):
                 size = os.path.getsize(image) if os.path.exists(image) else -1
                 content = f"{os.fspath(image)} {size}".encode()
@@ -233,6 +235,9 @@ def _class_names(cells: Iterable[Any], names: list[str] | None) -> tuple[Iterato
             if isinstance(one, str):
                 yield one
             elif one is not None:
+                one = _listed(one)
+                if not isinstance(one, int | float) or one % 1:
+                    raise UsageError(f"`data`: a class is a name or a whole number, not {one!r:.60}")
                 number = int(one)
                 if names is None:
                     yield str(number)
@@ -284,10 +289,10 @@ def _named(item: Any) -> dict[str, Any]:
     if isinstance(item, tuple | list) and len(item) == 2:
         value = _listed(item[1])
         first = next(iter(value), "") if isinstance(value, list) else value
-        return {"image": item[0], "caption" if isinstance(first, str) else "label": value}
+        return {"image": item[0], "caption" if first is None or isinstance(first, str) else "label": value}
     if isinstance(item, str | os.PathLike | bytes | Image.Image | np.ndarray):
         return {"image": item}
-    raise UsageError(f"`data`: {EXPECTED}; found a {type(item).__name__}: {str(item)[:80]}")
+    raise UsageError(f"`data`: {EXPECTED}; found a {type(item).__name__}: {' '.join(str(item).split())[:80]}")
 
 
 def _listed(cell: Any) -> Any:

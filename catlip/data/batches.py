@@ -141,6 +141,11 @@ class Batches(ABC):
         pixels = pixels.permute(0, 3, 1, 2)  # channels last, as convolutions like it
         for row, sample in enumerate(self.order.samples(places).tolist()):
             record = self.source[sample]
+            if not isinstance(record, Sample) or not isinstance(record.captions, list | tuple):
+                what = "captions that are no list" if isinstance(record, Sample) else f"a {type(record).__name__}"
+                raise UsageError(
+                    f"`data` {self.source.name} gives {what}; it is a catlip.Sample with a list of captions"
+                )
             encoded += len(record.image) if isinstance(record.image, bytes) else 0
             try:
                 beside.append(self.picture(record, draws[row].tolist(), pixels[len(kept)]))
@@ -151,7 +156,8 @@ class Batches(ABC):
             kept.append(row)
         if not records:
             raise UsageError(
-                f"not one picture of a batch of {len(places)} can be read: {next(iter(unreadable.items()))}"
+                f"not one picture of a batch of {len(places)} can be read: "
+                f"{', '.join(': '.join(one) for one in list(unreadable.items())[:1])}"
             )
         flip = torch.from_numpy(draws[kept, 0] < 0.5)
         batch = self.batch(pixels[: len(kept)], flip, records, beside, draws[kept])

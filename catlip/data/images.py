@@ -74,7 +74,9 @@ def open_image(data: Any) -> Image.Image:
     Raises UnreadableImageError.
     """
     if isinstance(data, np.ndarray):
-        return Image.fromarray(data)
+        if not data.size:
+            raise UnreadableImageError(f"an array without pixels, {list(data.shape)}")
+        return Image.fromarray(data[..., 0] if data.shape[2:] == (1,) else data)
     if isinstance(data, Image.Image):
         return _checked_size(data)
     if not data:

@@ -88,12 +88,9 @@ class Loader:
         while (found := worker.answer()) is None:
             deaths, self.deaths, why = deaths + 1, self.deaths + 1, worker.last_words()
             if deaths == GIVE_UP_AFTER:
-                memory = (
-                    ""
-                    if worker.said
-                    else ("; this is mostly too little memory: try fewer `workers` or a smaller `batch_size`")
-                )
-                raise UsageError(f"a loader worker died {deaths} times over step {number:,} ({why}){memory}")
+                memory = "; this is mostly too little memory: try fewer `workers` or a smaller `batch_size`"
+                hint = "" if worker.said else memory
+                raise UsageError(f"a loader worker died {deaths} times over step {number:,} ({why}){hint}")
             warn(f"a loader worker died at step {number:,} ({why}); it is started anew")
             worker.start()
         if isinstance(found, Exception):

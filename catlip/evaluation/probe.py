@@ -273,11 +273,12 @@ def wanted_amounts(cfg: ProbeConfig) -> tuple[list[float], list[int]]:
     return ([], shots) if shots else (shares, [])
 
 
-def numbers_in(text: str, option: str, kind: type) -> list[Any]:
-    """1,2,4 -> [1, 2, 4], ascending. Raises UsageError."""
+def numbers_in(text: Any, option: str, kind: type) -> list[Any]:
+    """1,2,4 -> [1, 2, 4], ascending; also of a list, or of one number. Raises UsageError."""
+    parts = text.replace(" ", ",").split(",") if isinstance(text, str) else text
     try:
-        return sorted({kind(part) for part in text.replace(" ", ",").split(",") if part})
-    except ValueError:
+        return sorted({kind(part) for part in (parts if isinstance(parts, list | tuple) else [parts]) if part != ""})
+    except (TypeError, ValueError):
         raise UsageError(f"{option} {text!r}: expected numbers with commas between them") from None
 
 

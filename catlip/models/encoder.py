@@ -289,8 +289,8 @@ class Encoder(nn.Module):
 
 def check_name(name: str) -> None:
     """Raises UsageError, with near names, for a backbone that timm does not have."""
-    if not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+    if not timm.is_model(str(name).split(".")[0]):
+        near = difflib.get_close_matches(str(name), timm.list_models(), n=4, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` lists all"
         raise UsageError(f"`backbone` {name!r}: timm {timm.__version__} has no such model{hint}")
 

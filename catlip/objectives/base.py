@@ -31,9 +31,8 @@ class Context:
     vocabulary: Vocabulary  # of the labels; empty unless the objective needs labels
     tokenizer: Tokenizer | None = None  # the one that makes batch.tokens; None unless the objective needs tokens
     text: TextConfig = field(default_factory=TextConfig)  # the size that a text tower should have
-    device: torch.device = field(
-        default_factory=lambda: torch.device("cpu")
-    )  # where training will take place; modules are moved there later
+    # Where training will take place; modules are moved there later.
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Context":
         return self  # the same for every copy of a task
@@ -44,7 +43,8 @@ def needs_of(objective: Any) -> frozenset[str]:
 
     Raises UsageError for a need that does not exist.
     """
-    needs = frozenset(getattr(objective, "needs", ()))
+    stated = getattr(objective, "needs", ())
+    needs = frozenset([stated] if isinstance(stated, str) else stated)
     if unknown := needs - NEEDS:
         raise UsageError(f"`objective` needs {', '.join(sorted(unknown))}; there are {', '.join(sorted(NEEDS))}")
     return needs
@@ -53,9 +53,11 @@ def needs_of(objective: Any) -> frozenset[str]:
 def build_objective(objective: Any, encoder: nn.Module, context: Context) -> nn.Module:
     """A config's own `build(encoder, context)`, or a class called with the same two arguments."""
     make: Any = getattr(objective, "build", objective)
-    if not callable(make):
+    if not callable(make) or isinstance(make, nn.Module):
         raise UsageError(f"`objective` {objective!r} is neither a config with `build` nor a class")
     built: Any = make(encoder, context)
+    if not isinstance(built, nn.Module) or type(built).forward is nn.Module.forward:
+        raise UsageError(f"`objective` {name_of(objective)} gives no module with a `forward(batch)`")
     return built
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from catlip.atomic import read_jsonl
-from catlip.config import configure
+from catlip.config import configure, plain
 from catlip.errors import UsageError
 from catlip.evaluation.learning_curve import CurveResult
 from catlip.evaluation.probe import numbers_in
+from catlip.models.weights import origin
 from catlip.notices import say
 from catlip.tasks.finetune import FinetuneConfig as FinetuneConfig
 from catlip.tasks.finetune import curve_key
@@ -59,7 +60,9 @@ def finetune(
 
 def _probed(cfg: FinetuneConfig) -> list[dict[str, Any]]:
     """The newest curve of `catlip probe` on the same data."""
-    file = Path(cfg.run) / RESULTS
+    file = Path(origin(cfg.run)) / RESULTS
     found = read_jsonl(file) if file.is_file() else []
-    same = [f for f in found if f["task"] == "probe" and f.get("curve") and f["data"] == [cfg.train, cfg.test]]
+    same = [
+        f for f in found if f["task"] == "probe" and f.get("curve") and f["data"] == [plain(cfg.train), plain(cfg.test)]
+    ]
     return same[-1:]

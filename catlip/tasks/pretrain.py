@@ -120,8 +120,12 @@ def make_task(
 
 
 def built_augment(augment: Any) -> nn.Module | None:
-    """An augmentation from its config, or the module that was given."""
-    return augment.build() if isinstance(augment, AugmentConfig) else augment
+    """An augmentation from its config, or the module that was given. Raises UsageError for anything else."""
+    if isinstance(augment, AugmentConfig):
+        return augment.build()
+    if not isinstance(augment, nn.Module):
+        raise UsageError(f"`augment` is an AugmentConfig or a module on images, not {augment!r}")
+    return augment
 
 
 class PretrainTask(Task):

@@ -41,9 +41,8 @@ def speed(
     cost = sum(
         phase.share * _seconds_a_picture(state, loader(phase.steps(MOST)), seconds * phase.share) for phase in phases
     )
-    return (
-        max(1, all_reduce_min(round(1000 / cost))) / 1000
-    )  # of the slowest process; whole numbers are what they exchange
+    # Of the slowest process; whole numbers are what they exchange.
+    return max(1, all_reduce_min(round(1000 / cost))) / 1000
 
 
 def _seconds_a_picture(state: State, loader: Loader, seconds: float) -> float:

@@ -1,6 +1,6 @@
 """What `train` returns: a run folder, and what it holds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ class Run:
 
     out: Path
     samples: int  # seen in all
-    seconds: float = 0.0  # of this call
+    seconds: float = field(default=0.0, compare=False)  # of this call
     stopped: str = ""  # why it ended before its budget, or ""
     result: Any = None  # what was measured at the end, for tasks that have a test set
 

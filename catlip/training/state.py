@@ -75,11 +75,21 @@ def accumulate(
     for i, part in enumerate(micro):
         with no_sync(module, i + 1 < len(micro)), _batch_norm_needs_two(len(part)):
             with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
-                loss, found = module(part.to(world.device))
+                loss, found = _promised(module(part.to(world.device)))
             scale(loss * (len(part) * world.size / batch.step.batch)).backward()
         for name, value in found.items():
             metrics[name] = metrics.get(name, 0.0) + value * (len(part) / len(batch))
     return metrics
+
+
+def _promised(found: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """(loss, metrics) of a task or of somebody's objective. Raises UsageError for anything else."""
+    loss, metrics = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
+    numbers: list[Any] = [loss, *metrics.values()] if isinstance(metrics, dict) and "loss" in metrics else [None]
+    if any(not isinstance(one, Tensor) or one.numel() != 1 for one in numbers) or not numbers[0].requires_grad:
+        told = "(loss, {'loss': loss.detach(), ...}), tensors of one number each, the first with a gradient"
+        raise UsageError(f"`objective`: forward returns {told}")
+    return numbers[0], metrics or {}
 
 
 @contextlib.contextmanager

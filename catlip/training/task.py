@@ -13,6 +13,7 @@ from catlip.data.batches import Batch, Batches
 from catlip.data.dataset import Dataset
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
+from catlip.errors import UsageError
 from catlip.models.weights import load, origin
 from catlip.training.distributed import World
 
@@ -100,10 +101,11 @@ class Task(nn.Module):
             self.encoder.keep_patches(batch.step.keep)
             if self.augment is not None:
                 image, extra = augmented(self.augment, image, batch.step.progress)
-        loss, metrics = self.objective(replace(batch, image=self.encoder.normalize(image)))
-        if extra is not None:
-            loss, metrics = loss + extra, {**metrics, "augment": extra.detach()}
-        return loss, metrics
+        found = self.objective(replace(batch, image=self.encoder.normalize(image)))
+        if extra is None:
+            return found
+        loss, metrics = found
+        return loss + extra, {**metrics, "augment": extra.detach()}
 
 
 def named(source: Any, untrained: bool = False) -> str:
@@ -112,6 +114,13 @@ def named(source: Any, untrained: bool = False) -> str:
 
 
 def augmented(augment: nn.Module, image: Tensor, progress: float) -> tuple[Tensor, Tensor | None]:
-    """(images, loss to add or None) of an augmentation, whether or not it asks how far the run is."""
+    """(images, loss to add or None) of an augmentation, whether or not it asks how far the run is.
+
+    Raises UsageError for one that returns anything else than images of the same shape.
+    """
     found = augment(image, progress) if len(inspect.signature(augment.forward).parameters) > 1 else augment(image)
-    return found if isinstance(found, tuple) else (found, None)
+    new, extra = found if isinstance(found, tuple) else (found, None)
+    if not isinstance(new, Tensor) or new.shape != image.shape or not new.is_floating_point():
+        shape = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
+        raise UsageError(f"`augment` returns {shape}, not floating-point images of {list(image.shape)} as it was given")
+    return new.to(image.dtype), extra

@@ -1,6 +1,8 @@
 """The trainer: budget, order, steps, workers, precision, memory, averaging, resume, logging, one process or many."""
 
 import contextlib
+import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from catlip.config import plain
+from catlip.config import checked, plain
 from catlip.data.dataset import Dataset
 from catlip.data.loader import Loader
 from catlip.data.order import Order
@@ -104,8 +106,9 @@ def train(task: Task, dataset: Dataset, cfg: TrainConfig, out: str | Path, evalu
     Raises UsageError for invalid settings, for a folder that holds anything but this run, and for a loss that is not
     finite.
     """
-    if not str(out):
-        raise UsageError("`out` is missing")
+    if not out or not isinstance(out, str | os.PathLike):
+        raise UsageError(f"`out` is a folder, not {out!r}" if out else "`out` is missing")
+    checked(cfg)
     out, began = Path(out), time.perf_counter()
     with joined(cfg.device) as world:
         session = Session.of(task, dataset, cfg, world)
@@ -140,7 +143,7 @@ def train(task: Task, dataset: Dataset, cfg: TrainConfig, out: str | Path, evalu
             say(f"{len(found):,} samples could not be read and were skipped, e.g. {key}: {why}; all in {where}")
         result = None if stopped else trained.finish(out, world)
         any_rank(False)  # nobody looks for the weights before rank 0 has written them
-        return Run(out, seen, time.perf_counter() - began, stopped, result)
+        return Run(out.absolute(), seen, time.perf_counter() - began, stopped, result)
 
 
 def speed_of(task: Task, dataset: Dataset, cfg: TrainConfig, seconds: float) -> float:
@@ -154,11 +157,14 @@ def _open_folder(session: Session, out: Path, budget: int) -> Trackers:
     task, dataset, cfg = session.task, session.dataset, session.cfg
     facts = {**task.fingerprint(), "data": dataset.fingerprint(), "budget": budget}
     try:
+        json.dumps(facts)
         if not acquire(out, cfg, facts, accept=cfg.accept_changes):
             write_card(out, cfg, facts)
             task.begin(out)
         add_unreadable(out, dataset.troubles)
         return Trackers(out, cfg.track, plain(cfg))
+    except TypeError as error:
+        raise UsageError(f"`fingerprint` of {dataset.name} or of the task is not fit for JSON: {error}") from None
     except OSError as error:
         raise UsageError(f"`out` {out} cannot be written: {error.strerror or error}; choose another folder") from None
 
@@ -182,6 +188,8 @@ def _evaluation(
     task: Task, evaluators: Sequence[Evaluator], out: Path, world: World
 ) -> Callable[[Task], dict[str, float]] | None:
     """All that is measured during the run, of a task whose weights are all here; None if that is nothing."""
+    if wrong := [evaluator for evaluator in evaluators if not callable(evaluator)]:
+        raise UsageError(f"`evaluate` is a list of functions of the encoder, not of {wrong[0]!r}")
     own = task.evaluation(out, world)
     if own is None and not evaluators:
         return None
@@ -191,7 +199,11 @@ def _evaluation(
         trained.eval()
         found = own(trained) if own is not None else {}
         for evaluator in evaluators:
-            found |= {name: float(value) for name, value in evaluator(trained.encoder).items()}
+            numbers: Any = evaluator(trained.encoder)
+            try:
+                found |= {str(name): float(value) for name, value in numbers.items()}
+            except (AttributeError, TypeError, ValueError, RuntimeError):  # no dict, or not of numbers
+                raise UsageError(f"`evaluate` {evaluator!r} returned {numbers!r:.60}, not numbers by name") from None
         return found
 
     return measure
