@@ -57,4 +57,5 @@ class Run:
         if self.result is not None:
             return str(self.result)
         minutes, seconds = divmod(round(self.seconds), 60)
-        return f"{self.out}: {self.samples:,} samples; encoder ready after {minutes}:{seconds:02d}"
+        after = f"; encoder ready after {minutes}:{seconds:02d}" if self.seconds else ""
+        return f"{self.out}: {self.samples:,} samples{after}"
