@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from numbers import Integral, Real
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -57,8 +58,8 @@ def _unmet(value: Any, kind: Any) -> str:
     if len(parts) == 2 and parts[1] is NoneType:
         return "" if value is None else _unmet(value, parts[0])
     if kind in (int, float):
-        fits = isinstance(value, int | kind) and not isinstance(value, bool) and math.isfinite(value)
-        return "" if fits else {int: "a whole number", float: "a number"}[kind]
+        sort, told = (Integral, "a whole number") if kind is int else (Real, "a number")  # NumPy's numbers are of them
+        return "" if isinstance(value, sort) and not isinstance(value, bool) and math.isfinite(value) else told
     if kind is bool:
         return "" if isinstance(value, bool) else "True or False"
     return f"a {kind.__name__}" if dataclasses.is_dataclass(kind) and not isinstance(value, kind) else ""  # pyright: ignore[reportArgumentType]
@@ -80,6 +81,8 @@ def plain(value: Any) -> Any:
         return [plain(part) for part in value] if len(value) <= LISTED else f"{len(value):,} items"
     if value is None or isinstance(value, str | int | float | bool):
         return value
+    if isinstance(value, Real):  # a number of NumPy
+        return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     named = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
