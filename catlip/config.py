@@ -62,7 +62,9 @@ def _unmet(value: Any, kind: Any) -> str:
         return "" if isinstance(value, sort) and not isinstance(value, bool) and math.isfinite(value) else told
     if kind is bool:
         return "" if isinstance(value, bool) else "True or False"
-    return f"a {kind.__name__}" if dataclasses.is_dataclass(kind) and not isinstance(value, kind) else ""  # pyright: ignore[reportArgumentType]
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not isinstance(value, kind):
+        return f"a {kind.__name__}"
+    return ""
 
 
 def opened(config: C, **objects: Any) -> C:
