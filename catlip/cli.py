@@ -5,7 +5,6 @@ settings that the table below names, so `catlip vocab DATA` and `catlip vocab --
 """
 
 import contextlib
-import inspect
 import os
 import re
 import shlex
@@ -188,8 +187,7 @@ def run(args: list[str]) -> Any:
     )
     with flags_of(settings):
         function = getattr(module, verb.function)
-        takes_config = "config" in inspect.signature(function).parameters
-        result = function(config=settings) if takes_config else function(settings)
+        result = function(config=settings)
         if notices.is_rank_0():
             _show(verb, result, settings)
     return result
@@ -283,9 +281,7 @@ def _recipe(name: str, args: list[str], verb: str) -> tuple[Any, list[str]]:
         if objective:
             recipe.objective = import_module("catlip.recipes.objectives").objective_named(objective)
     if any(argument.split("=")[0] in ("--samples", "--epochs", "--hours") for argument in args):
-        recipe.samples, recipe.epochs = 0, 0.0  # the budget that is given takes the recipe's place
-        if hasattr(recipe, "hours"):
-            recipe.hours = 0.0
+        recipe.samples, recipe.epochs, recipe.hours = 0, 0.0, 0.0  # the budget that is given takes the recipe's place
     return recipe, args
 
 

@@ -67,6 +67,13 @@ def _unmet(value: Any, kind: Any) -> str:
     return ""
 
 
+def required(config: Any, *names: str) -> None:
+    """Raises UsageError for the first of these fields that is empty, as a recipe leaves what is the user's own."""
+    for name in names:
+        if not getattr(config, name):
+            raise UsageError(f"`{name}` is missing")
+
+
 def opened(config: C, **objects: Any) -> C:
     """The config with what its fields were opened to, where they were given as objects and not as paths or names."""
     given = {name: new for name, new in objects.items() if not isinstance(getattr(config, name), str | os.PathLike)}

@@ -83,7 +83,7 @@ def test_pretrain_has_the_flags_that_scripts_rely_on(capsys: pytest.CaptureFixtu
 def test_a_given_budget_takes_the_recipes_place(budget: list[str], is_: tuple, tmp_path: Path, monkeypatch) -> None:
     from catlip.tasks import pretrain
 
-    monkeypatch.setattr(pretrain, "pretrain", lambda cfg: (cfg.samples, cfg.epochs, cfg.hours))
+    monkeypatch.setattr(pretrain, "pretrain", lambda config: (config.samples, config.epochs, config.hours))
     monkeypatch.setenv("RANK", "1")
     assert cli.run(["pretrain", "flickr8k_cpu", "--data", str(tmp_path), "--out", "o", *budget]) == is_
 
@@ -251,7 +251,7 @@ def test_recipe_and_objective_are_understood_as_people_write_them(
     from catlip.tasks import pretrain
 
     (tmp_path / "d.tar").touch()
-    monkeypatch.setattr(pretrain, "pretrain", lambda cfg: cfg)
+    monkeypatch.setattr(pretrain, "pretrain", lambda config: config)
     monkeypatch.setenv("RANK", "1")
     rest = ["--out", "o", "--batch_size", "7", "--data", str(tmp_path / "d.tar")]
     first = recipe if len(recipe) == 1 and recipe[0][0] != "-" else []

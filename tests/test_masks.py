@@ -12,22 +12,12 @@ from PIL import Image
 
 from catlip.data.dataset import Sample
 from catlip.data.loader import Loader
-from catlip.data.mask_sets import (
-    VOID,
-    Classes,
-    as_png,
-    find_classes,
-    open_masks,
-    palette,
-    pixels_of,
-    read_mask,
-    survey,
-    table,
-)
+from catlip.data.mask_sets import VOID, Classes, find_classes, open_masks, pixels_of, read_mask, survey, table
 from catlip.data.maskbatches import MaskBatch, MaskBatches, Window, check_window, random_place
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
+from catlip.evaluation.segmentation import as_png, palette
 from tests.conftest import SHARED, write_tar
 
 COLOURS = np.array([[20, 20, 20], [230, 30, 30], [30, 200, 40], [40, 60, 230]], np.uint8)

@@ -1,8 +1,10 @@
 """Mistakes from Python: one line that names the field; and what a careless user may well do."""
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -183,3 +185,19 @@ def test_a_task_of_ones_own(run: catlip.Run, tmp_path: Path) -> None:
     trained = catlip.train(task, data, catlip.TrainConfig(**TINY), tmp_path / "mine")
     assert trained.encoder.architecture == "test_resnet"
     assert [field.name for field in dataclasses.fields(trained)][:2] == ["out", "samples"]
+
+
+def test_a_task_of_ones_own_obeys_the_trainers_settings(run: catlip.Run, tmp_path: Path) -> None:
+    """`checkpointing` is the trainer's; and copies of a task, as the average is one, share its settings and data."""
+    data = catlip.open(labelled(), target="classes")
+    task = MyTask(MyObjective(run.encoder, len(data.classes)))
+    task.data = data
+    copied = copy.deepcopy(task)
+    assert copied.data is data
+    assert copied.encoder is copied.objective.encoder
+    assert copied.encoder is not task.encoder
+    assert copied.state_dict().keys() == task.state_dict().keys()
+    loop = dataclasses.replace(TINY["loop"], checkpointing=True)
+    with mock.patch.object(type(task.encoder.backbone), "set_grad_checkpointing") as asked:
+        catlip.train(task, data, catlip.TrainConfig(**{**TINY, "loop": loop}), tmp_path / "mine")
+    asked.assert_called_once_with(True)

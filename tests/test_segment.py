@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import catlip
 from catlip import cli
-from catlip.data.mask_sets import VOID, palette
+from catlip.data.mask_sets import VOID
 from catlip.data.maskbatches import MaskBatch, Window
 from catlip.errors import UsageError
-from catlip.evaluation.segmentation import confusion, file_names, fit_of
+from catlip.evaluation.segmentation import confusion, file_names, fit_of, palette
 from catlip.models import sliding_window as windows
 from catlip.models.encoder import Encoder
 from catlip.models.segmenter import (

@@ -4,7 +4,6 @@ A mask is a PNG with one channel, in 8 or 16 bits, with a palette or without. Se
 images, not a billion, so their names are simply kept in memory. Nothing in this file needs torch.
 """
 
-import colorsys
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -386,19 +385,3 @@ def check_numbers(found: Survey, classes: Classes, told: str) -> None:
 def pixels_of(found: Survey, classes: Classes) -> np.ndarray:
     """int64 [C]: pixels of each class."""
     return found.pixels[classes.first : classes.first + len(classes)]
-
-
-def palette(count: int) -> np.ndarray:
-    """uint8 [256, 3]: a colour for each of up to 255 classes, unlike its neighbours'; void is black."""
-    colours = np.zeros((256, 3), np.uint8)
-    for c in range(count):  # steps of the golden ratio spread any number of hues evenly
-        rgb = colorsys.hsv_to_rgb(c * 0.61803398875 % 1, 0.9 - 0.4 * (c // 2 % 2), 1.0 - 0.35 * (c % 2))
-        colours[c] = [round(255 * part) for part in rgb]
-    return colours
-
-
-def as_png(mask: np.ndarray, colours: np.ndarray) -> Image.Image:
-    """uint8 [h, w] -> a picture with a palette: numbers for programs, colours for people."""
-    image = Image.fromarray(mask)
-    image.putpalette(colours.flatten().tolist())
-    return image

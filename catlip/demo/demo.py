@@ -48,17 +48,17 @@ class DemoConfig:
     seed: int = 0
 
 
-def demo(cfg: DemoConfig) -> dict[str, float]:
+def demo(config: DemoConfig) -> dict[str, float]:
     """Scores of the trained encoder and of the baselines, in percent."""
     began = time.perf_counter()
-    out = Path(cfg.out)
+    out = Path(config.out)
     if (out / "index.html").exists():
         raise UsageError(f"`out` {out} already holds a demo; open {out / 'index.html'}, or choose another folder")
     _unpack(out / "data")
     train = str(out / "data" / ("{" + ",".join(TRAIN) + "}.tar"))
     build_vocabulary(train, out=str(out / "vocab.tsv"), min_count=6)
     vocabulary = Vocabulary.load(out / "vocab.tsv")
-    recipe = _recipe(cfg, train, out)
+    recipe = _recipe(config, train, out)
     say(f"{recipe.samples:,} samples at {recipe.image_size} px")
     pretrain(config=recipe)
     trained = load(out / "run")

@@ -3,6 +3,7 @@
 The matrix is whole numbers, so those of parts of the data, wherever they were counted, add up to exactly that of all.
 """
 
+import colorsys
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from catlip import page
-from catlip.data.mask_sets import VOID, Classes, as_png, palette
+from catlip.data.mask_sets import VOID, Classes
 from catlip.evaluation.result import NOT_SAVED, Result, Table, percent
 
 
@@ -134,6 +135,22 @@ def fit_of(matrix: Tensor) -> Fit:
         mean_accuracy=accuracy.nanmean().item(),
         pixel_accuracy=(100 * both.sum() / truth.sum()).item(),
     )
+
+
+def palette(count: int) -> np.ndarray:
+    """uint8 [256, 3]: a colour for each of up to 255 classes, unlike its neighbours'; void is black."""
+    colours = np.zeros((256, 3), np.uint8)
+    for c in range(count):  # steps of the golden ratio spread any number of hues evenly
+        rgb = colorsys.hsv_to_rgb(c * 0.61803398875 % 1, 0.9 - 0.4 * (c // 2 % 2), 1.0 - 0.35 * (c % 2))
+        colours[c] = [round(255 * part) for part in rgb]
+    return colours
+
+
+def as_png(mask: np.ndarray, colours: np.ndarray) -> Image.Image:
+    """uint8 [h, w] -> a picture with a palette: numbers for programs, colours for people."""
+    image = Image.fromarray(mask)
+    image.putpalette(colours.flatten().tolist())
+    return image
 
 
 def save_mask(path: Path, predicted: np.ndarray, classes: Classes) -> None:

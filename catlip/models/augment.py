@@ -17,10 +17,13 @@ images; distance measured on grey levels 0..255; the cosine is on the squared er
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from catlip.errors import UsageError
 
 # Bounds of the ends of each range, and the ends' start before the soft clip.
 MAGNITUDES = {
@@ -87,3 +90,12 @@ class RangeAugment(nn.Module):
         else:
             changed = images + torch.randn_like(images) * m
         return torch.where(chosen[:, None, None, None], changed, images)
+
+
+def built_augment(augment: Any) -> nn.Module | None:
+    """An augmentation from its config, or the module that was given. Raises UsageError for anything else."""
+    if isinstance(augment, AugmentConfig):
+        return augment.build()
+    if not isinstance(augment, nn.Module):
+        raise UsageError(f"`augment` is an AugmentConfig or a module on images, not {augment!r}")
+    return augment

@@ -61,7 +61,7 @@ class DualEncoder(nn.Module):
         mlp: both vectors go through a `Projection` to this length instead (CLIP-Lite); 0: a linear one of the image.
         """
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.tokenizer = encoder, tokenizer
         self.image_projection = nn.Linear(encoder.width, embed, bias=False) if embed else nn.Identity()
         if isinstance(self.image_projection, nn.Linear):
             nn.init.normal_(self.image_projection.weight, std=encoder.width**-0.5)
@@ -96,6 +96,10 @@ class DualEncoder(nn.Module):
         """What is added to all similarities: a scalar. Only where the loss has one."""
         assert self.logit_bias is not None
         return self.logit_bias.sum()  # of one element; with squeeze, backward crashes where FSDP spreads the weights
+
+    def save(self, out: Path) -> None:
+        """The text side, for zero-shot and retrieval, as a trained objective is saved."""
+        self.save_text(out, self.tokenizer)
 
     def save_text(self, folder: Path, tokenizer: Tokenizer) -> None:
         """Write everything but the encoder into `folder`/text; `load_dual` reads it."""

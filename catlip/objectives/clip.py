@@ -1,7 +1,6 @@
 """CLIP (arXiv 2103.00020): which caption of the whole batch belongs to which picture."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
@@ -41,11 +40,6 @@ class ClipObjective(DualEncoder):
     def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: Clip, text: TextConfig) -> None:
         """tokenizer: the one that makes batch.tokens; text: the tower's size."""
         super().__init__(encoder, tokenizer, text, embed=cfg.embed, scale=1 / 0.07)
-        self.tokenizer = tokenizer
-
-    def save(self, out: Path) -> None:
-        """The text tower, for zero-shot and retrieval."""
-        self.save_text(out, self.tokenizer)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return self.loss(self.encoder.pooled(batch.image), batch)

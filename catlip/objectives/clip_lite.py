@@ -78,7 +78,7 @@ class ClipLiteObjective(nn.Module):
     def save(self, out: Path) -> None:
         """The text tower, for zero-shot and retrieval, where image and caption have a space in common."""
         if (dual := self.dual()) is not None:
-            dual.save_text(out, self.tokenizer)
+            dual.save(out)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return self.loss(self.encoder.pooled(batch.image), batch)

@@ -1,7 +1,6 @@
 """SigLIP (arXiv 2303.15343): each pair of a picture and a caption of the whole batch, together or not."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
@@ -44,11 +43,6 @@ class SigLipObjective(DualEncoder):
         """tokenizer: the one that makes batch.tokens; text: the tower's size."""
         text = replace(text, causal=bool(text.causal))  # bidirectional, unless asked otherwise
         super().__init__(encoder, tokenizer, text, embed=cfg.embed, scale=10.0, bias=cfg.bias)
-        self.tokenizer = tokenizer
-
-    def save(self, out: Path) -> None:
-        """The text tower, for zero-shot and retrieval."""
-        self.save_text(out, self.tokenizer)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return self.loss(self.encoder.pooled(batch.image), batch)

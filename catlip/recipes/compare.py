@@ -63,30 +63,30 @@ class CompareConfig:
     device: str = "auto"
 
 
-def compare(cfg: CompareConfig) -> Path:
+def compare(config: CompareConfig) -> Path:
     """Train and probe all that is asked for and not there yet; the page's path.
 
     Raises UsageError for a mistake in the settings, before anything is trained.
     """
-    _check(cfg)
-    out, key = Path(cfg.out), _key(cfg)
-    speeds = measure_speeds(cfg, key)
-    first = speeds[label_of(cfg.objectives[0])]
-    bases = {name: _settings(cfg, name, search_lr(cfg, name, key)) for name in cfg.objectives}
-    for seed in range(cfg.seeds):  # so that a comparison that is stopped has every objective equally often
+    _check(config)
+    out, key = Path(config.out), _key(config)
+    speeds = measure_speeds(config, key)
+    first = speeds[label_of(config.objectives[0])]
+    bases = {name: _settings(config, name, search_lr(config, name, key)) for name in config.objectives}
+    for seed in range(config.seeds):  # so that a comparison that is stopped has every objective equally often
         for name, base in bases.items():
             budgets = {"runs": base.samples}
-            if cfg.equal_time and name != cfg.objectives[0]:
+            if config.equal_time and name != config.objectives[0]:
                 budgets["equal_time"] = _whole(base.samples * speeds[label_of(name)] / first, base.batch_size)
             for kind, samples in budgets.items():
-                run(cfg, name, replace(base, seed=seed, samples=samples), out / kind, key)
+                run(config, name, replace(base, seed=seed, samples=samples), out / kind, key)
     for name, base in bases.items():
-        for size in cfg.batch_sizes:
+        for size in config.batch_sizes:
             # Adam's rule of thumb: the rate goes with the root of the batch (Malladi et al., arXiv 2205.10287).
             rate = base.optim.lr * math.sqrt(size / base.batch_size)
             some = replace(base, optim=replace(base.optim, lr=float(f"{rate:.3g}")), batch_size=size)
-            run(cfg, name, replace(some, samples=_whole(cfg.search, size)), out / "batch_sizes", key)
-    return finish(cfg, speeds, key)
+            run(config, name, replace(some, samples=_whole(config.search, size)), out / "batch_sizes", key)
+    return finish(config, speeds, key)
 
 
 def _check(cfg: CompareConfig) -> None:

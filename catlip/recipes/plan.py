@@ -34,38 +34,38 @@ class PlanConfig:
     mfu: float = 0.0  # share of peak to assume where nothing was measured; 0: 0.4
 
 
-def plan(cfg: PlanConfig) -> dict[str, float]:
+def plan(config: PlanConfig) -> dict[str, float]:
     """Estimates; prints them with their sources. Raises UsageError for an unknown recipe or device."""
     from catlip.recipes import load_recipe
 
-    recipe = load_recipe(cfg.recipe)
-    if min(cfg.samples, cfg.classes, cfg.price, cfg.mfu) < 0 or cfg.mfu > 1:
+    recipe = load_recipe(config.recipe)
+    if min(config.samples, config.classes, config.price, config.mfu) < 0 or config.mfu > 1:
         raise UsageError("`samples`, `classes` and `price` are 0 or more, `mfu` is a share between 0 and 1")
-    match = re.fullmatch(r"(\d+)\s*x\s*(.+)", cfg.gpus.strip())
-    count, name = (int(match[1]), match[2]) if match else (1, cfg.gpus.strip())
+    match = re.fullmatch(r"(\d+)\s*x\s*(.+)", config.gpus.strip())
+    count, name = (int(match[1]), match[2]) if match else (1, config.gpus.strip())
     peak, room = device_facts(name)
     if not peak or not count:
-        raise UsageError(f"`gpus` {cfg.gpus!r}: give it as 8xH100; known are {', '.join(DEVICES)}")
-    samples = cfg.samples or recipe.samples
+        raise UsageError(f"`gpus` {config.gpus!r}: give it as 8xH100; known are {', '.join(DEVICES)}")
+    samples = config.samples or recipe.samples
     if not samples:
-        raise UsageError(f"recipe {cfg.recipe} has its budget in epochs or hours; give `samples`")
-    flops = sum(p.share * train_flops(recipe.backbone, p.size, cfg.classes, p.keep) for p in _phases(recipe))
+        raise UsageError(f"recipe {config.recipe} has its budget in epochs or hours; give `samples`")
+    flops = sum(p.share * train_flops(recipe.backbone, p.size, config.classes, p.keep) for p in _phases(recipe))
     measured = _measured(recipe.backbone, recipe.image_size, name)
-    mfu = cfg.mfu or (measured["mfu"] if measured else ASSUMED_MFU)
+    mfu = config.mfu or (measured["mfu"] if measured else ASSUMED_MFU)
     where = (
         "given with `mfu`"
-        if cfg.mfu
+        if config.mfu
         else f"measured on one {measured['device']}, {measured['images_per_s']:,.0f} images/s"
         if measured
         else "an assumption: nothing was measured for this backbone and device"
     )
     speed = count * peak * mfu / flops
     hours = samples / speed / 3600
-    memory = _memory_gb(recipe, cfg.classes, count)
+    memory = _memory_gb(recipe, config.classes, count)
     result = {"images_per_s": speed, "hours": hours, "gpu_hours": hours * count, "memory_gb": memory}
     lines = [
-        f"{cfg.recipe}: {recipe.backbone} at {recipe.image_size} px, {samples:,} samples, batch {recipe.batch_size:,}"
-        f" ({recipe.batch_size / count:,.0f} a GPU) on {cfg.gpus}",
+        f"{config.recipe}: {recipe.backbone} at {recipe.image_size} px, {samples:,} samples, batch "
+        f"{recipe.batch_size:,} ({recipe.batch_size / count:,.0f} a GPU) on {config.gpus}",
         f"  FLOPs a picture  {flops / 1e9:,.1f} G, forward and backward, counted; mean over the run's sizes",
         f"  MFU              {mfu:.0%} ({where})",
         f"  images/s         {speed:,.0f}",
@@ -73,9 +73,9 @@ def plan(cfg: PlanConfig) -> dict[str, float]:
         f"  memory a GPU     {memory:,.0f} GB estimated (weights, AdamW, average, activations), of {room:,.0f}"
         + ("; accumulation or `checkpointing` will be needed" if memory > 0.9 * room else ""),
     ]
-    if cfg.price:
-        result["cost"] = hours * count * cfg.price
-        lines.append(f"  cost             {result['cost']:,.0f} at {cfg.price:g} a GPU-hour")
+    if config.price:
+        result["cost"] = hours * count * config.price
+        lines.append(f"  cost             {result['cost']:,.0f} at {config.price:g} a GPU-hour")
     say("\n".join(lines))
     return result
 

@@ -47,24 +47,24 @@ class SlurmConfig:
     name: str = "catlip"
 
 
-def slurm(cfg: SlurmConfig) -> str:
+def slurm(config: SlurmConfig) -> str:
     """The file's text, which is printed too. Raises UsageError without a command."""
-    words = shlex.split(cfg.command)
+    words = shlex.split(config.command)
     if not words:
         raise UsageError("name the command after --: catlip slurm --nodes 4 --gpus 8 -- pretrain RECIPE --data ...")
-    if min(cfg.nodes, cfg.gpus, cfg.cpus) < 1 or cfg.warn < 10:
+    if min(config.nodes, config.gpus, config.cpus) < 1 or config.warn < 10:
         raise UsageError("--nodes, --gpus and --cpus are 1 or more, --warn 10 s or more")
-    for value in (cfg.time, cfg.partition or "", cfg.name):
+    for value in (config.time, config.partition or "", config.name):
         if any(c.isspace() for c in value):
             raise UsageError(f"{value!r} cannot stand in an sbatch file: it holds white space")
     text = FILE.format(
-        name=cfg.name,
-        nodes=cfg.nodes,
-        gpus=cfg.gpus,
-        cpus=cfg.cpus,
-        time=cfg.time,
-        warn=cfg.warn,
-        partition=f"#SBATCH --partition={cfg.partition}\n" if cfg.partition else "",
+        name=config.name,
+        nodes=config.nodes,
+        gpus=config.gpus,
+        cpus=config.cpus,
+        time=config.time,
+        warn=config.warn,
+        partition=f"#SBATCH --partition={config.partition}\n" if config.partition else "",
         command=shlex.join(["catlip", *words]),
     )
     print(text, end="")

@@ -52,16 +52,16 @@ class Examples:
     dropped: dict[str, Counter[str]]  # reason -> words
 
 
-def report(cfg: ReportConfig) -> Path:
+def report(config: ReportConfig) -> Path:
     """The file written. Raises UsageError before anything is written."""
-    if is_run(Path(cfg.data)):
-        path = write_report(Path(cfg.data))
+    if is_run(Path(config.data)):
+        path = write_report(Path(config.data))
         say(f"{path}: curves, labels, pictures")
         return path
-    if not cfg.vocab:
-        raise UsageError(f"{cfg.data} is no run folder; for a report on a corpus, `vocab` is needed")
-    columns = {"text_col": cfg.text_col, "image_col": cfg.image_col}
-    return label_report(Vocabulary.load(cfg.vocab), cfg.data, cfg.out, min_count=cfg.min_count, **columns)
+    if not config.vocab:
+        raise UsageError(f"{config.data} is no run folder; for a report on a corpus, `vocab` is needed")
+    columns = {"text_col": config.text_col, "image_col": config.image_col}
+    return label_report(Vocabulary.load(config.vocab), config.data, config.out, min_count=config.min_count, **columns)
 
 
 def label_report(

@@ -76,7 +76,7 @@ def align(encoder: Any = None, data: Any = None, *, config: AlignConfig | None =
         tokenizer = make_tokenizer(cfg.tokens, (caption for some in vectors.captions() for caption in some))
         objective = AlignObjective(frozen, tokenizer, cfg.objective, cfg.text)
         cfg = opened(cfg, data=dataset)
-        return train(AlignTask(cfg, objective, tokenizer), vectors, cfg, cfg.out)
+        return train(AlignTask(cfg, objective), vectors, cfg, cfg.out)
 
 
 def with_captions(data: CaptionFeatures, name: str) -> CaptionFeatures:
@@ -150,16 +150,16 @@ class VectorBatches(Batches):
 class AlignTask(Task):
     """A text tower on frozen vectors."""
 
-    def __init__(self, cfg: AlignConfig, objective: AlignObjective, tokenizer: Tokenizer) -> None:
+    def __init__(self, cfg: AlignConfig, objective: AlignObjective) -> None:
         super().__init__(objective, image_size=1)
-        self.cfg, self.tokenizer = cfg, tokenizer
+        self.cfg = cfg
 
     def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
-        return VectorBatches(dataset, order, steps, tokenizer=self.tokenizer, rank=rank, world=world)
+        return VectorBatches(dataset, order, steps, tokenizer=self.objective.tokenizer, rank=rank, world=world)
 
     @property
     def described(self) -> str:
-        return f"{self.tokenizer.size:,} tokens; {self.encoder.architecture}, frozen"
+        return f"{self.objective.tokenizer.size:,} tokens; {self.encoder.architecture}, frozen"
 
     def fingerprint(self) -> dict[str, Any]:
         return {"init": fingerprint(self.cfg.run)}
@@ -172,7 +172,7 @@ class AlignTask(Task):
         """The text tower, and the encoder that it belongs to, as it was."""
         if world.rank:
             return
-        self.objective.save_text(out, self.tokenizer)
+        self.objective.save(out)
         source = origin(self.cfg.run)
         if not source or source.startswith("timm:"):
             self.encoder.save(out / ENCODER_FOLDER)

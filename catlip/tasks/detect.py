@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from catlip.config import configure
+from catlip.config import configure, required
 from catlip.data.batches import Batches
 from catlip.data.boxes import BoxBatches, Placed, decode_placed
 from catlip.data.coco import Instances, picture_source, read_instances
@@ -23,12 +23,11 @@ from catlip.data.order import Order
 from catlip.data.steps import Steps
 from catlip.errors import UsageError
 from catlip.evaluation.detection import DetectionResult, Shown, average_precision, rounded
-from catlip.models.augment import AugmentConfig
+from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.detector import DetectorConfig, in_image
 from catlip.models.weights import ENCODER_FOLDER, fingerprint, open_weights
 from catlip.notices import say
 from catlip.objectives.boxes import BoxObjective
-from catlip.tasks.pretrain import built_augment, save_rest
 from catlip.training.distributed import World, joined
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
@@ -72,9 +71,7 @@ def detect(encoder: Any = None, *, config: DetectConfig | None = None, **setting
     `DetectionResult`, on rank 0. Raises UsageError for a mistake in settings or data, before training.
     """
     cfg = configure(DetectConfig, config, run=encoder, **settings)
-    for name in ("run", "images", "boxes", "test_images", "test_boxes", "out"):
-        if not getattr(cfg, name):
-            raise UsageError(f"`{name}` is missing")
+    required(cfg, "run", "images", "boxes", "test_images", "test_boxes", "out")
     with joined(cfg.device):
         learned, tested = _open(cfg)
         dataset = picture_source(learned, cfg.images)
@@ -115,30 +112,20 @@ def make_task(cfg: DetectConfig, learned: Instances, tested: Instances, test_ima
     torch.manual_seed(cfg.seed)
     weights = open_weights(cfg.run, cfg.untrained)
     encoder = weights.build(image_size=cfg.image_size, drop_path=cfg.drop_path)
-    if cfg.loop.checkpointing:
-        encoder.backbone.set_grad_checkpointing(True)
     objective = BoxObjective(encoder, len(learned.names), cfg.objective)
-    return DetectTask(cfg, objective, Annotated(learned, tested, test_images))
-
-
-@dataclass(slots=True)
-class Annotated:
-    """The boxes to learn, the boxes to find, and where to find them."""
-
-    train: Instances
-    test: Instances
-    test_images: Dataset
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Annotated":
-        return self  # the same for every copy of a task
+    return DetectTask(cfg, objective, learned, tested, test_images)
 
 
 class DetectTask(Task):
     """Images on a canvas, under large-scale jitter, with the boxes and masks of a COCO file."""
 
-    def __init__(self, cfg: DetectConfig, objective: BoxObjective, data: Annotated) -> None:
+    def __init__(
+        self, cfg: DetectConfig, objective: BoxObjective, learned: Instances, tested: Instances, test_images: Dataset
+    ) -> None:
+        """The boxes to learn, the boxes to find, and where to find them."""
         super().__init__(objective, built_augment(cfg.augment), image_size=cfg.image_size)
-        self.cfg, self.data, self.began = cfg, data, time.perf_counter()
+        self.cfg, self.began = cfg, time.perf_counter()
+        self.learned, self.tested, self.test_images = learned, tested, test_images
 
     def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
         cfg = self.cfg
@@ -147,24 +134,24 @@ class DetectTask(Task):
     @property
     def described(self) -> str:
         source = named(self.cfg.run, self.cfg.untrained)
-        return f"{len(self.data.train.names):,} classes; {source} ({self.encoder.architecture}) at {self.image_size} px"
+        return f"{len(self.learned.names):,} classes; {source} ({self.encoder.architecture}) at {self.image_size} px"
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"init": fingerprint(self.cfg.run, self.cfg.untrained), "classes": self.data.train.names}
+        return {"init": fingerprint(self.cfg.run, self.cfg.untrained), "classes": self.learned.names}
 
     def begin(self, out: Path) -> None:
-        names = json.dumps(self.data.train.names, indent=2)
+        names = json.dumps(self.learned.names, indent=2)
         (out / "classes.json").write_text(names + "\n", encoding="utf-8")
 
     def finish(self, out: Path, world: World) -> DetectionResult | None:
         """Save encoder, pyramid and heads; find what is in the test images; COCO's AP of that."""
         if world.rank:
             return None
-        cfg, train, test, unreadable = self.cfg, self.data.train, self.data.test, Unreadable()
+        cfg, train, test, unreadable = self.cfg, self.learned, self.tested, Unreadable()
         self.encoder.save(out / ENCODER_FOLDER)
-        save_rest(self.objective, out, "detector.backbone.encoder.")
+        self.save_rest(out, "detector.backbone.encoder.")
         objective = self.objective.to(world.device)
-        found, shown = _search(objective, self.data.test_images, train, test, cfg, world.device, unreadable)
+        found, shown = _search(objective, self.test_images, train, test, cfg, world.device, unreadable)
         (out / "detections.json").write_text(json.dumps(found), encoding="utf-8")
         readable = {key: truth for key, truth in test.pictures.items() if key not in unreadable.reasons}
         test = replace(test, pictures=readable)

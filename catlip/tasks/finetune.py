@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from catlip.config import configure, opened, plain
+from catlip.config import configure, opened, plain, required
 from catlip.data.batches import Batches, ClassBatches
 from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset
@@ -24,13 +24,12 @@ from catlip.evaluation.class_names import ClassName, read_names, rows_of
 from catlip.evaluation.classification import ClassificationResult, evaluate
 from catlip.evaluation.features import features
 from catlip.evaluation.transfer_init import ALPHA, TransferRows, match_rows, told, transfer_rows
-from catlip.models.augment import AugmentConfig
+from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.encoder import Encoder
 from catlip.models.weights import ENCODER_FOLDER, Weights, fingerprint, load, open_weights
 from catlip.notices import say
 from catlip.objectives.classes import Classes, ClassObjective
 from catlip.objectives.synsets import log_odds
-from catlip.tasks.pretrain import built_augment
 from catlip.training import train as trainer
 from catlip.training.distributed import World, joined
 from catlip.training.log import table
@@ -44,16 +43,6 @@ Kind = Literal["auto", "single", "multi"]
 
 EPOCHS = 10.0  # where no budget is given
 LEVELLED = 256  # images over which transferred rows are put on one level
-TOLD = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "mean_per_class": "mean per class",
-    "mAP": "mean average precision",
-    "mAP_voc07": "by VOC07's eleven points",
-    "mAP_micro": "of all classes as one",
-    "F1_micro": "F1 over all decisions",
-    "F1_macro": "F1 a class",
-}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -100,9 +89,7 @@ def finetune(
     classifier. Raises UsageError for a mistake, before anything is written.
     """
     cfg = configure(FinetuneConfig, config, run=encoder, train=train, test=test, **settings)
-    for name in ("run", "train", "test", "out"):
-        if not getattr(cfg, name):
-            raise UsageError(f"`{name}` is missing")
+    required(cfg, "run", "train", "test", "out")
     for name in ("fraction", "wise", "center"):
         if not 0 <= getattr(cfg, name) <= 1 or (name != "wise" and not getattr(cfg, name)):
             raise UsageError(f"`{name}` is a share between 0 and 1, not {getattr(cfg, name)}")
@@ -132,9 +119,6 @@ class Sets:
     @property
     def multi(self) -> bool:
         return self.train.multi
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Sets":
-        return self  # the same for every copy of a task
 
 
 def open_sets(cfg: FinetuneConfig) -> Sets:
@@ -198,16 +182,12 @@ def make_task(cfg: FinetuneConfig, sets: Sets, weights: Weights, names: dict[str
     )
     encoder.check_sizes(*cfg.curriculum.sizes)
     encoder.backbone.pretrained_cfg["crop_pct"] = cfg.center
-    objective = ClassObjective(encoder, make_head(cfg, encoder, sets, weights), cfg.objective, multi=sets.multi)
-    if cfg.loop.compile:
-        encoder.compile()
-    if cfg.loop.checkpointing:
-        encoder.backbone.set_grad_checkpointing(True)
-    return FinetuneTask(cfg, objective, sets, weights, names or {})
+    objective = ClassObjective(encoder, make_head(cfg, encoder, sets), cfg.objective, multi=sets.multi)
+    return FinetuneTask(cfg, objective, sets, names or {})
 
 
-def make_head(cfg: FinetuneConfig, encoder: Encoder, sets: Sets, weights: Weights) -> nn.Linear:
-    """The classifier before training. weights: with the rows of the classifier that the encoder came with."""
+def make_head(cfg: FinetuneConfig, encoder: Encoder, sets: Sets) -> nn.Linear:
+    """The classifier before training."""
     head = nn.Linear(encoder.width, len(sets.names))
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
@@ -248,9 +228,7 @@ def transferred(cfg: FinetuneConfig, encoder: Encoder, sets: Sets) -> TransferRo
 class FinetuneTask(Task):
     """Random crops of labelled images with their classes."""
 
-    def __init__(
-        self, cfg: FinetuneConfig, objective: ClassObjective, sets: Sets, weights: Weights, names: dict[str, str]
-    ) -> None:
+    def __init__(self, cfg: FinetuneConfig, objective: ClassObjective, sets: Sets, names: dict[str, str]) -> None:
         """names: which rows each class started from, for the record."""
         super().__init__(objective, built_augment(cfg.augment), curriculum=cfg.curriculum)
         self.cfg, self.sets, self.names, self.began = cfg, sets, names, time.perf_counter()
@@ -306,7 +284,7 @@ class FinetuneTask(Task):
             data=[plain(cfg.train), plain(cfg.test)],
             encoder=named(cfg.run, cfg.untrained),
             backbone=self.encoder.architecture,
-            names=self.names or {},
+            names=self.names,
             baseline=None if sets.multi else 100 * float((sets.test.labels == often).mean()),
             **left_out(test=unreadable),
             seconds=round(time.perf_counter() - self.began, 1),

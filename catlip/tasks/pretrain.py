@@ -7,17 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from catlip.config import configure, opened
+from catlip.config import configure, opened, required
 from catlip.data.batches import Batches, CaptionBatches
 from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
-from catlip.errors import UsageError
 from catlip.labels.tokenizer import FILE, Tokenizer, TokenizerConfig, make_tokenizer
 from catlip.labels.vocabulary import Vocabulary
-from catlip.models.augment import AugmentConfig
+from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.encoder import Encoder
 from catlip.models.text_tower import TextConfig
 from catlip.models.weights import ENCODER_FOLDER, fingerprint, start_from
@@ -69,12 +68,11 @@ def pretrain(data: Any = None, vocab: Any = None, *, config: PretrainConfig | No
 
 def prepare(cfg: PretrainConfig, world: World) -> tuple["PretrainTask", Dataset]:
     """What a run trains, and on what. Raises UsageError for a mistake in the configuration."""
-    if not cfg.data:
-        raise UsageError("`data` is missing")
+    required(cfg, "data")
     dataset = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col, cache_gb=cfg.cache_gb)
     needs = needs_of(cfg.objective)
-    if "labels" in needs and not cfg.vocab:
-        raise UsageError("`vocab` is missing")
+    if "labels" in needs:
+        required(cfg, "vocab")
     vocabulary = as_vocabulary(cfg.vocab)
     # One process reads the captions: of remote data they are all that is fetched, and others would fetch it again.
     tokenizer = from_rank_0(lambda: open_tokenizer(cfg, dataset)) if "tokens" in needs else None
@@ -112,20 +110,7 @@ def make_task(
     objective = build_objective(cfg.objective, encoder, context)
     if cfg.init:
         say(start_from(cfg.init, encoder, getattr(objective, "classifier", None), vocabulary.synsets))
-    if cfg.loop.compile:
-        encoder.compile()
-    if cfg.loop.checkpointing:
-        encoder.backbone.set_grad_checkpointing(True)
     return PretrainTask(cfg, encoder, objective, context)
-
-
-def built_augment(augment: Any) -> nn.Module | None:
-    """An augmentation from its config, or the module that was given. Raises UsageError for anything else."""
-    if isinstance(augment, AugmentConfig):
-        return augment.build()
-    if not isinstance(augment, nn.Module):
-        raise UsageError(f"`augment` is an AugmentConfig or a module on images, not {augment!r}")
-    return augment
 
 
 class PretrainTask(Task):
@@ -202,15 +187,7 @@ class PretrainTask(Task):
         self.encoder.save(out / ENCODER_FOLDER, classifier, **card)
         if hasattr(objective, "save"):
             objective.save(out)
-        save_rest(objective, out, "encoder.")
-
-
-def save_rest(objective: nn.Module, out: Path, prefix: str) -> None:
-    """objective.safetensors: all weights but those whose names begin with the prefix, the encoder's."""
-    from safetensors.torch import save_file
-
-    rest = {name: value for name, value in objective.state_dict().items() if not name.startswith(prefix)}
-    save_file({n: v.detach().cpu().contiguous().clone() for n, v in rest.items()}, out / "objective.safetensors")
+        self.save_rest(out)
 
 
 def speed_of(cfg: PretrainConfig, seconds: float) -> float:

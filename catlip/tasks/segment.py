@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from catlip.config import configure, opened, plain
+from catlip.config import configure, opened, plain, required
 from catlip.data.batches import Batches
 from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, UnreadableImageError, decode_upright, left_out
 from catlip.data.mask_sets import (
     VOID,
     Classes,
+    MaskDataset,
     Survey,
     check_numbers,
     check_readable,
@@ -78,9 +79,7 @@ def segment(
     settings, images or masks, before anything is written.
     """
     cfg = configure(SegmentConfig, config, run=encoder, train=train, test=test, **settings)
-    for name in ("run", "train", "test", "out"):
-        if not getattr(cfg, name):
-            raise UsageError(f"`{name}` is missing")
+    required(cfg, "run", "train", "test", "out")
     if cfg.loop.compile:
         raise UsageError("`compile`: segmentation runs without; leave it out")
     check_window(cfg.window)
@@ -100,46 +99,36 @@ def make_task(cfg: SegmentConfig, classes: Classes, test: Dataset, n_train: int)
         cfg.run, image_size=cfg.image_size, stride=cfg.head.stride, untrained=cfg.untrained, drop_path=cfg.drop_path
     )
     objective = MaskObjective(encoder, len(classes), cfg.head)
-    if cfg.loop.checkpointing:
-        encoder.backbone.set_grad_checkpointing(True)
-    return SegmentTask(cfg, objective, Masks(classes, test, n_train))
-
-
-@dataclass(slots=True)
-class Masks:
-    """The classes, the set to test on, and how many images were learned from."""
-
-    classes: Classes
-    test: Dataset
-    n_train: int
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Masks":
-        return self  # the same for every copy of a task
+    return SegmentTask(cfg, objective, classes, test, n_train)
 
 
 class SegmentTask(Task):
     """Random windows of images with their masks."""
 
-    def __init__(self, cfg: SegmentConfig, objective: MaskObjective, data: Masks) -> None:
+    def __init__(
+        self, cfg: SegmentConfig, objective: MaskObjective, classes: Classes, test: Dataset, n_train: int
+    ) -> None:
+        """test: the set to test on. n_train: images that are learned from."""
         super().__init__(objective, image_size=cfg.image_size)
-        self.cfg, self.data, self.began = cfg, data, time.perf_counter()
+        self.cfg, self.classes, self.test, self.n_train = cfg, classes, test, n_train
+        self.began = time.perf_counter()
 
     def batches(self, dataset: Any, order: Order, steps: Steps, rank: int, world: int) -> Batches:
         window = self.cfg.window
-        return MaskBatches(dataset, order, steps, classes=self.data.classes, window=window, rank=rank, world=world)
+        return MaskBatches(dataset, order, steps, classes=self.classes, window=window, rank=rank, world=world)
 
     @property
     def described(self) -> str:
         cfg, model = self.cfg, self.objective
         brought = f", brought to {model.stride}" if model.own_stride > model.stride else ""
         return (
-            f"{len(self.data.classes)} classes; {named(cfg.run, cfg.untrained)}: "
+            f"{len(self.classes)} classes; {named(cfg.run, cfg.untrained)}: "
             f"{self.encoder.architecture} at {cfg.image_size} px, features {model.own_stride} px apart{brought}, "
             f"{cfg.head.head} head"
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        cfg, classes = self.cfg, self.data.classes
+        cfg, classes = self.cfg, self.classes
         return {
             "init": fingerprint(cfg.run, cfg.untrained),
             # What a head of other classes or another shape could not go on with.
@@ -148,7 +137,7 @@ class SegmentTask(Task):
 
     def finish(self, out: Path, world: World) -> SegmentationResult | None:
         """Save encoder and head; the processes test them together."""
-        cfg, classes = self.cfg, self.data.classes
+        cfg, classes = self.cfg, self.classes
         if world.rank == 0:
             card = SegmentationCard(
                 names=list(classes.names),
@@ -160,10 +149,10 @@ class SegmentTask(Task):
             )
             save_segmenter(out, self.objective, card)
         any_rank(False)  # the others wait for the folder
-        matrix, seen, unreadable = _test(cfg, self.data.test, world)
+        matrix, seen, unreadable = _test(cfg, self.test, world)
         if world.rank:
             return None
-        tested = len(self.data.test) - len(unreadable.reasons)
+        tested = len(self.test) - len(unreadable.reasons)
         fit = fit_of(matrix)
         iou = zip(classes.names, fit.iou, strict=True)
         result = SegmentationResult(
@@ -171,7 +160,7 @@ class SegmentTask(Task):
             mean_accuracy=round(fit.mean_accuracy, 2),
             pixel_accuracy=round(fit.pixel_accuracy, 2),
             classes=len(classes),
-            train=self.data.n_train,
+            train=self.n_train,
             test=tested,
             samples=cfg.samples or None,
             epochs=cfg.epochs or None,
@@ -203,7 +192,7 @@ def _look(cfg: SegmentConfig, train: Dataset, test: Dataset, names: list[str], w
         raise UsageError(
             f"`test` {cfg.test}: not one pixel is of a class; void is {', '.join(map(str, void))} (`void`)"
         )
-    if world.main and not pixels.all():
+    if world.rank == 0 and not pixels.all():
         missing = [name for name, count in zip(classes.names, pixels, strict=True) if not count]
         say(
             f"`train` {cfg.train} has no pixel of {len(missing)} classes: {', '.join(missing[:12])}"
@@ -224,7 +213,7 @@ def _test(cfg: SegmentConfig, test: Dataset, world: World) -> tuple[Tensor, list
     model = load_segmenter(cfg.out, str(world.device))
     classes = model.classes
     matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-    seen, unreadable, names = [], Unreadable(), file_names([sample.key for sample in test] if cfg.save_masks else [])
+    seen, unreadable, names = [], Unreadable(), _file_names(test) if cfg.save_masks else []
     stride = max(1, len(test) // max(cfg.show, 1))
     for number in range(world.rank, len(test), world.size):
         record = test[number]
@@ -246,6 +235,11 @@ def _test(cfg: SegmentConfig, test: Dataset, world: World) -> tuple[Tensor, list
         unreadable.reasons |= reasons
     unreadable.check(len(test))
     return all_reduce(matrix), seen, unreadable
+
+
+def _file_names(test: Dataset) -> list[str]:
+    """Of the predictions on each image. What catlip reads knows its keys without reading the images."""
+    return file_names(test.keys if isinstance(test, MaskDataset) else [sample.key for sample in test])
 
 
 def _small(key: str, pixels: np.ndarray, truth: np.ndarray, predicted: np.ndarray, accuracy: float) -> Seen:

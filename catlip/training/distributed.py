@@ -11,6 +11,7 @@ import re
 import socket
 import traceback
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ from catlip.objectives import gather
 
 T = TypeVar("T")
 _meetings = itertools.count()
-_inside: list["World"] = []  # the world of the `joined` block that this process is in
+_world: ContextVar["World | None"] = ContextVar("world", default=None)  # of the `joined` block that this thread is in
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,6 @@ class World:
     local_size: int  # processes on this machine
     device: torch.device
 
-    @property
-    def main(self) -> bool:
-        """Whether this process prints and writes."""
-        return self.rank == 0
-
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[World]:
@@ -55,8 +51,8 @@ def joined(device: str) -> Iterator[World]:
     disk, a missing file, memory) is raised as UsageError. No collective is needed for that, and none may stand in a
     `finally`: the others may be waiting inside another one.
     """
-    if _inside:  # a verb has joined them already, and the trainer goes on inside
-        yield _inside[-1]
+    if (outer := _world.get()) is not None:  # a verb has joined them already, and the trainer goes on inside
+        yield outer
         return
     world = join(device)
     if world.device.type == "cpu":
@@ -69,11 +65,11 @@ def joined(device: str) -> Iterator[World]:
     try:
         if world.size > 1 and world.device.type == "cuda":
             _check_own_gpu(world)
-        _inside.append(world)
+        token = _world.set(world)
         try:
             yield world
         finally:
-            _inside.pop()
+            _world.reset(token)
     except BaseException as error:
         if peers and _is_lost_connection(error):
             peers.lost()

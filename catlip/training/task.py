@@ -1,5 +1,6 @@
 """What is trained: pre-training, fine-tuning, detection, segmentation and text alignment are tasks, as is your own."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from catlip.data.dataset import Dataset
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
-from catlip.models.weights import load, origin
+from catlip.models.weights import ENCODER_FOLDER, load, origin, write_tensors
 from catlip.training.distributed import World
 
 Evaluation = Callable[["Task"], dict[str, float]]  # a task whose weights are all here, in eval mode -> numbers
@@ -52,6 +53,15 @@ class Task(nn.Module):
         self.image_size = image_size or found.image_size
         self.curriculum = curriculum or CurriculumConfig()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Task":
+        """A task with weights of its own; settings and data, which may be large, are those of this one."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        for name, value in vars(self).items():
+            own = name.startswith("_") or isinstance(value, nn.Module | Tensor)
+            copied.__dict__[name] = copy.deepcopy(value, memo) if own else value
+        return copied
+
     def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
         """How samples become the batches of one of `world` processes. A task that is trained defines it."""
         raise NotImplementedError
@@ -86,7 +96,12 @@ class Task(nn.Module):
     def finish(self, out: Path, world: World) -> Any:
         """Save the final model and evaluate it; called on all processes. Returns the result, or None."""
         if world.rank == 0:
-            self.encoder.save(out / "encoder")
+            self.encoder.save(out / ENCODER_FOLDER)
+
+    def save_rest(self, out: Path, encoder: str = "encoder.") -> None:
+        """objective.safetensors: the objective's weights but the encoder's, whose names begin so."""
+        rest = {name: value for name, value in self.objective.state_dict().items() if not name.startswith(encoder)}
+        write_tensors(out / "objective.safetensors", rest)
 
     def after_step(self) -> None:
         """A step of the optimiser is over."""

@@ -75,6 +75,10 @@ class Session:
                 "this objective compares the images of a batch: `batch_size` must be a multiple of the "
                 f"{world.size} processes, and `micro_batch` 0"
             )
+        if cfg.loop.compile:
+            task.encoder.compile()
+        if cfg.loop.checkpointing:
+            task.encoder.backbone.set_grad_checkpointing(True)
         window = min(WINDOW, dataset.window or WINDOW) if dataset.remote else 0
         order = Order(dataset.parts, cfg.seed, dataset.shards.tolist(), window)
         workers = cfg.workers or default_workers(world.local_size, world.device)
@@ -99,10 +103,9 @@ class Session:
         return speed(self.task, self.loader, phases, self.world, self.cfg.optim, self.cfg.loop, seconds)
 
 
-def train(task: Task, dataset: Dataset, cfg: TrainConfig, out: str | Path, evaluate: Sequence[Evaluator] = ()) -> Run:
+def train(task: Task, dataset: Dataset, cfg: TrainConfig, out: str | Path) -> Run:
     """Train, or resume the run in `out`.
 
-    evaluate: functions of the encoder whose numbers are logged during the run, beside the task's own.
     Raises UsageError for invalid settings, for a folder that holds anything but this run, and for a loss that is not
     finite.
     """
@@ -114,7 +117,7 @@ def train(task: Task, dataset: Dataset, cfg: TrainConfig, out: str | Path, evalu
         session = Session.of(task, dataset, cfg, world)
         budget = samples_of(cfg, out, session.order.length, lambda: session.speed(SECONDS))
         loader = session.loader(session.steps(budget))
-        measure = _evaluation(task, [*cfg.evaluate, *evaluate], out, world)
+        measure = _evaluation(task, cfg.evaluate, out, world)
         trackers = _open_folder(session, out, budget) if world.rank == 0 else None
         any_rank(False)  # nobody looks into the folder before rank 0 has made it this run's
         precision = choose(cfg.loop.precision, world, read_card(out).get("machine"))
