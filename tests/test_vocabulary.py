@@ -152,7 +152,9 @@ def test_older_files_still_load(tmp_path: Path) -> None:
         old = Vocabulary.load(tmp_path / "v.tsv")
         assert (old.terms, old.terms_hash, old.source, old.captions) == (terms or None, "", "a b.csv", 4)
         assert old.hash == "f740a3699d08"
-        old.labeler()
+        assert (old.version, old.canonical, old.heads) == (1, False, False)
+        with pytest.raises(UsageError, match="version 1 of the rule 'nouns'"):
+            old.labeler()
 
 
 def test_another_lexicon_is_refused() -> None:

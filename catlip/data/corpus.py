@@ -37,7 +37,7 @@ from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
 from catlip.notices import say
 
-FORMAT = 3  # of a task's result: those of another one are not added up
+FORMAT = 4  # of a task's result: those of another one are not added up
 GROUPS_PER_TASK_ROWS = 2_000_000  # row groups of a Parquet file are bundled up to so many rows
 ROWS_AT_ONCE = 4096  # samples, of captions in memory
 LANGUAGE_SAMPLE = 512  # captions of every chunk whose language is looked at
@@ -54,11 +54,18 @@ class CorpusConfig:
     text_col: str | None = None  # column with the captions; default: guessed by its name, and stated
     key_cols: str | None = None  # columns copied to the output of `catlip label`, comma-separated; default: guessed
     rule: Literal["nouns", "corenet"] = "nouns"
+    canonical: bool = True  # near-synonyms (girl, female child, lass) share one label
+    heads: bool = True  # a phrase also carries the label of what it is a kind of (swimming pool: pool)
     ancestors: int = 0  # add hypernyms up to so many levels
     lexicon: str | None = None  # TSV of your own terms: phrase, label
     runner: Literal["native", "ray"] = "native"  # this machine, or a Ray cluster
     address: str | None = None  # of the Ray cluster; default: one is started here
     workers: int = 0  # processes on this machine; 0: one a core
+
+    def labeler(self) -> Labeler:
+        return Labeler(
+            self.rule, canonical=self.canonical, heads=self.heads, ancestors=self.ancestors, lexicon=self.lexicon
+        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -150,7 +157,7 @@ def build_vocabulary(data: Any = None, *, config: VocabularyConfig | None = None
     cfg = configure(VocabularyConfig, config, data=data, **settings)
     if cfg.min_count < 1:
         raise UsageError(f"`min_count` {cfg.min_count}: 1 or more")
-    labeler = Labeler(cfg.rule, ancestors=cfg.ancestors, lexicon=cfg.lexicon)
+    labeler = cfg.labeler()
     if isinstance(cfg.data, str | os.PathLike):
         source = str(cfg.data)
         with TemporaryDirectory() as folder:
@@ -191,7 +198,7 @@ def write_labels(
         raise UsageError("`data`: files are labelled here; for captions in memory call catlip.Labeler()(captions)")
     if cfg.vocab:
         Vocabulary.load(cfg.vocab)  # a mistake is better found before the work than after it
-    labeler = Labeler(cfg.rule, ancestors=cfg.ancestors, lexicon=cfg.lexicon)
+    labeler = cfg.labeler()
     counts = _count_files(cfg, labeler, Path(cfg.out, "_parts"), labels_folder=Path(cfg.out))
     say(f"{cfg.out}: labels of {counts.samples:,} samples as Parquet")
     return counts
@@ -233,9 +240,8 @@ def _count_files(cfg: CorpusConfig, labeler: Labeler, parts: Path, labels_folder
     for paths, columns in inputs:
         say(describe(paths, columns))
     job = {
-        "rule": cfg.rule,
-        "ancestors": cfg.ancestors,
-        "terms": cfg.lexicon and os.path.abspath(cfg.lexicon),
+        "labeler": {**labeler.settings, "lexicon": cfg.lexicon and os.path.abspath(cfg.lexicon)},
+        "version": labeler.version,
         "terms_hash": labeler.terms_hash,
         "lexicon": labeler.wordnet.hash,
         "format": FORMAT,
@@ -315,7 +321,7 @@ def _run_tasks(tasks: list[dict[str, Any]], cfg: CorpusConfig) -> None:
         def __call__(self, task_json: str) -> str:
             task = json.loads(task_json)
             try:
-                self.labeler = self.labeler or Labeler(task["rule"], ancestors=task["ancestors"], lexicon=task["terms"])
+                self.labeler = self.labeler or Labeler(**task["labeler"])
                 do_task(task, self.labeler)
             except (UsageError, OSError) as error:
                 return str(error) if isinstance(error, UsageError) else refusal(error)

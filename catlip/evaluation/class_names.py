@@ -120,7 +120,8 @@ def run_labeler(run: Any) -> Labeler:
         return Labeler()
     vocabulary = Vocabulary.load(file)  # of another version of WordNet too: reading a name hardly changes with it
     there = vocabulary.terms and Path(vocabulary.terms).is_file()
-    labeler = Labeler(vocabulary.rule, lexicon=vocabulary.terms if there else None)
+    terms = vocabulary.terms if there else None
+    labeler = Labeler(vocabulary.rule, canonical=vocabulary.canonical, heads=vocabulary.heads, lexicon=terms)
     if vocabulary.terms and vocabulary.terms_hash not in ("", labeler.terms_hash):
         how = "have changed since" if there else "are not there; class names are read without them"
         warn(f"{vocabulary.terms}: the terms that the labels of {run} were made with {how}")
@@ -144,7 +145,7 @@ class Matcher:
 
         Of a class that has no row and none below, the nearest synset above that has one stands in.
         """
-        meanings = [entry.synsets or self.synsets_of(entry.name) for entry in classes]
+        meanings = [self._meant(entry) for entry in classes]
         own = {synset for found in meanings for synset in found}
         return [self._match(entry.name, found, own) for entry, found in zip(classes, meanings, strict=True)]
 
@@ -160,8 +161,8 @@ class Matcher:
     def _similar(self, entry: ClassName, alpha: float) -> Match:
         nouns = [] if entry.synsets or WNID.fullmatch(entry.name) else self._nouns(plain(entry.name))
         if len(nouns) < 2:
-            return self._closest(entry.name, entry.synsets or self.synsets_of(entry.name), alpha)
-        found = [self._closest(text, synsets, alpha) for text, synsets in nouns]
+            return self._closest(entry.name, self._meant(entry), alpha)
+        found = [self._closest(text, self._labels(synsets), alpha) for text, synsets in nouns]
         good = tuple(part for part in found if part.rows)
         meant = tuple(s for part in found for s in part.synsets)
         if not good:
@@ -207,14 +208,24 @@ class Matcher:
 
     def _nouns(self, text: str) -> list[tuple[str, tuple[str, ...]]]:
         """Nouns that the labeler reads in a name: (as it stands there, synsets)."""
-        return [(word.text, tuple(sorted(word.labels))) for word in self.labeler.explain(text) if word.labels]
+        return [(word.text, tuple(sorted(word.labels))) for word in self.labeler.meanings(text) if word.labels]
+
+    def _meant(self, entry: ClassName) -> tuple[str, ...]:
+        return self._labels(entry.synsets) if entry.synsets else self.synsets_of(entry.name)
+
+    def _labels(self, synsets: tuple[str, ...]) -> tuple[str, ...]:
+        """The synsets, and in place of one that is no label the near-synonym that stands for it."""
+        return tuple(dict.fromkeys(s if s in self.row else self.labeler.synonym(s) for s in synsets))
 
     def synsets_of(self, name: str) -> tuple[str, ...]:
         """What a name means: a wnid itself; else its head noun as the labeler reads it; else WordNet's first sense."""
+        return self._labels(self._read(name))
+
+    def _read(self, name: str) -> tuple[str, ...]:
         if WNID.fullmatch(name):
             return (name,) if self.wordnet.has_synset(name) else ()
         text = plain(name)
-        told = [word for word in self.labeler.explain(text) if word.labels]
+        told = [word for word in self.labeler.meanings(text) if word.labels]
         if told:
             # "sports ball" is a ball, "potted plant" a plant, "slice of pizza" a slice.
             heads = [word for word in told if text.find(word.text.lower()) < _preposition(text)]

@@ -2,18 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from catlip.config import configure
 from catlip.errors import UsageError
+from catlip.labels.cleaning import phrase_words
 from catlip.labels.wordnet import Lexicon, open_lexicon
 
+if TYPE_CHECKING:
+    from catlip.labels.nouns.phrases import PhraseIndex
+
 RULES = ("nouns", "corenet")
+# Of what a rule makes of captions. Another version's vocabularies are refused for labelling: their labels would differ.
+VERSIONS = {"nouns": 2, "corenet": 1}
+_NAMING = "a photo of a"  # before a class name, so that it is read as a noun
 
 
 @dataclass(kw_only=True, slots=True)
@@ -22,6 +30,8 @@ class ExplainConfig:
 
     caption: str
     rule: Literal["nouns", "corenet"] = "nouns"
+    canonical: bool = True  # near-synonyms (girl, female child, lass) share one label
+    heads: bool = True  # a phrase also carries the label of what it is a kind of (swimming pool: pool)
     ancestors: int = 0  # also show the labels with hypernyms up to so many levels
     lexicon: str | None = None  # TSV of your own terms: phrase, label
 
@@ -85,6 +95,8 @@ class Labeler:
         >>> labeler.name("n03346898")
         'fireplug'
 
+    canonical: synsets that captions use for the same visible thing share one label (catlip/labels/nouns/synonyms.tsv).
+    heads: a phrase also carries the label of what it is a kind of, so that "pool" and "swimming pool" agree.
     rule: "nouns", ours, or "corenet", the official CatLIP code's behaviour, for whoever reproduces the paper or uses
         the official vocabulary and weights.
     ancestors: add the hypernyms of every synset, up to so many levels.
@@ -95,12 +107,23 @@ class Labeler:
     that is no text. A labeler can be pickled; the copy opens the lexicon anew and keeps the terms.
     """
 
-    def __init__(self, rule: str = "nouns", *, ancestors: int = 0, lexicon: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        rule: str = "nouns",
+        *,
+        canonical: bool = True,
+        heads: bool = True,
+        ancestors: int = 0,
+        lexicon: str | Path | None = None,
+    ) -> None:
         if rule not in RULES:
             raise UsageError(f"`rule` {rule!r}: there are {' and '.join(map(repr, RULES))}")
         if ancestors < 0:
             raise UsageError(f"`ancestors` {ancestors}: a number of levels, 0 or more")
         self.rule = rule
+        self.version = VERSIONS[rule]
+        self.canonical = canonical and rule == "nouns"
+        self.heads = heads and rule == "nouns"
         self.ancestors = ancestors
         self.lexicon = str(lexicon) if lexicon is not None else None
         self.terms = read_terms(Path(self.lexicon)) if self.lexicon else {}
@@ -126,17 +149,29 @@ class Labeler:
             return CorenetRule(self.wordnet, self._index)
         from catlip.labels.nouns.rule import NounRule
 
-        return NounRule(self.wordnet, self._index, self.terms)
+        return NounRule(self._phrases, self._index, canonical=self.canonical, heads=self.heads)
+
+    @cached_property
+    def _phrases(self) -> "PhraseIndex":
+        from catlip.labels.nouns.phrases import PhraseIndex
+
+        return PhraseIndex(self.wordnet, {tuple(phrase_words(text)): labels for text, labels in self.terms.items()})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was made with: `Labeler(**settings)` labels alike."""
+        return {name: getattr(self, name) for name in ("rule", "canonical", "heads", "ancestors", "lexicon")}
 
     def __getstate__(self) -> dict[str, Any]:  # worker processes open their own
-        return {"rule": self.rule, "ancestors": self.ancestors, "lexicon": self.lexicon, "terms": self.terms}
+        return {**self.settings, "version": self.version, "terms": self.terms}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
 
     def __repr__(self) -> str:
-        return f"Labeler({self.rule!r}, ancestors={self.ancestors}, lexicon={self.lexicon!r})"
+        settings = [f"{name}={value!r}" for name, value in self.settings.items()]
+        return f"Labeler({', '.join(settings)})"
 
     def __call__(self, captions: Sequence[Any]) -> list[list[str]]:
         if isinstance(captions, str):
@@ -190,6 +225,31 @@ class Labeler:
         """How many captions are not English by their words."""
         return self._rule.foreign(captions)
 
+    def meanings(self, name: str) -> list[ExplainedWord]:
+        """The words of a class name with all synsets that may be meant: of a name that is one word, its close senses.
+
+        Labels for training are one sense a word, near-synonyms as one; a class is looked for under each of its own.
+
+        >>> [len(word.labels) for word in Labeler().meanings("crane")]
+        [2]
+        """
+        told = self._naming.explain(f"{_NAMING} {name}")
+        return [ExplainedWord(*word) for word in told[len(_NAMING.split()) :]]
+
+    @cached_property
+    def _naming(self) -> Rule:
+        if self.rule == "corenet":
+            return self._rule
+        from catlip.labels.nouns.rule import NounRule
+
+        return NounRule(self._phrases, self._index, canonical=False, heads=False, several=True)
+
+    def synonym(self, synset: str) -> str:
+        """The label under which a synset is found: the canonical one of its near-synonyms, or itself."""
+        from catlip.labels.nouns.words import canonical_synsets
+
+        return canonical_synsets().get(synset, synset) if self.canonical else synset
+
     def explain(self, caption: str) -> Explanation:
         """Word by word: what was matched, which synset and why, what was dropped and why.
 
@@ -214,7 +274,8 @@ def explain(caption: str | None = None, *, config: ExplainConfig | None = None, 
     True
     """
     cfg = configure(ExplainConfig, config, caption=caption, **settings)
-    return Labeler(cfg.rule, ancestors=cfg.ancestors, lexicon=cfg.lexicon).explain(cfg.caption)
+    labeler = Labeler(cfg.rule, canonical=cfg.canonical, heads=cfg.heads, ancestors=cfg.ancestors, lexicon=cfg.lexicon)
+    return labeler.explain(cfg.caption)
 
 
 def read_utf8(path: Path) -> str:

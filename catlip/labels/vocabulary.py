@@ -2,7 +2,7 @@
 
 A vocabulary is one table in plain text, `vocab.tsv`, that a person can grep and sort:
 
-    # catlip vocabulary; rule=nouns ancestors=0 lexicon=1a2b3c samples=6000 captions=30000 terms= terms_hash= source=...
+    # catlip vocabulary; rule=nouns version=2 canonical=1 heads=1 ancestors=0 lexicon=1a2b3c samples=6000 ... source=...
     0   n10287213   man   2714
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from catlip.atomic import write_text
 from catlip.errors import UsageError
-from catlip.labels.labeler import Labeler, read_utf8
+from catlip.labels.labeler import VERSIONS, Labeler, read_utf8
 from catlip.labels.wordnet import open_lexicon
 
 _HEADER = "# catlip vocabulary;"
@@ -49,6 +49,9 @@ class Vocabulary:
     samples: int  # counted over so many images, with or without a label
     captions: int = 0
     rule: str = "nouns"
+    version: int = VERSIONS["nouns"]  # of the rule; the versions' labels differ
+    canonical: bool = True  # near-synonyms share one label
+    heads: bool = True  # phrases also carry what they are a kind of
     ancestors: int = 0
     lexicon: str = ""  # hash of the lexicon the labels were made with
     source: str = ""
@@ -91,11 +94,18 @@ class Vocabulary:
     def labeler(self) -> Labeler:
         """The labeler that the counts were made with.
 
-        Raises UsageError if this version's lexicon or the file of the domain's own terms is another one.
+        Raises UsageError if this version's rule or lexicon or the file of the domain's own terms is another one.
         """
         if self.terms and not Path(self.terms).is_file():
             raise UsageError(f"the vocabulary was made with the terms of {self.terms}, and there is no such file")
-        labeler = Labeler(self.rule, ancestors=self.ancestors, lexicon=self.terms)
+        labeler = Labeler(
+            self.rule, canonical=self.canonical, heads=self.heads, ancestors=self.ancestors, lexicon=self.terms
+        )
+        if self.version != labeler.version:
+            raise UsageError(
+                f"the vocabulary was made with version {self.version} of the rule {self.rule!r}, this catlip has "
+                f"{labeler.version}: its labels would differ. Make it anew with `catlip vocab`"
+            )
         if self.lexicon and self.lexicon != labeler.wordnet.hash:
             raise UsageError(
                 f"the vocabulary was made with lexicon {self.lexicon}, this version of catlip has "
@@ -162,6 +172,9 @@ class Vocabulary:
             samples=samples,
             captions=captions,
             rule=labeler.rule,
+            version=labeler.version,
+            canonical=labeler.canonical,
+            heads=labeler.heads,
             ancestors=labeler.ancestors,
             lexicon=labeler.wordnet.hash,
             source=source,
@@ -197,7 +210,8 @@ class Vocabulary:
         """
         first = vocabularies[0]
         for other in vocabularies[1:]:
-            for fact in ("rule", "ancestors", "lexicon", "terms_hash" if other.terms_hash else "terms"):
+            terms = "terms_hash" if other.terms_hash else "terms"
+            for fact in ("rule", "version", "canonical", "heads", "ancestors", "lexicon", terms):
                 if getattr(first, fact) != getattr(other, fact):
                     mine, theirs = getattr(first, fact), getattr(other, fact)
                     raise UsageError(f"vocabularies of different {fact} cannot be merged: {mine!r} and {theirs!r}")
@@ -234,6 +248,9 @@ class Vocabulary:
         path = Path(path)
         facts: dict[str, Any] = {
             "rule": self.rule,
+            "version": self.version,
+            "canonical": int(self.canonical),
+            "heads": int(self.heads),
             "ancestors": self.ancestors,
             "lexicon": self.lexicon,
             "samples": self.samples,
@@ -303,6 +320,9 @@ class Vocabulary:
             counts=list(counts.values())[:max_size],
             samples=max(counts.values()),
             rule="corenet",
+            version=VERSIONS["corenet"],
+            canonical=False,
+            heads=False,
             lexicon=lexicon.hash,
             source=path.name,
         )
@@ -328,13 +348,13 @@ def _facts(path: Path, header: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"source": source, "terms": terms or None, "terms_hash": terms_hash}
     for part in before.split():
         name, _, value = part.partition("=")
-        number = name in ("samples", "captions", "ancestors")
+        number = name in ("samples", "captions", "ancestors", "version", "canonical", "heads")
         if name not in ("rule", "lexicon") and not number:
             raise UsageError(f"{path}, line 1: unknown {part!r}; the header is damaged, or a newer catlip wrote it")
         if number and not _COUNT.fullmatch(value):
             raise UsageError(f"{path}, line 1: {part!r} is no number; the header is damaged")
         facts[name] = int(value) if number else value
-    return {"samples": 0, **facts}
+    return {"samples": 0, "version": 1, "canonical": 0, "heads": 0, **facts}  # of files of before there were versions
 
 
 def _quiet(value: object) -> str:

@@ -15,8 +15,10 @@ every other label is spurious. Precision counts accepted and loose labels, recal
 import gzip
 import json
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha1
+from itertools import combinations
 from pathlib import Path
 
 from catlip.labels.cleaning import phrase_words
@@ -69,7 +71,7 @@ class Scores:
 def load(name: str, *, without: tuple[str, ...] = ()) -> list[Gold]:
     """The captions of a half of the set, those of absent sources left out."""
     lines = [json.loads(line) for line in (HERE / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    texts = {source: _captions(source) for source in {line["source"] for line in lines} - {"alt-text", *without}}
+    texts = {source: captions(source) for source in {line["source"] for line in lines} - {"alt-text", *without}}
     golds = []
     for line in lines:
         if line["source"] in without:
@@ -84,7 +86,7 @@ def load(name: str, *, without: tuple[str, ...] = ()) -> list[Gold]:
     return golds
 
 
-def _captions(source: str) -> dict[str, list[str]]:
+def captions(source: str) -> dict[str, list[str]]:
     """Image -> its captions, from the shared data."""
     found: dict[str, list[str]] = {}
     if source == "flickr30k":
@@ -93,22 +95,25 @@ def _captions(source: str) -> dict[str, list[str]]:
                 image, _, caption = line.rstrip("\n").partition("\t")
                 found.setdefault(image.removesuffix(".jpg"), []).append(caption)
         return found
-    with tarfile.open(SHARED / "flickr8k" / "val-000000.tar") as tar:
-        for member in tar:
-            file = tar.extractfile(member)
-            if member.name.endswith(".txt") and file:
-                found[member.name.removesuffix(".txt")] = file.read().decode().splitlines()
+    for path in sorted((SHARED / "flickr8k").glob(f"{source.removeprefix('flickr8k-')}-*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                if member.name.endswith(".txt") and file:
+                    found[member.name.removesuffix(".txt")] = file.read().decode().splitlines()
     return found
 
 
 def score(labeler: Labeler, golds: list[Gold]) -> Scores:
+    """Near-synonyms that share one label for the labeler share it in the gold set too."""
     total = Scores()
     for gold in golds:
         words: dict[str, set[str]] = {}
         for told in labeler.explain(gold.caption):
             for label in told.labels:
                 words.setdefault(label, set()).add(told.text)
-        accept = frozenset().union(*(mention.accept for mention in gold.mentions))
+        accepts = [mention.accept | {*map(labeler.synonym, mention.accept)} for mention in gold.mentions]
+        accept = frozenset().union(*accepts)
         loose = frozenset().union(*(mention.loose for mention in gold.mentions))
         for label, said in words.items():
             if label in accept:
@@ -120,5 +125,28 @@ def score(labeler: Labeler, golds: list[Gold]) -> Scores:
             else:
                 total.spurious += 1
         total.mentions += len(gold.mentions)
-        total.found += sum(bool(mention.accept & words.keys()) for mention in gold.mentions)
+        total.found += sum(bool(accepted & words.keys()) for accepted in accepts)
     return total
+
+
+def consistency(labeler: Labeler, pictures: Iterable[list[str]]) -> float:
+    """Of the pairs of captions of one picture that both name something by the same word, the share that agrees on it.
+
+    They agree if the labels of one are among those of the other: a tennis ball carries the label of a ball too.
+    """
+    pairs = agreed = 0
+    for some in pictures:
+        found: dict[str, list[set[str]]] = {}
+        for caption in some:
+            here: dict[str, set[str]] = {}
+            for word in labeler.explain(caption):
+                if word.labels:
+                    last = word.text.split(" ")[-1]
+                    here.setdefault(next(iter(labeler.wordnet.singulars(last)), last), set()).update(word.labels)
+            for word, labels in here.items():
+                found.setdefault(word, []).append(labels)
+        for labels in found.values():
+            for a, b in combinations(labels, 2):
+                pairs += 1
+                agreed += a <= b or b <= a
+    return agreed / max(pairs, 1)

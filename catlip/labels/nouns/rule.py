@@ -4,7 +4,8 @@ A caption's words are judged in three steps, each on arrays over all words of a 
 1. phrases: the longest WordNet entry that starts at a word ("fire hydrant"), if it can be seen;
 2. nouns: the word's own score (`words.py`) plus what the words before and after say;
 3. senses: one synset a word. Words of several visible senses (bat, mouse, crane) look for cue words in the caption
-   (words.tsv); in a caption that names nothing else all close senses are kept, for there is nothing to choose by.
+   (words.tsv). Synsets that captions use for the same thing share one (synonyms.tsv), and a phrase also carries what it
+   is a kind of (a swimming pool is a pool).
 
 `explain` runs the very same code on one caption and reads its intermediate arrays, so that it cannot disagree.
 """
@@ -12,6 +13,7 @@ A caption's words are judged in three steps, each on arrays over all words of a 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,8 @@ import numpy as np
 from catlip.labels import cleaning
 from catlip.labels.nouns.negation import Caption
 from catlip.labels.nouns.phrases import THRESHOLD, PhraseIndex
-from catlip.labels.nouns.words import Kind, word_list, word_lists
+from catlip.labels.nouns.words import Kind, canonical_synsets, word_list, word_lists
 from catlip.labels.nouns.wordtable import BY_CONTEXT, NO_LABEL, Span, WordTable
-from catlip.labels.wordnet import Lexicon
 
 # float32 [Kind of the word before, or after; Form of the word]: what a neighbour says for (+) or against (-) a noun.
 _BEFORE, _AFTER = (
@@ -51,15 +52,20 @@ class Batch:
 
 
 class NounRule:
-    """See the module. `index` numbers the labels; `terms` are a domain's own phrases -> labels."""
+    """See the module. `index` numbers the labels; `phrases` hold a domain's own terms too.
+
+    canonical: synsets that name the same thing share one. heads: a phrase also carries what it is a kind of. several: a
+        word that is alone in its text keeps all its close senses.
+    """
 
     def __init__(
-        self, lexicon: Lexicon, index: dict[str, int], terms: dict[str, tuple[str, ...]] | None = None
+        self, phrases: PhraseIndex, index: dict[str, int], *, canonical: bool, heads: bool, several: bool = False
     ) -> None:
         self.index = index
+        self.several = several
         self._synsets = list(index)
-        own = {tuple(cleaning.phrase_words(phrase)): labels for phrase, labels in (terms or {}).items()}
-        self._words = WordTable(PhraseIndex(lexicon, own), index)
+        self._new_table = partial(WordTable, phrases, index, canonical_synsets() if canonical else {}, heads=heads)
+        self._words = self._new_table()
 
     def labels(self, captions: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """(caption of each label, label), in no particular order and with repetitions."""
@@ -96,7 +102,7 @@ class NounRule:
 
     def _numbers(self, captions: Sequence[Any]) -> np.ndarray:
         if self._words.full:
-            self._words = WordTable(self._words.phrases, self.index)
+            self._words = self._new_table()
         return self._words.numbers(cleaning.normalize(captions, self._words.tag_words))
 
     def _bounds(self, ids: np.ndarray) -> np.ndarray:
@@ -143,15 +149,18 @@ class NounRule:
         real = found["label"] != NO_LABEL
         positions, numbers, found = positions[real], numbers[real], found[real]
         labels, rows = found["label"].copy(), np.searchsorted(bounds, positions, side="right") - 1
-        # "A photo of": the photo is no company.
-        counted = np.concatenate([rows[~self._words.rows["carrier"][ids[positions]]], denied])
-        alone = np.bincount(counted, minlength=len(bounds) - 1)[rows] == 1
+        alone = np.zeros(len(rows), bool)
+        if self.several:  # "A photo of": the photo is no company.
+            counted = np.concatenate([rows[~self._words.rows["carrier"][ids[positions]]], denied])
+            alone = np.bincount(counted, minlength=len(bounds) - 1)[rows] == 1
         more: list[tuple[int, int, int]] = []
         for i in np.flatnonzero((labels == BY_CONTEXT) | (alone & found["several"])).tolist():
             row = int(rows[i])
             caption = [self._words.text[number] for number in ids[bounds[row] : bounds[row + 1]].tolist()]
             labels[i], *others = self._senses(int(numbers[i]), caption, bool(alone[i]))
             more += [(row, label, int(positions[i])) for label in others]
+        above = np.flatnonzero(found["head"] != NO_LABEL)
+        more += zip(rows[above].tolist(), found["head"][above].tolist(), positions[above].tolist(), strict=True)
         if more:
             columns = zip((rows, labels, positions), np.array(more).T, strict=True)
             rows, labels, positions = (np.concatenate(pair) for pair in columns)
@@ -178,7 +187,8 @@ class NounRule:
             labels = tuple(dict.fromkeys(given.get(position, ())))
             end, phrase = phrases.get(position, (position + 1, None))
             if phrase is not None:
-                told.append((" ".join(texts[position:end]), labels, self._words.reading[phrase].why))
+                why = self._words.reading[phrase].why + ("; and what it is a kind of" if len(labels) > 1 else "")
+                told.append((" ".join(texts[position:end]), labels, why))
             elif texts[position] != cleaning.BREAK:
                 told.append((texts[position], labels, self._reason(batch, position, labels)))
             position = end
@@ -194,6 +204,8 @@ class NounRule:
         why = f"{reading.why}; score {reading.score:+.1f}, neighbours {context:+.1f}"
         if not labels:
             return f"{why}: {score:+.1f} is below {THRESHOLD}"
+        if reading.head:
+            return f"{why}; and what it is a kind of"
         if len(labels) > 1:
             return f"{why}; several meanings, and nothing else in the caption to choose by"
         if labels != reading.synsets[:1]:

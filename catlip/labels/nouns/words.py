@@ -19,6 +19,7 @@ from pathlib import Path
 from catlip.labels.cleaning import BREAK, END
 from catlip.labels.wordnet import Lexicon, Sense, Synset
 
+SYNONYMS_FILE = Path(__file__).with_name("synonyms.tsv")  # made by tools/build_synonyms.py, verdicts reviewed by hand
 # How visible the senses of a lexicographer file are, for synsets outside ImageNet-21k. Tuned on the gold set's
 # development half; the order matters more than the values.
 VISIBLE = {
@@ -89,6 +90,7 @@ class Reading:
     synsets: tuple[str, ...] = ()
     cues: tuple[tuple[str, frozenset[str]], ...] = ()  # (another sense, words of the caption that announce it)
     own: bool = False  # a term of one's own: all its labels count
+    head: str = ""  # of a phrase: the synset of its last word, if the phrase is a kind of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,21 @@ def word_lists() -> dict[str, dict[str, tuple[str, ...]]]:
             section, word, *fields = line.split("\t")
             tables.setdefault(section, {})[word] = tuple(fields)
     return tables
+
+
+@cache
+def canonical_synsets() -> dict[str, str]:
+    """Synset -> the one that stands for it, of those that name the same visible thing (synonyms.tsv)."""
+    found: dict[str, str] = {}
+    for line in SYNONYMS_FILE.read_text(encoding="utf-8").splitlines():
+        verdict, *row = line.split("\t")
+        if verdict == "same":
+            found[row[0]] = row[1]
+    for synset, canonical in found.items():
+        while canonical in found:
+            canonical = found[canonical]
+        found[synset] = canonical
+    return found
 
 
 def word_list(section: str, name: str) -> frozenset[str]:

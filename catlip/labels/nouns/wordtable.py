@@ -26,6 +26,7 @@ ROW = np.dtype(
         ("score", np.float32),
         ("label", np.int32),
         ("several", bool),  # has more than one close sense
+        ("head", np.int32),  # of a phrase: what it is a kind of, or NO_LABEL
         ("carrier", bool),  # names the picture itself ("photo")
         ("foreign", np.int8),  # what it says against the caption being English
         ("trigger", bool),  # what stands near it may be said to be absent
@@ -42,10 +43,16 @@ _SPREAD = np.uint64(0xD6E8FEB86659FD93)
 
 
 class WordTable:
-    """Row i of `rows`, and `text` and `reading` i, belong to word, or phrase, number i."""
+    """Row i of `rows`, and `text` and `reading` i, belong to word, or phrase, number i.
 
-    def __init__(self, phrases: PhraseIndex, index: Mapping[str, int]) -> None:
+    canonical: synset -> the one that stands for it. heads: whether a phrase also carries what it is a kind of.
+    """
+
+    def __init__(
+        self, phrases: PhraseIndex, index: Mapping[str, int], canonical: Mapping[str, str], *, heads: bool
+    ) -> None:
         self.phrases, self.index, self.lexicon = phrases, index, phrases.lexicon
+        self.canonical, self.heads = canonical, heads
         self.text: list[str] = []
         self.reading: list[Reading] = []
         self.rows = np.zeros(4096, ROW)
@@ -118,9 +125,22 @@ class WordTable:
         number = self._phrase_numbers.get(text)
         if number is None:
             reading = self.phrases.read(text)
-            number = NO_LABEL if reading is None else self._add(text, reading)
+            number = NO_LABEL if reading is None else self._add(text, self._with_head(reading))
             self._phrase_numbers[text] = number
         return number
+
+    def _with_head(self, phrase: Reading) -> Reading:
+        """A phrase with the synset of its last word, if the phrase is a kind of it: a tennis ball is a ball."""
+        words = phrase.singular.replace("-", "_").split("_")
+        if not self.heads or phrase.own or not phrase.synsets or len(words) < 2:
+            return phrase
+        last = read(self.lexicon, words[-1])
+        above = {self._canonical(synset) for synset in self.lexicon.above(phrase.synsets[0])}
+        of_last = map(self._canonical, (*last.synsets[:1], *(synset for synset, _ in last.cues)))
+        return replace(phrase, head=next((synset for synset in of_last if synset in above), ""))
+
+    def _canonical(self, synset: str) -> str:
+        return self.canonical.get(synset, synset)
 
     def _add_word(self, word: str) -> int:
         reading = read(self.lexicon, word)
@@ -133,13 +153,17 @@ class WordTable:
             if phrase is not None:
                 synsets = phrase.synsets if phrase.own else phrase.synsets[:1]
                 why = f'"{phrase.singular}" written as one word'
-                reading = replace(phrase, singular=word, why=why, score=0.0, synsets=synsets)
+                reading = replace(self._with_head(phrase), singular=word, why=why, score=0.0, synsets=synsets)
         return self._add(word, reading)
 
     def _add(self, text: str, reading: Reading) -> int:
         number = len(self.reading)
         if number == len(self.rows):
             self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
+        if self.canonical and not reading.own:
+            synsets = tuple(dict.fromkeys(map(self._canonical, reading.synsets)))
+            cues = tuple((self._canonical(synset), words) for synset, words in reading.cues)
+            reading = replace(reading, synsets=synsets, cues=cues)
         self.text.append(text)
         self.reading.append(reading)
         label = self.index[reading.synsets[0]] if reading.synsets else NO_LABEL
@@ -150,6 +174,7 @@ class WordTable:
             reading.score,
             BY_CONTEXT if reading.cues or (reading.own and several) else label,
             several,
+            self.index[reading.head] if reading.head else NO_LABEL,
             reading.singular in word_lists()["carrier"],
             foreignness(text, noun=text in self.lexicon or reading.singular in self.lexicon),
             text in TRIGGERS,
