@@ -44,6 +44,9 @@ VERBS = {
         "a caption's labels, word by word", "catlip.labels.labeler", "ExplainConfig", "explain", ("caption",)
     ),
     "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "VocabularyConfig", "build_vocabulary", ("data",)),
+    "sentences": Verb(
+        "captions -> frozen sentence embeddings", "catlip.models.sentences", "SentencesConfig", "sentences", ("data",)
+    ),
     "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "LabelConfig", "write_labels", ("data",)),
     "report": Verb(
         "a look at a run or a corpus: HTML", "catlip.report.label_report", "ReportConfig", "report", ("data",)
@@ -96,6 +99,7 @@ VERBS = {
 }
 # What a verb cannot do without, where its settings stand in a module that imports torch: told before that.
 NEEDS = {
+    "sentences": "data out sentence_encoder",
     "plan": "recipe",
     "pretrain": "data out",
     "probe": "train test",

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from catlip.objectives.contrastive import info_nce, pairwise_sigmoid
-from tests.test_objectives import SHARES, make_objective, two_steps, vectors
+from tests.test_objectives import PARALLEL, SHARES, make_objective, two_steps, vectors
 
 WORLD = 3
 
@@ -37,7 +37,7 @@ def losses(rank: int) -> dict[str, torch.Tensor]:
 
 def training(rank: int) -> dict[str, torch.Tensor]:
     found = {}
-    for name in ("clip", "siglip", "subwords", "align", "superclip", "siglip_synsets"):
+    for name in PARALLEL:
         objective = make_objective(name).train()
         parallel = DistributedDataParallel(objective)  # has to live until backward is through
         loss = two_steps(objective, parallel, slice(4 * rank, 4 * rank + 4)) / WORLD

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
 from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from catlip.data.sentences import SentenceStore
 
 
 @dataclass(slots=True)
@@ -43,6 +46,7 @@ class Batch:
     captions: list[list[str]]
     keys: list[str]
     tokens: Tensor | None = None  # int64 [B, T]: one caption of each picture, for objectives with a text tower
+    sentences: Tensor | None = None  # float32 [B, E]: frozen embedding of each picture's captions; zeros: it has none
     step: Step | None = None
     unreadable: dict[str, str] = field(default_factory=dict)  # key -> why, of the samples left out
     cost: Cost = field(default_factory=Cost)
@@ -79,6 +83,7 @@ class Batch:
             captions=self.captions[low:high],
             keys=self.keys[low:high],
             tokens=None if self.tokens is None else self.tokens[low:high],
+            sentences=None if self.sentences is None else self.sentences[low:high],
         )
 
     def __len__(self) -> int:
@@ -166,7 +171,7 @@ class Batches(ABC):
 
 
 class CaptionBatches(Batches):
-    """Random crops of captioned pictures, with the classes that their captions name and one caption's tokens."""
+    """Random crops of captioned pictures, with the classes, tokens and embeddings of their captions."""
 
     def __init__(
         self,
@@ -178,11 +183,15 @@ class CaptionBatches(Batches):
         labeler: Labeler,
         crop: CropConfig,
         tokenizer: Tokenizer | None = None,
+        sentences: "SentenceStore | None" = None,
+        mean: bool = True,
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        """sentences: where the captions' embeddings are; mean: that of all captions of a picture, or of one drawn."""
         super().__init__(source, order, steps, rank=rank, world=world)
         self.crop, self.labeler, self.tokenizer = crop, labeler, tokenizer
+        self.sentences, self.mean = sentences, mean
         self._classes = vocabulary.classes_of(labeler)
 
     def picture(self, record: Sample, draws: list[float], out: Tensor) -> None:
@@ -190,14 +199,18 @@ class CaptionBatches(Batches):
 
     def batch(self, image: Tensor, flip: Tensor, records: list[Sample], beside: list[Any], draws: np.ndarray) -> Batch:
         labels, offsets = self._labels(records)
+        captions, sentences = [record.captions for record in records], None
+        if self.sentences is not None:
+            sentences = torch.from_numpy(self.sentences(captions, None if self.mean else draws[:, -1]))
         return Batch(
             image,
             flip,
             labels,
             offsets,
-            captions=[record.captions for record in records],
+            captions=captions,
             keys=[record.key for record in records],
             tokens=drawn_tokens(self.tokenizer, records, draws[:, -1]) if self.tokenizer else None,
+            sentences=sentences,
         )
 
     def _labels(self, records: list[Sample]) -> tuple[Tensor, Tensor]:

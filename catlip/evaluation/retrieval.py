@@ -46,6 +46,7 @@ class RetrieveConfig:
     text_col: str | None = None
     route: Route = "auto"  # head: the classifier's rows of a caption's labels; text: the text tower; auto: all there is
     image_size: int | None = None  # pixels; default: the encoder's own
+    sentence_encoder: str | None = None  # of a run with frozen sentences, where it is now if not where it was
     device: str = "auto"
 
 
@@ -87,7 +88,7 @@ def retrieve(
     """
     began = time.perf_counter()
     cfg = configure(RetrieveConfig, config, run=encoder, data=data, **settings)
-    routes = open_routes(cfg.run, cfg.route, cfg.image_size)
+    routes = open_routes(cfg.run, cfg.route, cfg.image_size, cfg.sentence_encoder)
     dataset = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
     other = read_captions(cfg.captions, [sample.key for sample in dataset]) if cfg.captions else None
     found = caption_features(routes.encoder, dataset, one_device(cfg.device), other)

@@ -28,6 +28,7 @@ from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.wordnet import open_lexicon
 from catlip.models.dual_encoder import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder
+from catlip.models.sentences import Sentences
 from catlip.training.distributed import one_device
 
 Route = Literal["auto", "head", "text"]
@@ -46,6 +47,7 @@ class ZeroShotConfig:
     templates: str | None = None  # prompts, one a line, with {} for the name
     calibrate: Literal["pictures", "bias", "none"] = "pictures"  # pictures: standardise over them; bias: drop the bias
     image_size: int | None = None  # pixels; default: the encoder's own
+    sentence_encoder: str | None = None  # of a run with frozen sentences, where it is now if not where it was
     device: str = "auto"
 
 
@@ -107,7 +109,7 @@ def zero_shot(
     names, file = given_names(dataset, cfg.classes)
     places = rows_of(dataset.classes, names, file, dataset.name)
     wanted = torch.tensor(places)[torch.from_numpy(dataset.labels)]
-    routes = open_routes(cfg.run, cfg.route, cfg.image_size)
+    routes = open_routes(cfg.run, cfg.route, cfg.image_size, cfg.sentence_encoder)
     matches = _matches(cfg, routes, names)
     unreadable = Unreadable()
     pooled, kept = features(routes.encoder, dataset, one_device(cfg.device), unreadable)
@@ -142,17 +144,17 @@ class Routes:
 
     encoder: Encoder
     dual: DualEncoder | None = None
-    tokenizer: Tokenizer | None = None
+    tokenizer: Tokenizer | Sentences | None = None  # what reads words for it
 
 
-def open_routes(run: Any, route: Route, image_size: int | None = None) -> Routes:
+def open_routes(run: Any, route: Route, image_size: int | None = None, sentence_encoder: Any = None) -> Routes:
     """The encoder, and the text tower if the route may use it and the run has one.
 
     Raises UsageError for a route, or for "auto" every route, that the run does not have.
     """
     name, encoder = name_of(run), open_encoder(run, image_size)
     if route == "text" or (route == "auto" and text_folder(run) is not None):
-        dual, tokenizer = load_dual(encoder)
+        dual, tokenizer = load_dual(encoder, sentence_encoder)
         return Routes(dual.encoder, dual, tokenizer)
     if not encoder.labels:
         raise UsageError(
@@ -226,14 +228,16 @@ def head_scores(encoder: Encoder, pooled: Tensor, matches: list[Match], calibrat
 
 @torch.no_grad()
 def text_scores(
-    dual: DualEncoder, tokenizer: Tokenizer, pooled: Tensor, names: list[str], templates: tuple[str, ...]
+    dual: DualEncoder, tokenizer: Tokenizer | Sentences, pooled: Tensor, names: list[str], templates: tuple[str, ...]
 ) -> Tensor:
     """[N, classes]: cosine of images with the mean of each name's prompts."""
     return dual.embed_pooled(pooled) @ embed_names(dual, tokenizer, names, templates).T
 
 
 @torch.no_grad()
-def embed_names(dual: DualEncoder, tokenizer: Tokenizer, names: list[str], templates: tuple[str, ...]) -> Tensor:
+def embed_names(
+    dual: DualEncoder, tokenizer: Tokenizer | Sentences, names: list[str], templates: tuple[str, ...]
+) -> Tensor:
     """Unit vectors [len(names), D]: the mean of the prompts' unit vectors."""
     return torch.stack(
         [
@@ -244,7 +248,7 @@ def embed_names(dual: DualEncoder, tokenizer: Tokenizer, names: list[str], templ
 
 
 @torch.no_grad()
-def embed_texts(dual: DualEncoder, tokenizer: Tokenizer, texts: list[str], batch: int = 512) -> Tensor:
+def embed_texts(dual: DualEncoder, tokenizer: Tokenizer | Sentences, texts: list[str], batch: int = 512) -> Tensor:
     """Unit vectors [len(texts), D] on the CPU, a batch at a time."""
     device = dual.logit_scale.device
     parts = (texts[start : start + batch] for start in range(0, len(texts), batch))

@@ -23,7 +23,7 @@ from catlip.export.graphs import Run
 from catlip.labels.tokenizer import BOS, EOS, FILE, PAD, Tokenizer
 from catlip.models.dual_encoder import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder, misfit, without_classifier
-from catlip.models.text_tower import HEAD_WIDTH
+from catlip.models.text_tower import HEAD_WIDTH, TextTower
 from catlip.models.weights import OPEN_CLIP_FILES, Source, write_tensors
 
 CAPTIONS = ["a dog", "", "two men eating hot dogs in front of a red brick wall on a rainy day"]  # that are compared
@@ -42,6 +42,8 @@ def text_tower_of(source: Source) -> tuple[Text | None, str]:
     if text_folder(source) is None:
         return None, empty.format("this run has learned none")
     dual, tokenizer = load_dual(source)
+    if not isinstance(dual.text, TextTower) or not isinstance(tokenizer, Tokenizer):
+        return None, empty.format("this run has frozen sentence embeddings in its place")
     if not isinstance(dual.text_projection, nn.Identity):
         return None, empty.format("it has no place for the projections of CLIP-Lite, so this run's is left out")
     if not dual.text.causal:
@@ -112,6 +114,7 @@ def _text_cfg(folder: Path, dual: DualEncoder, tokenizer: Tokenizer) -> dict[str
     from tokenizers import Tokenizer as Bpe
     from tokenizers.processors import TemplateProcessing
 
+    assert isinstance(dual.text, TextTower)
     cfg = dual.text.cfg
     found: dict[str, Any] = {
         "context_length": tokenizer.context,

@@ -1,27 +1,33 @@
 """A dual encoder: images and captions as vectors of one space, for contrastive objectives, zero-shot and retrieval.
 
-What the encoder's own folder does not hold is written beside it, as `text/`: the text tower, the image's projection,
-the temperature and the tokenizer. The encoder stays a plain timm model that knows nothing of text.
+The text side is a tower that is trained along, or frozen sentence embeddings. What the encoder's own folder does not
+hold is written beside it, as `text/`: the tower and its tokenizer, or the whitening and the name of the sentence
+encoder; the projections; the temperature. The encoder stays a plain timm model that knows nothing of text.
 """
 
 import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from catlip.atomic import write_text
+from catlip.data.batches import Batch
 from catlip.errors import UsageError, first_line
 from catlip.labels.tokenizer import FILE, Tokenizer
 from catlip.models.encoder import Encoder
+from catlip.models.sentences import FrozenText, Sentences
 from catlip.models.text_tower import TextConfig, TextTower
 from catlip.models.weights import HUB, Source, download, load, origin, read_json, read_tensors, write_tensors
 
 TEXT_FOLDER = "text"
+Side = Literal["tower", "frozen"]  # a text tower that is trained along, or frozen sentence embeddings
+READS: dict[Side, str] = {"tower": "tokens", "frozen": "sentences"}  # what each needs of a batch
 MAX_SCALE = 100.0  # CLIP, section 2.5: beyond this training became unstable
 
 
@@ -43,12 +49,12 @@ class Projection(nn.Module):
 
 
 class DualEncoder(nn.Module):
-    """Encoder, text tower and what makes them comparable. embed_images, embed_captions: unit vectors float32 [B, D]."""
+    """Encoder, text side and what makes them comparable. embed_images, embed_captions: unit vectors float32 [B, D]."""
 
     def __init__(
         self,
         encoder: Encoder,
-        tokenizer: Tokenizer,
+        reader: Tokenizer | Sentences,
         cfg: TextConfig,
         *,
         embed: int,
@@ -56,21 +62,32 @@ class DualEncoder(nn.Module):
         bias: float | None = None,
         mlp: int = 0,
     ) -> None:
-        """embed: length of the vectors; 0: the encoder's own, its pooled vector as it is. scale, bias: at the start.
+        """reader: what turns captions into the text side's input. A tokenizer: a tower is made (cfg: its size); frozen
+        sentence embeddings: those, with a linear projection of their own.
 
-        mlp: both vectors go through a `Projection` to this length instead (CLIP-Lite); 0: a linear one of the image.
+        embed: length of the vectors; 0: the encoder's own, its pooled vector as it is, or with frozen embeddings their
+        own, which the image is projected to. scale, bias: at the start. mlp: both vectors go through a `Projection` to
+        this length instead (CLIP-Lite).
         """
         super().__init__()
-        self.encoder, self.tokenizer = encoder, tokenizer
-        self.image_projection = nn.Linear(encoder.width, embed, bias=False) if embed else nn.Identity()
-        if isinstance(self.image_projection, nn.Linear):
-            nn.init.normal_(self.image_projection.weight, std=encoder.width**-0.5)
+        self.encoder, self.reader = encoder, reader
+        self._card: dict[str, Any] = {"embed": embed, "mlp": mlp}
+        self.image_projection: nn.Module = nn.Identity()
         self.text_projection: nn.Module = nn.Identity()
+        if embed and not mlp:
+            self.image_projection = _linear(encoder.width, embed)
+        self.text, length = text_side(reader, cfg, embed or encoder.width)
+        if isinstance(self.text, FrozenText) and not mlp:
+            if embed:
+                self.text_projection = _linear(length, embed)
+            else:
+                self.image_projection = nn.Linear(encoder.width, length)
+        if isinstance(reader, Sentences):
+            self._card |= {"sentences": {**reader.card, "shape": list(reader.matrix.shape)}}
+        else:
+            self._card |= {"context": reader.context, "text": asdict(cfg)}
         if mlp:
-            self.image_projection = Projection(encoder.width, mlp)
-            self.text_projection = Projection(embed or encoder.width, mlp)
-        self._card = {"embed": embed, "mlp": mlp, "context": tokenizer.context, "text": asdict(cfg)}
-        self.text = TextTower(tokenizer.size, tokenizer.context, cfg, embed or encoder.width)
+            self.image_projection, self.text_projection = Projection(encoder.width, mlp), Projection(length, mlp)
         # One element, not none: FSDP shards no scalars.
         self.logit_scale = nn.Parameter(torch.tensor([math.log(scale)]))
         self.logit_bias = nn.Parameter(torch.tensor([bias])) if bias is not None else None
@@ -83,9 +100,9 @@ class DualEncoder(nn.Module):
         """pooled: what Encoder.pooled returned, [B, encoder.width]."""
         return F.normalize(self.image_projection(pooled).float(), dim=-1)
 
-    def embed_captions(self, tokens: Tensor) -> Tensor:
-        """tokens: int64 [B, T], of the tokenizer that the tower was trained with."""
-        return F.normalize(self.text_projection(self.text(tokens)).float(), dim=-1)
+    def embed_captions(self, read: Tensor) -> Tensor:
+        """read: what the reader makes of captions, tokens int64 [B, T] or frozen embeddings float32 [B, E]."""
+        return F.normalize(self.text_projection(self.text(read)).float(), dim=-1)
 
     def scale(self) -> Tensor:
         """The factor of all similarities, MAX_SCALE at most: a scalar."""
@@ -99,16 +116,38 @@ class DualEncoder(nn.Module):
 
     def save(self, out: Path) -> None:
         """The text side, for zero-shot and retrieval, as a trained objective is saved."""
-        self.save_text(out, self.tokenizer)
+        self.save_text(out, self.reader)
 
-    def save_text(self, folder: Path, tokenizer: Tokenizer) -> None:
+    def save_text(self, folder: Path, reader: Tokenizer | Sentences) -> None:
         """Write everything but the encoder into `folder`/text; `load_dual` reads it."""
         to = folder / TEXT_FOLDER
         to.mkdir(parents=True, exist_ok=True)
         write_text(to / "config.json", json.dumps(self._card, indent=2) + "\n")
         state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
         write_tensors(to / "model.safetensors", state)
-        tokenizer.save(to / FILE)
+        if isinstance(reader, Tokenizer):
+            reader.save(to / FILE)
+
+
+def text_side(reader: Tokenizer | Sentences, cfg: TextConfig, embed: int) -> tuple["TextTower | FrozenText", int]:
+    """(the module that takes what the reader makes of captions, length of its vectors). embed: of a tower's."""
+    if isinstance(reader, Sentences):
+        frozen = FrozenText(torch.from_numpy(reader.mean), torch.from_numpy(reader.matrix))
+        return frozen, frozen.width
+    return TextTower(reader.size, reader.context, cfg, embed), embed
+
+
+def read_by(text: nn.Module, batch: Batch) -> Tensor:
+    """What a text side takes of a batch."""
+    read = batch.sentences if isinstance(text, FrozenText) else batch.tokens
+    assert read is not None, "the loader was not told to read captions"
+    return read
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.normal_(layer.weight, std=inputs**-0.5)
+    return layer
 
 
 class _Capped(torch.autograd.Function):
@@ -138,10 +177,12 @@ def text_folder(source: Source) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def load_dual(source: Source) -> tuple[DualEncoder, Tokenizer]:
-    """The dual encoder of a run folder, "hf-hub:org/name", a Run, or an Encoder loaded from one, ready to embed.
+def load_dual(source: Source, sentence_encoder: Any = None) -> tuple[DualEncoder, Tokenizer | Sentences]:
+    """The dual encoder of a run folder, "hf-hub:org/name", a Run, or an Encoder loaded from one, ready to embed, and
+    the reader of captions, whose output `embed_captions` takes as a tensor.
 
-    Raises UsageError for a run without a text tower.
+    sentence_encoder: of a run with frozen sentence embeddings, where it is now if not where it was. Raises UsageError
+    for a run without a text side.
     """
     folder = text_folder(source)
     if folder is None:
@@ -154,10 +195,17 @@ def load_dual(source: Source) -> tuple[DualEncoder, Tokenizer]:
     card, state = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
     bias = 0.0 if "logit_bias" in state else None
     try:
-        tokenizer = Tokenizer.load(folder / FILE, card["context"])
-        text, embed, mlp = TextConfig(**card["text"]), card["embed"], card.get("mlp", 0)
-        dual = DualEncoder(encoder, tokenizer, text, embed=embed, scale=1.0, bias=bias, mlp=mlp)
+        reader, text = _reader(folder, card, sentence_encoder)
+        dual = DualEncoder(encoder, reader, text, embed=card["embed"], scale=1.0, bias=bias, mlp=card.get("mlp", 0))
         dual.load_state_dict(state | {f"encoder.{k}": v for k, v in encoder.state_dict().items()})
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UsageError(f"{folder} cannot be loaded: {first_line(error)}") from None
-    return dual.eval(), tokenizer
+    return dual.eval(), reader
+
+
+def _reader(folder: Path, card: dict[str, Any], sentence_encoder: Any) -> tuple[Tokenizer | Sentences, TextConfig]:
+    if "sentences" not in card:
+        return Tokenizer.load(folder / FILE, card["context"]), TextConfig(**card["text"])
+    reader, (width, kept) = Sentences.of_card(card["sentences"], sentence_encoder), card["sentences"]["shape"]
+    reader.mean, reader.matrix = np.zeros(width, np.float32), np.zeros((width, kept), np.float32)  # loaded below
+    return reader, TextConfig()

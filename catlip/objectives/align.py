@@ -12,7 +12,7 @@ from torch import Tensor
 
 from catlip.data.batches import Batch
 from catlip.labels.tokenizer import Tokenizer
-from catlip.models.dual_encoder import DualEncoder
+from catlip.models.dual_encoder import DualEncoder, read_by
 from catlip.models.encoder import Encoder
 from catlip.models.text_tower import TextConfig
 from catlip.objectives.contrastive import info_nce, pairwise_sigmoid
@@ -53,8 +53,11 @@ class AlignObjective(DualEncoder):
 
     def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The same from what the encoder returned for the batch, [B, encoder.width]."""
-        assert batch.tokens is not None, "the loader was given no tokenizer"
-        pictures, captions, scale = self.embed_pooled(pooled), self.embed_captions(batch.tokens), self.scale()
+        pictures, captions, scale = (
+            self.embed_pooled(pooled),
+            self.embed_captions(read_by(self.text, batch)),
+            self.scale(),
+        )
         if self.logit_bias is None:
             loss = info_nce(pictures, captions, scale)
         else:

@@ -11,7 +11,7 @@ An objective is a module on an encoder: `forward(batch) -> (loss, metrics)`, the
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,7 +21,10 @@ from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.text_tower import TextConfig
 
-NEEDS = {"labels", "tokens"}  # batch.labels and batch.offsets; batch.tokens
+if TYPE_CHECKING:
+    from catlip.models.sentences import Sentences
+
+NEEDS = {"labels", "tokens", "sentences"}  # batch.labels and batch.offsets; batch.tokens; batch.sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,13 @@ class Context:
     text: TextConfig = field(default_factory=TextConfig)  # the size that a text tower should have
     # Where training will take place; modules are moved there later.
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    sentences: "Sentences | None" = None  # what makes batch.sentences; None unless the objective needs sentences
+
+    def reader(self, text: str) -> "Tokenizer | Sentences":
+        """What reads captions for a text side: "tower", or "frozen" sentence embeddings."""
+        found = self.sentences if text == "frozen" else self.tokenizer
+        assert found is not None
+        return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Context":
         return self  # the same for every copy of a task

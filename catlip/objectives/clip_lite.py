@@ -26,8 +26,9 @@ from torch.func import functional_call
 from catlip.data.batches import Batch
 from catlip.errors import UsageError
 from catlip.labels.tokenizer import Tokenizer
-from catlip.models.dual_encoder import DualEncoder, Projection
+from catlip.models.dual_encoder import READS, DualEncoder, Projection, Side, read_by, text_side
 from catlip.models.encoder import Encoder
+from catlip.models.sentences import Sentences
 from catlip.models.text_tower import TextConfig, TextTower
 from catlip.objectives.base import Context
 from catlip.objectives.contrastive import derangement, jensen_shannon
@@ -38,30 +39,33 @@ class ClipLite:
     """Settings of the objective."""
 
     name: ClassVar[str] = "clip_lite"
-    needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
 
-    embed: int = 512  # length of the caption's vector
+    embed: int = 512  # length of the caption's vector, if it is a tower's
+    text: Side = "tower"  # frozen: sentence embeddings, as in the paper, instead of a text tower
     critic: Literal["dot", "concat"] = "dot"  # cosine of two non-linear projections, or an MLP over both vectors
     critic_width: int = 2048  # of the projections, if the critic is "dot"
     prior: Literal["adversarial", "released", "none"] = "adversarial"
     prior_weight: float = 0.1  # of the prior term; the rest is the bound's
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({READS[self.text]})
+
     def build(self, encoder: Encoder, context: Context) -> "ClipLiteObjective":
         """The objective with its initial weights."""
-        assert context.tokenizer is not None
-        return ClipLiteObjective(encoder, context.tokenizer, self, context.text)
+        return ClipLiteObjective(encoder, context.reader(self.text), self, context.text)
 
 
 class ClipLiteObjective(nn.Module):
-    """Encoder, text tower, critic, discriminators. forward(batch) -> (loss, metrics); needs batch.tokens.
+    """Encoder, text side, critic, discriminators. forward(batch) -> (loss, metrics); needs batch.tokens or .sentences.
 
     Raises UsageError if this process' share of the batch is a single picture.
     """
 
     needs_global_batch = True  # no captions are exchanged, but which one is the wrong one depends on the share
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, cfg: ClipLite, text: TextConfig) -> None:
-        """tokenizer: the one that makes batch.tokens; text: the tower's size.
+    def __init__(self, encoder: Encoder, reader: Tokenizer | Sentences, cfg: ClipLite, text: TextConfig) -> None:
+        """reader: what the loader reads captions with; text: a tower's size.
 
         Raises UsageError for a weight outside 0..1.
         """
@@ -69,10 +73,10 @@ class ClipLiteObjective(nn.Module):
         if not 0 <= cfg.prior_weight <= 1:
             raise UsageError(f"`prior_weight` {cfg.prior_weight} is not between 0 and 1")
         self.encoder, self.cfg = encoder, cfg
-        self.text = TextTower(tokenizer.size, tokenizer.context, text, cfg.embed)
-        sizes = encoder.width, cfg.embed
+        self.text, length = text_side(reader, text, cfg.embed)
+        sizes = encoder.width, length
         self.critic = DotCritic(*sizes, cfg.critic_width) if cfg.critic == "dot" else ConcatCritic(*sizes)
-        self.tokenizer = tokenizer
+        self.reader = reader
         self.discriminators = nn.ModuleList() if cfg.prior == "none" else nn.ModuleList(map(_discriminator, sizes))
 
     def save(self, out: Path) -> None:
@@ -85,9 +89,8 @@ class ClipLiteObjective(nn.Module):
 
     def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The same from what the encoder returned for the batch, [B, encoder.width]."""
-        assert batch.tokens is not None, "the loader was given no tokenizer"
         wrong = derangement(len(pooled)).to(pooled.device)
-        captions = self.text(batch.tokens)
+        captions = self.text(read_by(self.text, batch))
         bound = jensen_shannon(*self.critic(pooled, captions, wrong))
         if self.cfg.prior == "none":
             return bound, {"loss": bound.detach()}
@@ -101,9 +104,8 @@ class ClipLiteObjective(nn.Module):
         """The same weights as a dual encoder; None for the critic "concat", whose vectors have no space in common."""
         if not isinstance(self.critic, DotCritic):
             return None
-        dual = DualEncoder(
-            self.encoder, self.tokenizer, self.text.cfg, embed=self.cfg.embed, scale=1.0, mlp=self.cfg.critic_width
-        )
+        size = self.text.cfg if isinstance(self.text, TextTower) else TextConfig()
+        dual = DualEncoder(self.encoder, self.reader, size, embed=self.cfg.embed, scale=1.0, mlp=self.cfg.critic_width)
         dual.text, dual.logit_scale = self.text, self.critic.logit_scale
         dual.image_projection, dual.text_projection = self.critic.image, self.critic.text
         return dual

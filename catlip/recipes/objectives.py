@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from catlip.errors import UsageError
+from catlip.objectives.base import needs_of
 from catlip.objectives.clip import Clip
 from catlip.objectives.clip_lite import ClipLite
 from catlip.objectives.hybrid import Hybrid
 from catlip.objectives.siglip import SigLip
 from catlip.objectives.subwords import Subwords
 from catlip.objectives.synsets import Synsets
+from catlip.objectives.text import Text
 from catlip.recipes import load_recipe
 
 OBJECTIVES: dict[str, Callable[[], Any]] = {
@@ -27,7 +29,12 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
     "clip": Clip,
     "siglip": SigLip,
     "clip_lite": ClipLite,
+    "text": Text,
+    "clip_frozen": partial(Clip, text="frozen"),
+    "siglip_frozen": partial(SigLip, text="frozen"),
+    "clip_lite_frozen": partial(ClipLite, text="frozen"),
 }
+TEACHER = 0.5  # share of the first part's gradient that each other one gets where one reads frozen sentences
 
 
 def objective_named(name: str) -> Any:
@@ -42,7 +49,11 @@ def objective_named(name: str) -> Any:
             f"`objective` {name}: there is no {unknown[0]!r}; there are {known}, sums (a+b), and file.py:recipe"
         )
     parts = tuple(OBJECTIVES[part]() for part in names)
-    return parts[0] if len(parts) == 1 else Hybrid(parts=parts, weights=(1.0,) * len(parts))
+    if len(parts) == 1:
+        return parts[0]
+    teacher = any("sentences" in needs_of(part) for part in parts)
+    weights = (1.0, *(len(parts) - 1) * [TEACHER if teacher else 1.0])
+    return Hybrid(parts=parts, weights=weights, balance=teacher)
 
 
 def label_of(name: str) -> str:

@@ -155,11 +155,11 @@ class AlignTask(Task):
         self.cfg = cfg
 
     def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
-        return VectorBatches(dataset, order, steps, tokenizer=self.objective.tokenizer, rank=rank, world=world)
+        return VectorBatches(dataset, order, steps, tokenizer=self.objective.reader, rank=rank, world=world)
 
     @property
     def described(self) -> str:
-        return f"{self.objective.tokenizer.size:,} tokens; {self.encoder.architecture}, frozen"
+        return f"{self.objective.reader.size:,} tokens; {self.encoder.architecture}, frozen"
 
     def fingerprint(self) -> dict[str, Any]:
         return {"init": fingerprint(self.cfg.run)}

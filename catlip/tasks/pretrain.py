@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
+from catlip.data.sentences import SentenceConfig
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.labels.tokenizer import FILE, Tokenizer, TokenizerConfig, make_tokenizer
 from catlip.labels.vocabulary import Vocabulary
@@ -28,6 +29,9 @@ from catlip.training.distributed import World, from_rank_0, joined
 from catlip.training.run import Run
 from catlip.training.task import Evaluation, Task
 from catlip.training.train import TrainConfig, train
+
+if TYPE_CHECKING:
+    from catlip.models.sentences import Sentences
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,6 +56,7 @@ class PretrainConfig(TrainConfig):
     objective: Any = field(default_factory=Synsets)  # a config of catlip.objectives, or a class of your own
     tokens: TokenizerConfig = field(default_factory=TokenizerConfig)
     text: TextConfig = field(default_factory=TextConfig)
+    sentences: SentenceConfig = field(default_factory=SentenceConfig)
 
 
 def pretrain(data: Any = None, vocab: Any = None, *, config: PretrainConfig | None = None, **settings: Any) -> Run:
@@ -76,7 +81,13 @@ def prepare(cfg: PretrainConfig, world: World) -> tuple["PretrainTask", Dataset]
     vocabulary = as_vocabulary(cfg.vocab)
     # One process reads the captions: of remote data they are all that is fetched, and others would fetch it again.
     tokenizer = from_rank_0(lambda: open_tokenizer(cfg, dataset)) if "tokens" in needs else None
-    return make_task(cfg, vocabulary, tokenizer, device=world.device), dataset
+    sentences = None
+    if "sentences" in needs:
+        from catlip.models.sentences import Sentences
+
+        prepared = from_rank_0(lambda: Sentences.of_run(cfg.sentences, dataset, str(world.device)))
+        sentences = prepared.opened(cfg.sentences.sentence_encoder)
+    return make_task(cfg, vocabulary, tokenizer, sentences, device=world.device), dataset
 
 
 def as_vocabulary(vocab: Any) -> Vocabulary:
@@ -94,7 +105,11 @@ def open_tokenizer(cfg: PretrainConfig, dataset: Dataset) -> Tokenizer:
 
 
 def make_task(
-    cfg: PretrainConfig, vocabulary: Vocabulary, tokenizer: Tokenizer | None, device: torch.device | None = None
+    cfg: PretrainConfig,
+    vocabulary: Vocabulary,
+    tokenizer: Tokenizer | None,
+    sentences: "Sentences | None" = None,
+    device: torch.device | None = None,
 ) -> "PretrainTask":
     """Encoder, head and augmentation with their initial weights: a function of the settings alone."""
     torch.manual_seed(cfg.seed)
@@ -106,7 +121,7 @@ def make_task(
         drop_patches=curriculum.patch_keep < 1,
     )
     encoder.check_sizes(*curriculum.sizes)
-    context = Context(vocabulary, tokenizer, cfg.text, device or torch.device("cpu"))
+    context = Context(vocabulary, tokenizer, cfg.text, device or torch.device("cpu"), sentences)
     objective = build_objective(cfg.objective, encoder, context)
     if cfg.init:
         say(start_from(cfg.init, encoder, getattr(objective, "classifier", None), vocabulary.synsets))
@@ -114,7 +129,7 @@ def make_task(
 
 
 class PretrainTask(Task):
-    """Random crops of captioned images, with the labels or the tokens that the objective needs."""
+    """Random crops of captioned images, with the labels, tokens or embeddings that the objective needs."""
 
     def __init__(self, cfg: PretrainConfig, encoder: Encoder, objective: nn.Module, context: Context) -> None:
         super().__init__(
@@ -123,7 +138,7 @@ class PretrainTask(Task):
         self.cfg, self.context = cfg, context
 
     def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
-        vocabulary, tokenizer = self.context.vocabulary, self.context.tokenizer
+        vocabulary, tokenizer, sentences = self.context.vocabulary, self.context.tokenizer, self.context.sentences
         labeler = vocabulary.labeler()
         return CaptionBatches(
             dataset,
@@ -133,6 +148,8 @@ class PretrainTask(Task):
             labeler=labeler,
             crop=self.cfg.crop,
             tokenizer=tokenizer,
+            sentences=sentences.store if sentences is not None else None,
+            mean=self.cfg.sentences.captions_used == "mean",
             rank=rank,
             world=world,
         )
@@ -147,7 +164,8 @@ class PretrainTask(Task):
 
     def fingerprint(self) -> dict[str, Any]:
         init = {"init": fingerprint(self.cfg.init)} if self.cfg.init else {}
-        return {"vocabulary": self.context.vocabulary.hash, **init}
+        sentences = {"sentences": self.context.sentences.fingerprint} if self.context.sentences is not None else {}
+        return {"vocabulary": self.context.vocabulary.hash, **init, **sentences}
 
     def begin(self, out: Path) -> None:
         self.context.vocabulary.save(out / "vocab.tsv")
