@@ -1,9 +1,11 @@
-"""Nouns of a caption that name nothing in the picture: what it says is not there, and units of measurement.
+"""Nouns of a caption that name nothing in the picture: what it denies or doubts, and units of measurement.
 
-"a room without windows", "no dogs allowed", "a sugar-free drink", "batteries not included", "a 12 foot ladder". Only
+"a room without windows", "no dogs allowed", "a sugar-free drink", "batteries not included", "a 12 foot ladder"; in
+reports also "rule out pneumonia", "possible fracture", "pneumothorax is not seen", as in NegEx (Chapman et al. 2001,
+doi 10.1006/jbin.2001.1029): a trigger denies what follows or what it follows, up to a word that ends its scope. Only
 captions with one of the words in `TRIGGERS` are looked at, one by one; they are few. What is denied is the noun phrase
 after (or before) the trigger, and those that "or" joins to it; "and" begins something that is there (no shirt and blue
-shorts: all of Flickr30k's), but for bare nouns after "without".
+shorts: all of Flickr30k's), but for bare nouns after "without" and after "no evidence of".
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +16,7 @@ from catlip.labels.nouns.words import FUNCTION_WORDS, Kind, word_list
 
 # words.tsv says what each list is for.
 _DENY, _DENY_OF = word_list("negation", "deny"), word_list("negation", "deny-of")
+_PAIRS = word_list("negation", "deny-two")
 _NOT_VERBS, _LIGHT_VERBS = word_list("negation", "not-verb"), word_list("negation", "light-verb")
 _INDEFINITE, _DEFINITE = word_list("negation", "indefinite"), word_list("negation", "definite")
 _NOT_THERE, _FORBIDDEN = word_list("negation", "not-there"), word_list("negation", "forbidden")
@@ -21,7 +24,8 @@ _IDIOMS, _TRACES = word_list("negation", "idiom"), word_list("negation", "trace"
 _SIGNS, _FREE_OF = word_list("negation", "sign"), word_list("negation", "free-of")
 _SINGULAR_UNITS = word_list("negation", "unit-singular")  # "two foot", but two feet
 UNITS = _SINGULAR_UNITS | word_list("negation", "unit")
-TRIGGERS = _DENY | _DENY_OF | _FORBIDDEN | UNITS | {FREE, "not", "missing", "neither", "non", "anti"}
+_OTHERS = {FREE, "not", "missing", "neither", "non", "anti", "separately"}
+TRIGGERS = _DENY | _DENY_OF | _FORBIDDEN | UNITS | _OTHERS | {pair.split("_")[0] for pair in _PAIRS}
 _MOST = 12  # words of a noun phrase, and noun phrases of a list
 
 _STOPS = (Kind.BREAK, Kind.PREPOSITION, Kind.CONJUNCTION, Kind.PRONOUN, Kind.AUXILIARY, Kind.TO)
@@ -44,8 +48,13 @@ class Caption:
 
     def _denied_by(self, i: int, word: str) -> Iterator[int]:
         after = self.words[i + 1]
-        if word in _DENY_OF and after in ("of", "from"):
+        if f"{word}_{after}" in _PAIRS:
+            before = i > 0 and self.kinds[i - 1] == Kind.AUXILIARY and self.kinds[i + 2] in _STOPS
+            yield from self._before(i - 1) if before else self._after(i + 2)  # is ruled out; rule out
+        elif word in _DENY_OF and after in ("of", "from"):
             yield from self._after(i + 2)
+        elif word == "no" and after == "longer":
+            yield from self._before(i - 1) if self.words[i + 2] in _NOT_THERE else ()
         elif word in _DENY:
             yield from self._after(i + 1, bare=word == "without")
         elif word == "neither":
@@ -56,6 +65,8 @@ class Caption:
             yield from self._after(i + 2, definite=False)
         elif (word == "not" and after in _NOT_THERE) or word in _FORBIDDEN:
             yield from self._before(i - 1)
+        elif word == "separately" and i > 1 and self.words[i - 1] == "sold":
+            yield from self._before(i - 2)
         elif word == "missing":
             absent = list(self._after(i + 1, definite=False))
             ends = self.kinds[i + 1] in (Kind.BREAK, Kind.PREPOSITION, Kind.CONJUNCTION)
@@ -110,7 +121,9 @@ class Caption:
             i += comma
             word = self.words[i]
             goes_on = word in ("or", "nor") and joined in ("", word)
-            goes_on |= word == "of" and self.words[i - 1] in _TRACES
+            trace = word in ("of", "for") and self.words[i - 1] in _TRACES
+            bare |= trace
+            goes_on |= trace
             goes_on |= word == "and" and bare and bool(self.units[i + 1] and self.units[phrase.start])
             if goes_on:
                 sure, i = len(found) + 1, i + 1

@@ -35,7 +35,7 @@ CHUNK_CHARACTERS = 1 << 20  # a thousand pages of text would need gigabytes
 WEARERS = word_list("negation", "wearer")
 # Why a noun gives no label, by its number in `Batch.muted`.
 DENIED, NOT_ENGLISH = 1, 2
-MUTED = ("", "by the words near it, nothing in the picture", "the caption is not English")
+MUTED = ("", "absent, uncertain or no thing in the picture, by the words near it", "the caption is not English")
 
 
 @dataclass(slots=True)
@@ -196,10 +196,10 @@ class NounRule:
 
     def _reason(self, batch: Batch, position: int, labels: tuple[str, ...]) -> str:
         reading = self._words.reading[batch.ids[position]]
+        if batch.muted[position] and reading.synsets:
+            return MUTED[batch.muted[position]]
         if math.isinf(reading.score):
             return reading.why
-        if batch.muted[position]:
-            return MUTED[batch.muted[position]]
         score, context = float(batch.scores[position]), float(batch.scores[position]) - reading.score
         why = f"{reading.why}; score {reading.score:+.1f}, neighbours {context:+.1f}"
         if not labels:
