@@ -30,6 +30,13 @@ def test_held_out_alt_texts() -> None:
     assert scores.recall >= 0.78, scores
 
 
+@pytest.mark.parametrize(("half", "precision", "recall"), [("development", 0.92, 0.93), ("held_out", 0.84, 0.86)])
+def test_texts_of_the_web(half: str, precision: float, recall: float) -> None:
+    scores = gold.score(LABELER, gold.load(f"web_{half}"))
+    assert scores.precision >= precision, scores
+    assert scores.recall >= recall, scores
+
+
 def test_scorer_by_hand() -> None:
     mentions = (
         gold.Mention("dog", frozenset({"n02084071"}), frozenset({"n02083346"})),

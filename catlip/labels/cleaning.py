@@ -17,11 +17,12 @@ from catlip.errors import UsageError
 END = "\0"  # ends a caption; no white space to str.split, unlike the separators of ASCII
 _GLUE = f" {END} "
 BREAK = ","  # stands for every punctuation mark that ends a phrase
+NAME = "`"  # ends a word of somebody's name; in captions themselves it is a quotation mark
 FREE = "'free"  # the end of "sugar-free", kept apart from the word "free"
 MAX_CHARACTERS = 20_000  # of one caption: what comes after is a page of text, not a description of the picture
 
 # Whether a text has any of these is found at memory speed; a regular expression costs more than all the rest.
-_CARE = ("<", "&", "@", "#", "://")
+_CARE = ("<", "&", "@", "#", "://", NAME)
 _CARE_WITH_DOT = ("www.", ".jp", ".png", ".gif", ".web", ".htm", ".php", ".pdf", ".com", ".net", ".org")
 _TAG = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>|</?[a-zA-Z!][^<>]*>", re.DOTALL | re.IGNORECASE)
 _ADDRESS = re.compile(r"\b(?:https?|ftp)\S*://\S+|\bwww\.\S+|(?<!\S)[^\s@]+@\S+\.\S+|@\w+", re.IGNORECASE)
@@ -91,7 +92,8 @@ def split_hashtag(tag: str, known: Callable[[str], bool]) -> str:
 
 
 def _cut(text: str, known: Callable[[str], bool]) -> list[str]:
-    """As few known words as possible, of which the first is as long as possible; none if something is left over."""
+    """As few known words as possible, without a plural before the last, the first as long as possible; none if
+    something is left over."""
     if len(text) > _MAX_HASHTAG:
         return []
     if not text.isascii():
@@ -103,24 +105,32 @@ def _cut(text: str, known: Callable[[str], bool]) -> list[str]:
             word, before = text[start:end], best[start]
             if before is not None and (word in ("insta", "instagram") or known(word)):
                 ways.append([*before, word])
-        best.append(min(ways, key=lambda way: (len(way), -len(way[0])), default=None))
+        best.append(
+            min(ways, key=lambda way: (len(way), *(word[-1] == "s" for word in way[:1]), -len(way[0])), default=None)
+        )
     return best[-1] or []
 
 
-def normalize(captions: Iterable[Any], tag_words: Callable[[str], str] = str) -> str:
+def normalize(
+    captions: Iterable[Any], tag_words: Callable[[str], str] = str, mark_names: Callable[[str], str] | None = None
+) -> str:
     """All words of all captions as one text, separated by spaces, `END` after each caption, `BREAK` for punctuation.
 
     "A man's T-shirt, isn't it?" -> "a man 's t shirt , is not it , END"
-    tag_words: the words of a hashtag.
+    tag_words: the words of a hashtag. mark_names: puts `NAME` behind names, in captions with two capitals or more.
     """
     texts = [caption if type(caption) is str else as_text(caption) for caption in captions]
     if not texts:
         return ""
-    joined = _GLUE.join(texts).lower()
+    as_written = _GLUE.join(texts)
+    joined = as_written.lower()
     odd = _odd(texts, joined)
-    if odd:
+    named = _capitals(as_written, len(texts)) if mark_names else ()
+    if odd or len(named):
         for i in odd:
             texts[i] = clean(texts[i], tag_words)
+        for i in named:
+            texts[i] = mark_names(texts[i]) if mark_names else texts[i]
         joined = _GLUE.join(texts).lower()
     if "-free" in joined:
         joined = _FREE.sub(f" {FREE}", joined)
@@ -129,6 +139,16 @@ def normalize(captions: Iterable[Any], tag_words: Callable[[str], str] = str) ->
         joined = joined.replace("n't", " not").replace("s' ", "s 's ")
         joined = _QUOTE.sub(" ", joined).replace("'", " '")
     return f"{joined} {END}"
+
+
+def _capitals(joined: str, texts: int) -> list[int]:
+    """Which texts have two words or more that begin with a capital."""
+    data = np.frombuffer(f" {joined}".encode("utf-8", "replace"), np.uint8)
+    words = np.flatnonzero((data[:-1] == ord(" ")) & (data[1:] - np.uint8(ord("A")) < 26))
+    ends = np.flatnonzero(data == 0)
+    if len(ends) != texts - 1:
+        return []  # somebody else's separator
+    return np.flatnonzero(np.bincount(np.searchsorted(ends, words), minlength=texts) > 1).tolist()
 
 
 def _odd(texts: Sequence[str], joined: str) -> set[int]:

@@ -18,10 +18,15 @@ def quality() -> None:
         "held-out, Flickr30k": load("held_out", without=("alt-text",)),
         "held-out, alt-text": load("held_out", without=("flickr30k",)),
     }
+    for name in ("web_development", "web_held_out"):
+        golds = load(name)
+        for kind in dict.fromkeys(gold.source for gold in golds):
+            halves[f"{name} {kind}"] = [gold for gold in golds if gold.source == kind]
+        halves[name] = golds
     for rule in ("corenet", "nouns"):
         labeler = Labeler(rule)
         for name, golds in halves.items():
-            print(f"{rule:<8} {name:<20} {len(golds):>4} captions  {score(labeler, golds)}")
+            print(f"{rule:<8} {name:<24} {len(golds):>4} captions  {score(labeler, golds)}")
 
 
 def consistent() -> None:

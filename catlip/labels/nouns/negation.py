@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from catlip.labels.cleaning import FREE
-from catlip.labels.nouns.words import FUNCTION_WORDS, Kind, word_list
+from catlip.labels.nouns.words import FUNCTION_WORDS, STOPS, Kind, word_list
 
 # words.tsv says what each list is for.
 _DENY, _DENY_OF = word_list("negation", "deny"), word_list("negation", "deny-of")
@@ -28,7 +28,6 @@ _OTHERS = {FREE, "not", "missing", "neither", "non", "anti", "separately"}
 TRIGGERS = _DENY | _DENY_OF | _FORBIDDEN | UNITS | _OTHERS | {pair.split("_")[0] for pair in _PAIRS}
 _MOST = 12  # words of a noun phrase, and noun phrases of a list
 
-_STOPS = (Kind.BREAK, Kind.PREPOSITION, Kind.CONJUNCTION, Kind.PRONOUN, Kind.AUXILIARY, Kind.TO)
 _NOUNS = (Kind.SINGULAR, Kind.PLURAL, Kind.AGENT, Kind.AGENTS)
 
 
@@ -49,7 +48,7 @@ class Caption:
     def _denied_by(self, i: int, word: str) -> Iterator[int]:
         after = self.words[i + 1]
         if f"{word}_{after}" in _PAIRS:
-            before = i > 0 and self.kinds[i - 1] == Kind.AUXILIARY and self.kinds[i + 2] in _STOPS
+            before = i > 0 and self.kinds[i - 1] == Kind.AUXILIARY and self.kinds[i + 2] in STOPS
             yield from self._before(i - 1) if before else self._after(i + 2)  # is ruled out; rule out
         elif word in _DENY_OF and after in ("of", "from"):
             yield from self._after(i + 2)
@@ -141,7 +140,7 @@ class Caption:
         if self.words[i][0].isdigit() or (self.words[i].endswith("ing") and not self.units[i]):
             return range(0)  # No. 5; no parking sign, without looking at the dog
         end = i + _MOST
-        while i < end and self.kinds[i] not in _STOPS and (not seen or self.units[i] or self.words[i] == "'s"):
+        while i < end and self.kinds[i] not in STOPS and (not seen or self.units[i] or self.words[i] == "'s"):
             word = self.words[i]
             idiom = word in _IDIOMS or (word == "more" and self.words[i + 1] == "than")
             if idiom or (not definite and word in _DEFINITE):

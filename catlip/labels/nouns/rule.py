@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from catlip.labels import cleaning
+from catlip.labels.nouns.names import mark_names
 from catlip.labels.nouns.negation import Caption
 from catlip.labels.nouns.phrases import THRESHOLD, PhraseIndex
-from catlip.labels.nouns.words import Kind, canonical_synsets, word_list, word_lists
+from catlip.labels.nouns.words import STOPS, Kind, canonical_synsets, word_list, word_lists
 from catlip.labels.nouns.wordtable import BY_CONTEXT, NO_LABEL, Span, WordTable
 
 # float32 [Kind of the word before, or after; Form of the word]: what a neighbour says for (+) or against (-) a noun.
@@ -103,7 +104,7 @@ class NounRule:
     def _numbers(self, captions: Sequence[Any]) -> np.ndarray:
         if self._words.full:
             self._words = self._new_table()
-        return self._words.numbers(cleaning.normalize(captions, self._words.tag_words))
+        return self._words.numbers(cleaning.normalize(captions, self._words.tag_words, mark_names))
 
     def _bounds(self, ids: np.ndarray) -> np.ndarray:
         """int64 [captions + 1]: the first word of each caption, and the end of the last."""
@@ -126,6 +127,7 @@ class NounRule:
             certain = words["kind"][owner - 1] in (Kind.DETERMINER, Kind.NUMBER)
             if table.text[ids[owner]] in WEARERS and not certain:
                 muted[owner] = DENIED
+                muted[self._brand(ids, words["kind"], units, owner + 2)] = DENIED
         foreign = _foreign(words, bounds)
         if foreign.any():
             muted[np.repeat(foreign, np.diff(bounds)) & (words["score"] < np.inf)] = NOT_ENGLISH
@@ -133,6 +135,14 @@ class NounRule:
                 if table.reading[phrase].own:
                     muted[start:end] = 0
         return muted
+
+    def _brand(self, ids: np.ndarray, kinds: np.ndarray, units: np.ndarray, start: int) -> list[int]:
+        """The nouns between "men's" and the product, but for materials: Nike Air Max 90 before running shoe."""
+        end = next((i for i in range(start, len(ids)) if kinds[i] in STOPS), len(ids))
+        nouns = [i for i in range(start, end) if units[i]]
+        phrase = units[nouns[-1]] if nouns else 0
+        product = [i for i in nouns if units[i] == phrase > 1] or nouns[-1:]
+        return [i for i in nouns if i not in product and not (units[i] == 1 and self._words.material(int(ids[i])))]
 
     def _resolve(
         self, ids: np.ndarray, bounds: np.ndarray, spans: list[Span], positions: np.ndarray, denied: np.ndarray
@@ -177,7 +187,7 @@ class NounRule:
     def explain(self, caption: str) -> list[tuple[str, tuple[str, ...], str]]:
         """(word or phrase, its labels, why), in order, from the arrays of the very run that labels the caption."""
         batch = self.run([caption])
-        texts = [self._words.text[number] for number in batch.ids.tolist()]
+        texts = [self._words.text[number].removesuffix(cleaning.NAME) for number in batch.ids.tolist()]
         given: dict[int, list[str]] = {}
         for position, label in zip(batch.positions.tolist(), batch.labels.tolist(), strict=True):
             given.setdefault(position, []).append(self._synsets[label])

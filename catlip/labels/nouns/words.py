@@ -16,7 +16,7 @@ from enum import IntEnum
 from functools import cache
 from pathlib import Path
 
-from catlip.labels.cleaning import BREAK, END
+from catlip.labels.cleaning import BREAK, END, NAME
 from catlip.labels.wordnet import Lexicon, Sense, Synset
 
 SYNONYMS_FILE = Path(__file__).with_name("synonyms.tsv")  # made by tools/build_synonyms.py, verdicts reviewed by hand
@@ -75,6 +75,9 @@ class Kind(IntEnum):
     TO = 12
     AGENT = 13  # a person or animal: what follows may be what it does
     AGENTS = 14
+
+
+STOPS = (Kind.BREAK, Kind.PREPOSITION, Kind.CONJUNCTION, Kind.PRONOUN, Kind.AUXILIARY, Kind.TO)  # end a noun phrase
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,8 @@ def read(lexicon: Lexicon, word: str) -> Reading:
         return Reading(FUNCTION_WORDS[word], word, "function word")
     if word[0].isdigit():
         return Reading(Kind.NUMBER, word, "number")
+    if word[-1] == NAME:
+        return Reading(Kind.OTHER, word[:-1], "part of a name")
     if len(word) == 1:
         return Reading(Kind.OTHER, word, "single letter")
     lemma, senses = lookup(lexicon, word)
@@ -250,7 +255,7 @@ def foreignness(word: str, *, noun: bool) -> int:
     """
     if word in COMMON_WORDS or (word in FUNCTION_WORDS and word not in _SHARED):
         return ENGLISH
-    if word in FUNCTION_WORDS or not word[0].isalpha():
+    if word in FUNCTION_WORDS or not word[0].isalpha() or word[-1] == NAME:
         return 0
     if word in _OTHER:
         return OF_NAMES if word in _NAMES else FOREIGN_WORD

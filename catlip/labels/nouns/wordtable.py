@@ -17,6 +17,7 @@ from catlip.labels.nouns.negation import TRIGGERS, UNITS
 from catlip.labels.nouns.phrases import MAX_PHRASE, PhraseIndex, word_hash
 from catlip.labels.nouns.words import COMMON_WORDS, FUNCTION_WORDS, Kind, Reading, foreignness, read, word_lists
 
+MATERIALS = {"n14580897", "n03309808"}  # material, fabric
 NO_LABEL, BY_CONTEXT = -1, -2  # instead of a label's number; BY_CONTEXT: the caption decides
 MAX_WORDS = 250_000  # then all are forgotten, and judged anew when they come again; web text is full of new ones
 ROW = np.dtype(
@@ -81,6 +82,11 @@ class WordTable:
             return len(word) > 1
         own = (word,) in self.phrases.terms or self.phrases.knows(word)
         return len(word) > 2 and (own or word in self.lexicon or bool(self.lexicon.singulars(word)))
+
+    def material(self, number: int) -> bool:
+        """Whether a word is what something can be made of."""
+        synsets = self.reading[number].synsets
+        return any(self.lexicon.above(s).keys() & MATERIALS for s in synsets[:1] if self.lexicon.has_synset(s))
 
     def find_phrases(self, ids: np.ndarray, words: np.ndarray) -> list[Span]:
         """Leftmost longest phrases that can be seen. ids: the number of each word; words: its row."""
