@@ -65,7 +65,7 @@ def names(caption: str, labeler: Labeler = LABELER) -> set[str]:
         ("A dog in the snow. (AP Photo/Rose Wood)", {"dog", "snow"}),
         ("A lake by Cliff Brook on Unsplash", {"lake"}),
         ("red apple stock photo, SKU: APPLE-12", {"apple"}),
-        ("FILE - A police officer", {"policeman"}),
+        ("FILE - A police officer in New York", {"policeman"}),
         ("Sheep In A Field By The Lake", {"sheep", "field", "lake"}),
         ("Women > Shoes|Sandals;leather", {"shoe", "sandal", "leather", "woman"}),
         ("a 12 foot ladder, 6 feet tall", {"ladder"}),
@@ -468,8 +468,10 @@ def test_examples_in_docstrings(module: str) -> None:
 
 def test_a_rule_that_changes_gets_a_new_version() -> None:
     """Else labels of two rules are mixed unnoticed, in a run that resumes and in merged vocabularies."""
-    files = [Path(__file__).parent / "gold" / f"{name}.jsonl" for name in ("held_out", "web_development", "web_held_out")]
+    files = [
+        Path(__file__).parent / "gold" / f"{name}.jsonl" for name in ("held_out", "web_development", "web_held_out")
+    ]
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     captions = [line["caption"] for line in map(json.loads, lines) if "caption" in line]
     labels = json.dumps(LABELER(captions)).encode()
-    assert (VERSIONS["nouns"], sha256(labels).hexdigest()[:12]) == (2, "e06e0454447a")
+    assert (VERSIONS["nouns"], sha256(labels).hexdigest()[:12]) == (2, "e3d1968bb5fe")

@@ -117,7 +117,8 @@ def normalize(
     """All words of all captions as one text, separated by spaces, `END` after each caption, `BREAK` for punctuation.
 
     "A man's T-shirt, isn't it?" -> "a man 's t shirt , is not it , END"
-    tag_words: the words of a hashtag. mark_names: puts `NAME` behind names, in captions with two capitals or more.
+    tag_words: the words of a hashtag. mark_names: puts `NAME` behind names, in captions with two neighbouring words
+    that begin with a capital; what has none it hands back.
     """
     texts = [caption if type(caption) is str else as_text(caption) for caption in captions]
     if not texts:
@@ -125,12 +126,15 @@ def normalize(
     as_written = _GLUE.join(texts)
     joined = as_written.lower()
     odd = _odd(texts, joined)
-    named = _capitals(as_written, len(texts)) if mark_names else ()
-    if odd or len(named):
-        for i in odd:
-            texts[i] = clean(texts[i], tag_words)
-        for i in named:
-            texts[i] = mark_names(texts[i]) if mark_names else texts[i]
+    changed = {i: clean(texts[i], tag_words) for i in odd}
+    if mark_names and as_written.count(END) == len(texts) - 1:
+        for i in _capitals(f" {as_written}"):
+            text = changed.get(i, texts[i])
+            if (marked := mark_names(text)) is not text:
+                changed[i] = marked
+    if changed:
+        for i, text in changed.items():
+            texts[i] = text
         joined = _GLUE.join(texts).lower()
     if "-free" in joined:
         joined = _FREE.sub(f" {FREE}", joined)
@@ -141,14 +145,13 @@ def normalize(
     return f"{joined} {END}"
 
 
-def _capitals(joined: str, texts: int) -> list[int]:
-    """Which texts have two words or more that begin with a capital."""
-    data = np.frombuffer(f" {joined}".encode("utf-8", "replace"), np.uint8)
-    words = np.flatnonzero((data[:-1] == ord(" ")) & (data[1:] - np.uint8(ord("A")) < 26))
-    ends = np.flatnonzero(data == 0)
-    if len(ends) != texts - 1:
-        return []  # somebody else's separator
-    return np.flatnonzero(np.bincount(np.searchsorted(ends, words), minlength=texts) > 1).tolist()
+def _capitals(joined: str) -> list[int]:
+    """Which texts have two neighbouring words that begin with a capital."""
+    data = np.frombuffer(joined.encode("utf-8", "replace"), np.uint8)
+    spaces = np.flatnonzero(data[:-1] == ord(" "))
+    capital = data[spaces + 1] - np.uint8(ord("A")) < 26
+    pairs = spaces[:-1][capital[:-1] & capital[1:]]
+    return np.unique(np.searchsorted(np.flatnonzero(data == 0), pairs)).tolist() if len(pairs) else []
 
 
 def _odd(texts: Sequence[str], joined: str) -> set[int]:

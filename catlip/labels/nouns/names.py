@@ -1,8 +1,8 @@
 """Names and credits of web captions: words that look like nouns and name somebody, or say where a picture comes from.
 
 "Emma Stone arrives", "Bill Wood and a dog", "(AP Photo/John Smith)", "by Mike Jones on Unsplash", "SKU: CH-10293". Only
-captions with two capitalised words or more are looked at, one by one. A credit is taken out; the words of a name get a
-mark at their end, so that they stay where they are and are read as nothing else.
+captions with two neighbouring capitalised words are looked at, one by one. A credit is taken out; the words of a name
+get a mark at their end, so that they stay where they are and are read as nothing else.
 """
 
 import re
@@ -16,6 +16,7 @@ _RUN = re.compile(r"(?<![\w'])[A-Z][a-z]+(?: (?:[A-Z]\.|[A-Z][a-z]*[A-Z]?[a-z'â€
 # In a title: what stands before a model's number is a name too, if the product follows (Galaxy S22 Ultra Soft Cover).
 _MODEL = re.compile(r"\b([A-Z][a-z]+)(?= (?:[A-Z]+\d\w*|(?!19|20)\d{4,})(?: [A-Z][\w-]+){2})")
 _WORD = re.compile(r"[A-Za-z-]+")
+_HINT = re.compile(r"[/:|Â©(]|by [A-Z]|tock |FILE|File|oyalty|Images|Unsplash|hutterstock")  # one is in every credit
 _CREDITS = re.compile(
     r"""
     \(?\b(?:AP|AFP|EPA|NASA|Reuters|REUTERS|Getty|Photo|Image)s?\b(?:\ (?:Photo|Images))?\ ?[/:|]\ ?[A-Z][^,.;|)]*\)?
@@ -36,7 +37,10 @@ def mark_names(caption: str) -> str:
 
     Where every word has a capital, as in titles of products, none says that it is a name, but for a brand in front.
     """
-    caption = _CREDITS.sub(" , ", caption)
+    if _HINT.search(caption):
+        caption = _CREDITS.sub(" , ", caption)
+    if not _RUN.search(caption):
+        return caption
     words = [word for word in caption.split() if word[0].isalpha()]
     capitals = sum(word[0].isupper() for word in words)
     if capitals * 2 <= len(words) + 1:

@@ -24,7 +24,7 @@ _IDIOMS, _TRACES = word_list("negation", "idiom"), word_list("negation", "trace"
 _SIGNS, _FREE_OF = word_list("negation", "sign"), word_list("negation", "free-of")
 _SINGULAR_UNITS = word_list("negation", "unit-singular")  # "two foot", but two feet
 UNITS = _SINGULAR_UNITS | word_list("negation", "unit")
-_OTHERS = {FREE, "not", "missing", "neither", "non", "anti", "separately"}
+_OTHERS = {FREE, "not", "missing", "neither", "non", "anti", "separately", "represent"}
 TRIGGERS = _DENY | _DENY_OF | _FORBIDDEN | UNITS | _OTHERS | {pair.split("_")[0] for pair in _PAIRS}
 _MOST = 12  # words of a noun phrase, and noun phrases of a list
 
@@ -52,6 +52,8 @@ class Caption:
             yield from self._before(i - 1) if before else self._after(i + 2)  # is ruled out; rule out
         elif word in _DENY_OF and after in ("of", "from"):
             yield from self._after(i + 2)
+        elif word == "represent" and i and self.words[i - 1] in ("may", "might", "could"):
+            yield from self._after(i + 1)
         elif word == "no" and after == "longer":
             yield from self._before(i - 1) if self.words[i + 2] in _NOT_THERE else ()
         elif word in _DENY:

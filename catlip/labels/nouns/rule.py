@@ -169,11 +169,12 @@ class NounRule:
             caption = [self._words.text[number] for number in ids[bounds[row] : bounds[row + 1]].tolist()]
             labels[i], *others = self._senses(int(numbers[i]), caption, bool(alone[i]))
             more += [(row, label, int(positions[i])) for label in others]
-        above = np.flatnonzero(found["head"] != NO_LABEL)
-        more += zip(rows[above].tolist(), found["head"][above].tolist(), positions[above].tolist(), strict=True)
         if more:
             columns = zip((rows, labels, positions), np.array(more).T, strict=True)
             rows, labels, positions = (np.concatenate(pair) for pair in columns)
+        above = np.flatnonzero(found["head"] != NO_LABEL)
+        heads = rows[above], found["head"][above], positions[above]
+        rows, labels, positions = map(np.append, (rows, labels, positions), heads)
         return rows, labels, positions
 
     def _senses(self, number: int, caption: list[str], alone: bool) -> list[int]:
