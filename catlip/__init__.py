@@ -18,6 +18,7 @@ __all__ = [
     "Task",
     "TrainConfig",
     "Vocabulary",
+    "adapt",
     "align",
     "bias",
     "convert",
@@ -26,6 +27,7 @@ __all__ = [
     "export",
     "finetune",
     "ground",
+    "head",
     "load",
     "load_detector",
     "load_segmenter",
@@ -64,8 +66,10 @@ if TYPE_CHECKING:
     from catlip.models.segmenter import load_segmenter
     from catlip.models.weights import load
     from catlip.recipes.curves import finetune
+    from catlip.tasks.adapt import adapt
     from catlip.tasks.align import align
     from catlip.tasks.detect import detect
+    from catlip.tasks.head import head
     from catlip.tasks.pretrain import pretrain
     from catlip.tasks.segment import segment
     from catlip.training.run import Run
@@ -87,6 +91,8 @@ _HOMES = {  # public name -> module, and the name there if it is another one
     "detect": "tasks.detect",
     "segment": "tasks.segment",
     "align": "tasks.align",
+    "head": "tasks.head",
+    "adapt": "tasks.adapt",
     "train": "training.train",
     "TrainConfig": "training.train",
     "Task": "training.task",

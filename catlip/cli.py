@@ -62,6 +62,10 @@ VERBS = {
     "pretrain": Verb(
         "shards + vocabulary -> encoder", "catlip.tasks.pretrain", "PretrainConfig", "pretrain", ("recipe",), RUN
     ),
+    "head": Verb("a classifier of your nouns on a frozen encoder", "catlip.tasks.head", "HeadConfig", "head", ("run",)),
+    "adapt": Verb(
+        "an encoder you have, better at your pictures", "catlip.tasks.adapt", "AdaptConfig", "adapt", ("run",), OUT
+    ),
     "probe": Verb(
         "linear probe and kNN on frozen features", "catlip.evaluation.probe", "ProbeConfig", "probe", ("run",), BESIDE
     ),
@@ -102,6 +106,8 @@ NEEDS = {
     "sentences": "data out sentence_encoder",
     "plan": "recipe",
     "pretrain": "data out",
+    "head": "data out",
+    "adapt": "data out",
     "probe": "train test",
     "compare": "out data train test",
     "finetune": "run train test out",

@@ -13,9 +13,10 @@ from torch import Tensor
 
 import catlip
 from catlip.errors import UsageError
-from catlip.export.convert import convert, read_checkpoint, translate
+from catlip.export.convert import convert, translate
 from catlip.labels.vocabulary import Vocabulary
 from catlip.labels.wordnet import open_lexicon
+from catlip.models.state_dicts import read_state
 from tests.conftest import SHARED
 
 REFERENCE = SHARED.parent / "reference" / "corenet_vit"
@@ -140,7 +141,7 @@ def test_encoders_inside_detectors_and_segmenters(tmp_path: Path, stride: int) -
 def test_the_averaged_weights_of_a_training_checkpoint_are_taken(tmp_path: Path) -> None:
     average = {"module.a": torch.ones(1)}
     state = {"iterations": 7, "model_state_dict": {"a": torch.zeros(1)}, "ema_model_state_dict": average}
-    assert read_checkpoint(saved(tmp_path, state))["a"].item() == 1
+    assert read_state(saved(tmp_path, state))["a"].item() == 1
 
 
 def test_rows_are_named_in_the_order_of_the_official_vocabulary(tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda s: {}, "no official CatLIP checkpoint"),
+        (lambda s: {}, "holds no state dict"),
         (lambda s: [1, 2], "holds no state dict"),
         (lambda s: {**s, "surprise": torch.zeros(1)}, "surprise is no tensor of an official"),
         (lambda s: {k: v for k, v in s.items() if "transformer.5." not in k}, "12 tensors missing, e.g. blocks.5"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from catlip import machine
 from catlip.objectives.linear import linear_bce
@@ -29,7 +30,7 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     def ratio(value: float) -> None:
         precision.fastest.cache_clear()
-        monkeypatch.setattr(precision, "measure", lambda device, dtype: value)
+        monkeypatch.setattr(precision, "measure", lambda device, dtype, layers: value)
 
     ratio(1.0)
     yield ratio  # type: ignore[misc]
@@ -157,3 +158,13 @@ def test_the_classifiers_gradients_survive_fp16() -> None:
         found[name] = [t.grad / 1024 for t in inputs]
     for exact, low in zip(found["fp32"], found["fp16"], strict=True):
         torch.testing.assert_close(low, exact, rtol=2e-2, atol=1e-7)
+
+
+def test_depthwise_convolutions_are_measured_where_the_model_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(precision, "measure", lambda device, dtype, layers: seen.append(layers) or 0.5)
+    precision.fastest.cache_clear()
+    choose("auto", ALONE, model=nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1, groups=4)))
+    choose("auto", ALONE, model=nn.Sequential(nn.Conv2d(4, 4, 3, groups=4)))
+    precision.fastest.cache_clear()
+    assert seen == [("linear", "convolution"), ("linear", "convolution", "depthwise")]

@@ -21,6 +21,7 @@ from catlip.notices import is_rank_0
 FORMAT = 2  # part of every name: another layout is another file
 WORTH_KEEPING = 0.5  # seconds: what was made quicker than this is made again
 SILENT = 2.0  # seconds before a progress bar appears
+EVERY = 30.0  # seconds between lines of progress in a log
 
 
 def cache_folder() -> Path:
@@ -82,7 +83,7 @@ class Progress:
     def __init__(self, what: str, total: int, bytes_: bool = False) -> None:
         self.what, self.total, self.bytes = what, total, bytes_
         self._began, self._done, self._bar, self._task = time.monotonic(), 0, None, None
-        self._lock, self._shown = threading.Lock(), False
+        self._lock, self._shown, self._told = threading.Lock(), False, 0.0
 
     def __enter__(self) -> "Progress":
         return self
@@ -94,6 +95,16 @@ class Progress:
                 self._show()
             if self._bar is not None and self._task is not None:
                 self._bar.update(self._task, completed=self._done)
+            elif self._shown and time.monotonic() - self._told >= EVERY:
+                self._tell()
+
+    def _tell(self) -> None:
+        """A log gets a line now and then."""
+        self._told = time.monotonic()
+        left = (self._told - self._began) * (self.total / max(self._done, 1) - 1)
+        size, unit = (1e6, " MB") if self.bytes else (1, "")
+        done = f"{self._done / size:,.0f} of {self.total / size:,.0f}{unit}"
+        sys.stderr.write(f"{self.what}: {done}, {left:.0f} s left\n")
 
     def _show(self) -> None:
         from rich.console import Console
@@ -103,8 +114,8 @@ class Progress:
         self._shown = True
         count = DownloadColumn() if self.bytes else MofNCompleteColumn()
         console = Console(file=sys.stderr)
-        if not console.is_terminal:  # a log: one line, not a line a moment
-            console.print(f"{self.what}: this takes a while")
+        if not console.is_terminal:
+            self._tell()
             return
         self._bar = Bar(
             TextColumn(self.what), BarColumn(), count, TimeRemainingColumn(), console=console, transient=True

@@ -124,7 +124,8 @@ class OpenFile:
         return os.pread(self.descriptor, size, offset)
 
     def __del__(self) -> None:
-        os.close(self.descriptor)
+        if os is not None:  # modules are taken apart before what a script still holds at its end
+            os.close(self.descriptor)
 
 
 class Reader(io.RawIOBase):

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from catlip import machine
-from catlip.data.cache import cache_folder
+from catlip.data.cache import Progress, cache_folder
 from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import Unreadable, UnreadableImageError, image_content, read_image
 from catlip.data.open import open_dataset
@@ -31,7 +31,7 @@ from catlip.models.encoder import Encoder
 from catlip.models.weights import load, origin
 from catlip.notices import warn
 
-FORMAT = 2  # part of every name in the cache: raise it when images are decoded or cropped in another way
+FORMAT = 3  # part of every name in the cache: raise it when images are decoded or cropped in another way
 
 
 def open_encoder(run: Any, image_size: int | None = None) -> Encoder:
@@ -130,16 +130,20 @@ def features(
     met: told the numbers and samples of each batch. Images that cannot be read are left out and added to `unreadable`.
     Raises UsageError if these are more than 1 %, or there is no image.
     """
-    encoder.to(device).eval()
+    # Depthwise convolutions on a CPU are almost three times as fast with channels last; values differ in the last bits.
+    encoder.to(device, memory_format=torch.channels_last).eval()
     unreadable = Unreadable() if unreadable is None else unreadable
     rows, kept = [], []
-    for numbers, samples, pixels in decoded(
-        dataset, range(len(dataset)), encoder.pixels, unreadable, batch_size=batch_size
-    ):
-        rows.append(encoder.pooled(encoder.normalize(pixels.to(device))).float().cpu())
-        kept += numbers
-        if met is not None:
-            met(numbers, samples)
+    with Progress("images through the encoder", len(dataset)) as progress:
+        for numbers, samples, pixels in decoded(
+            dataset, range(len(dataset)), encoder.pixels, unreadable, batch_size=batch_size
+        ):
+            image = encoder.normalize(pixels.to(device, memory_format=torch.channels_last))
+            rows.append(encoder.pooled(image).float().cpu())
+            kept += numbers
+            progress.advance(len(numbers))
+            if met is not None:
+                met(numbers, samples)
     if not rows:
         raise UsageError(f"{dataset.name} holds no pictures")
     return torch.cat(rows), torch.tensor(kept)
@@ -164,14 +168,9 @@ class CaptionFeatures:
 
 
 def caption_features(
-    encoder: Encoder,
-    dataset: Dataset,
-    device: torch.device,
-    captions: list[list[str]] | None = None,
-    said: Callable[[int], None] | None = None,
+    encoder: Encoder, dataset: Dataset, device: torch.device, captions: list[list[str]] | None = None
 ) -> CaptionFeatures:
-    """`features` with keys and captions. captions: instead of the dataset's own, a list a sample. said: told how many
-    images are done, now and then."""
+    """`features` with keys and captions. captions: instead of the dataset's own, a list a sample."""
     keys: list[str] = []
     texts: list[list[str]] = []
     unreadable = Unreadable()
@@ -179,8 +178,6 @@ def caption_features(
     def met(numbers: list[int], samples: list[Sample]) -> None:
         keys.extend(sample.key for sample in samples)
         texts.extend(captions[n] if captions else s.captions for n, s in zip(numbers, samples, strict=True))
-        if said is not None:
-            said(len(keys))
 
     pooled, _ = features(encoder, dataset, device, unreadable, batch_size=128, met=met)
     return CaptionFeatures(keys, texts, pooled, unreadable)

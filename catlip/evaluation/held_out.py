@@ -60,14 +60,27 @@ def open_held_out(source: Dataset, vocabulary: Vocabulary, view: Callable[[Any],
     for _, some, squares in decoded(source, numbers.tolist(), view, unreadable):
         records += [Sample(record.key, b"", record.captions) for record in some]
         pixels.append(squares)
-    rows = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
-    labeler = vocabulary.labeler()
-    sparse = labeler.sparse([caption for record in records for caption in record.captions], rows)
-    labels, offsets = to_classes(*sparse, vocabulary.classes_of(labeler), len(records))
+    rows, labels = sparse_labels([record.captions for record in records], vocabulary)
     if not len(labels):
         raise UsageError(f"{source.name}: not one caption names a label of the vocabulary")
-    of = torch.from_numpy(np.repeat(np.arange(len(records)), np.diff(offsets)))
-    return HeldOut(records, torch.cat(pixels), of, torch.from_numpy(labels))
+    return HeldOut(records, torch.cat(pixels), rows, labels)
+
+
+def sparse_labels(captions: list[list[str]], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    """(int64 [L]: image of each label, int64 [L]: its class) of the captions of each image."""
+    rows = np.repeat(np.arange(len(captions)), [len(some) for some in captions])
+    labeler = vocabulary.labeler()
+    sparse = labeler.sparse([caption for some in captions for caption in some], rows)
+    labels, offsets = to_classes(*sparse, vocabulary.classes_of(labeler), len(captions))
+    return torch.from_numpy(np.repeat(np.arange(len(captions)), np.diff(offsets))), torch.from_numpy(labels)
+
+
+def label_positives(source: Dataset, vocabulary: Vocabulary) -> Tensor:
+    """bool [N, V]: which labels the captions of each image name."""
+    captions = list(source.captions())
+    found = torch.zeros(len(captions), len(vocabulary), dtype=torch.bool)
+    found[sparse_labels(captions, vocabulary)] = True
+    return found
 
 
 @dataclass(slots=True)

@@ -127,7 +127,7 @@ def _mean_row(match: Match, weight: Tensor) -> Tensor:
 def head_of(encoder: Encoder) -> tuple[Tensor, Tensor]:
     """(weight [V, D], bias [V]) of the classifier, on the CPU. Raises UsageError if it is not one linear layer."""
     head = encoder.backbone.get_classifier() if encoder.labels else None
-    if not isinstance(head, nn.Linear):
+    if not isinstance(head, nn.Linear | nn.Conv2d):  # a 1 x 1 convolution, as in BiT
         raise UsageError("the rows of its classifier are needed, and this encoder has no linear classifier")
-    weight = head.weight.detach().float().cpu()
+    weight = head.weight.detach().float().cpu().flatten(1)
     return weight, head.bias.detach().float().cpu() if head.bias is not None else weight.new_zeros(len(weight))

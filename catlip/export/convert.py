@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from torch import Tensor
 
 import catlip
@@ -22,6 +21,7 @@ from catlip.errors import UsageError
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.corenet_vit import architecture_of
 from catlip.models.encoder import Encoder, misfit
+from catlip.models.state_dicts import read_state
 from catlip.models.weights import ENCODER_FOLDER, check_empty, write_tensors
 
 # CoreNet's names -> timm's. Some models write out_proj for out_proj_attn.
@@ -107,7 +107,7 @@ def convert(
     check_empty(folder, "`out`")
     if cfg.positions not in ("1d", "2d") or cfg.stride not in (8, 16):
         raise UsageError(f"`positions` is 1d or 2d and `stride` 8 or 16, not {cfg.positions!r} and {cfg.stride}")
-    state, left_out = translate(read_checkpoint(cfg.checkpoint), str(cfg.checkpoint))
+    state, left_out = translate(read_state(cfg.checkpoint), str(cfg.checkpoint))
     backbone = _backbone(state, cfg)
     labels, names, vocabulary = _labels(cfg, backbone.num_classes)
     backbone.pretrained_cfg |= {"input_size": (3, cfg.image_size, cfg.image_size), "tag": "corenet"}
@@ -125,34 +125,6 @@ def convert(
     record = {"config": asdict(cfg), "facts": facts, "versions": {"catlip": catlip.__version__}}
     write_text(folder / "config.json", json.dumps(record, indent=2, default=str) + "\n")
     return ConvertResult(out=folder, encoder=encoder, named=bool(cfg.vocab or cfg.labels), left_out=left_out)
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .pt file; of a training checkpoint those of the averaged (EMA) model.
-
-    Raises UsageError for a file that is missing, damaged, or needs code to be run to be read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"no such checkpoint: {path}")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails anywhere in the unpickler
-        wants = re.search(r"GLOBAL ([\w.]+)|Can only [^.]* (\S+)\.", str(error))
-        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-            what = f" ({wants.group(1)})" if wants and wants.group(1) else ""
-            raise UsageError(
-                f"{path} wants to run code{what} while it is read, which weights do not; refused"
-            ) from None
-        reason = (str(error).splitlines() or ["it is empty"])[0]
-        raise UsageError(f"{path} is no readable checkpoint, or cut off: {reason}") from None
-    for name in ("ema_model_state_dict", "model_state_dict", "state_dict"):
-        if isinstance(found, dict) and isinstance(found.get(name), dict):
-            found = found[name]
-            break
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UsageError(f"{path} holds no state dict: expected names and tensors")
-    return {name.removeprefix("module."): value for name, value in found.items()}
 
 
 def translate(state: dict[str, Tensor], source: str) -> tuple[dict[str, Tensor], dict[str, int]]:

@@ -229,7 +229,9 @@ class Encoder(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """Scores of the labels: [B, len(labels)]. Raises UsageError for an encoder without classifier."""
         if not self.labels:
-            raise UsageError("this encoder has no classifier, so it has no logits")
+            rows = self.backbone.num_classes
+            why = f"a classifier of {rows:,} rows without names" if rows else "no classifier"
+            raise UsageError(f"this encoder has {why}; `catlip head` or `catlip.head` trains one for nouns of captions")
         return self.backbone(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -279,7 +281,8 @@ class Encoder(nn.Module):
         model: Any = timm.create_model(self.architecture, num_classes=num_classes, **args)
         if not num_classes:  # rows without names say nothing
             state = without_classifier(state, cfg)
-        model.load_state_dict({key: value.detach().float().cpu() for key, value in state.items()})
+        shapes = {key: value.shape for key, value in model.state_dict().items()}  # some heads are 1 x 1 convolutions
+        model.load_state_dict({key: value.detach().float().cpu().view(shapes[key]) for key, value in state.items()})
         kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
         kept = {name: cfg[name] for name in kept if name in cfg}
         model.pretrained_cfg = {**model.pretrained_cfg, **kept, "num_classes": num_classes, "license": "other"}

@@ -1,10 +1,11 @@
-"""Weights in: an encoder from a run folder, a model folder, timm, open_clip's folders or the Hugging Face Hub.
+"""Weights in: an encoder from a run folder, a model folder, timm, open_clip's folders, the Hugging Face Hub, or a plain
+state dict.
 
 `load` opens an encoder as it is, with its classifier. Training that starts from weights takes `open_weights`: the
 backbone gets the weights and the input space (mean, std) they were made for; of a classifier the rows of synsets that
 both vocabularies have are kept bit for bit, wherever they stand; rows of new synsets stay as they are.
 
-Weights are read from safetensors files only: opening a folder runs nothing that is in it.
+Folders are read from safetensors files only, and torch's checkpoints as tensors alone: opening them runs nothing.
 """
 
 import hashlib
@@ -12,12 +13,12 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -34,6 +35,8 @@ from catlip.models.encoder import (
     translated,
     without_classifier,
 )
+from catlip.models.state_dicts import matched_to, named_file, read_state, read_tensors, tensors_of, timm_model
+from catlip.notices import say
 
 ENCODER_FOLDER = "encoder"
 HUB, TIMM, OPEN_CLIP = "hf-hub:", "timm:", "open_clip:"
@@ -43,14 +46,18 @@ OPEN_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # what open_clip assumes w
 OPEN_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 M = TypeVar("M", bound=nn.Module)
-# An Encoder; a Run, which is anything with `encoder` and `out`; or where one lies: a run folder, a model folder in
-# timm's layout, "hf-hub:org/name", "timm:NAME".
+# An Encoder; a Run, which is anything with `encoder` and `out`; a timm model; or where one lies: a run folder, a model
+# folder in timm's layout, "hf-hub:org/name", "timm:NAME", or "NAME=FILE", a state dict of timm's architecture NAME.
 Source = Any
 
 
-def load(source: Source) -> Encoder:
-    """An encoder, in evaluation mode, from a run folder, a model folder in timm's layout, "hf-hub:org/name" or
-    "timm:NAME" (pretrained). An Encoder, and the encoder of a Run, is returned as it is.
+def load(source: Source, backbone: str = "") -> Encoder:
+    """An encoder, in evaluation mode, from a run folder, a model folder in timm's layout, "hf-hub:org/name",
+    "timm:NAME" (pretrained), or "NAME=FILE": a state dict (.safetensors, .pth) of timm's architecture NAME. An
+    Encoder, and the encoder of a Run, is returned as it is; a timm model becomes one.
+
+    backbone: timm's name of the architecture, where source is a state dict, its file, or a module of somebody else's
+    (torchvision's resnet50, say, which has timm's names).
 
     Raises UsageError, with one clear line, for anything else.
 
@@ -63,11 +70,15 @@ def load(source: Source) -> Encoder:
     found = source if isinstance(source, Encoder) else getattr(source, "encoder", None)
     if isinstance(found, Encoder):
         return found
-    name = origin(source)
+    if isinstance(source, nn.Module | Mapping):
+        return _from_memory(source, backbone)
+    name = f"{backbone}={os.fspath(source)}" if backbone else origin(source)
     if name.startswith(TIMM):
         encoder = Encoder(pretrained(name.removeprefix(TIMM)).eval()).eval()
-        encoder.source = name
+        encoder.source, encoder.multi_label = name, False
         return encoder
+    if named_file(name) is not None:
+        return _with_own_view(open_weights(name), name)
     folder, card, state = _read_folder(name)
     architecture = card.get("architecture")
     if not isinstance(architecture, str) or not timm.is_model(architecture):
@@ -82,9 +93,36 @@ def load(source: Source) -> Encoder:
     labels, names = card.get("label_names") or [], card.get("label_descriptions") or {}
     encoder = Encoder(backbone.eval(), labels, [names.get(label, label) for label in labels]).eval()
     encoder.arguments |= own_arguments(card.get("model_args"))
-    encoder.multi_label = card.get("multi_label") is not False
+    encoder.multi_label = _is_multi_label(card)
     encoder.source = name
     return encoder
+
+
+def _from_memory(source: Any, backbone: str) -> Encoder:
+    """Of a timm model, or of a state dict (or a module that has one) of timm's architecture `backbone`."""
+    if not backbone and isinstance(source, nn.Module) and hasattr(source, "pretrained_cfg"):
+        encoder = Encoder(source.eval()).eval()
+        encoder.multi_label = False
+        return encoder
+    what = "a state dict" if isinstance(source, Mapping) else f"a {type(source).__name__}"
+    if not backbone:
+        raise UsageError(f"{what} does not say which of timm's architectures it is; name it: load(..., backbone=NAME)")
+    state = tensors_of(source if isinstance(source, Mapping) else source.state_dict(), what)
+    return _with_own_view(_of_state(state, backbone, what), "")
+
+
+def _with_own_view(weights: "Weights", source: str) -> Encoder:
+    """An encoder that is shown images as these weights were."""
+    encoder = weights.build().eval()
+    encoder.backbone.pretrained_cfg |= weights.view
+    encoder.source = source
+    return encoder
+
+
+def _is_multi_label(card: Mapping[str, Any]) -> bool:
+    """Whether a folder's classifier was trained label by label. Ours say so, or stem from a version whose every
+    classifier was; one that catlip did not write is timm's, and knows one class an image."""
+    return card.get("multi_label", "model_args" in card) is not False
 
 
 def origin(source: Source) -> str:
@@ -92,7 +130,7 @@ def origin(source: Source) -> str:
     if isinstance(source, Encoder):
         return source.source
     try:
-        return os.fspath(getattr(source, "out", source))
+        return "" if isinstance(source, nn.Module) else os.fspath(getattr(source, "out", source))
     except TypeError:
         raise UsageError(f"an Encoder, a Run or where one lies is expected, not {type(source).__name__}") from None
 
@@ -112,6 +150,8 @@ class Weights:
     labels: list[str] = field(default_factory=list)
     weight: Tensor | None = None  # [len(labels), D]
     bias: Tensor | None = None  # [len(labels)]
+    multi_label: bool = True  # whether the rows were trained label by label; else they compete (softmax)
+    view: dict[str, Any] = field(default_factory=dict)  # crop_pct and crop_mode that they are evaluated with
 
     def build(self, *, image_size: int = 0, **options: Any) -> Encoder:
         """An encoder of the weights' architecture with these weights, without classifier.
@@ -121,7 +161,8 @@ class Weights:
         """
         if not self.architecture:
             raise UsageError(
-                f"{self.source} does not say which architecture it is; name a run, a model folder or timm:NAME"
+                f"{self.source} does not say which architecture it is; name a run, a model folder, timm:NAME or "
+                "NAME=FILE"
             )
         size = image_size or self.image_size
         encoder = Encoder.create(self.architecture, image_size=size, arguments=self.arguments, **options)
@@ -182,6 +223,8 @@ def start_from(source: Source, encoder: Encoder, head: nn.Linear | None, synsets
     told = f"weights from {weights.source}, input space mean {mean}, std {std}"
     if head is None or weights.weight is None:
         return told
+    if not weights.multi_label:  # under a sigmoid they say yes to hundreds of labels at once
+        return f"{told}; the rows of its classifier are not taken over, as they were trained to compete (softmax)"
     kept = weights.keep_rows(head, synsets)
     return f"{told}; {kept:,} of {len(synsets):,} classes keep their row of its classifier"
 
@@ -192,9 +235,11 @@ def open_weights(source: Source, untrained: bool = False) -> Weights:
     untrained: what they are for, without weights; nothing is downloaded for timm:NAME. Raises UsageError, with one
     clear line, for anything that holds no weights.
     """
-    if isinstance(source, Encoder):
-        cfg, state = source.backbone.pretrained_cfg, source.backbone.state_dict()
-        weights = _weights(source.name, cfg, state, source.arguments, source.labels)
+    if isinstance(source, nn.Module):
+        encoder = load(source)
+        cfg, state = encoder.backbone.pretrained_cfg, encoder.backbone.state_dict()
+        weights = _weights(encoder.name, cfg, state, encoder.arguments, encoder.labels)
+        weights.multi_label = encoder.multi_label
     elif (name := origin(source)).startswith(TIMM):
         architecture = name.removeprefix(TIMM)
         if untrained:
@@ -205,18 +250,32 @@ def open_weights(source: Source, untrained: bool = False) -> Weights:
         weights = Weights(source=name, state=backbone.state_dict(), **_space(backbone.pretrained_cfg))
     elif name.startswith(OPEN_CLIP):
         weights = _from_open_clip(name)
+    elif (named := named_file(name)) is not None:
+        weights = _of_state(read_state(named[1]), named[0], name)
     else:
         _, card, state = _read_folder(name)
         cfg = {**(card.get("pretrained_cfg") or {}), "architecture": card.get("architecture")}
         weights = _weights(name, cfg, state, card.get("model_args") or {}, card.get("label_names") or [])
+        weights.multi_label = _is_multi_label(card)
     return replace(weights, state={}, labels=[], weight=None, bias=None) if untrained else weights
+
+
+def interpolated(start: dict[str, Tensor], end: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """WiSE-FT (arXiv 2109.01903): weights on the way from `start` (0) to `end` (1); whole numbers are the end's."""
+    return {
+        name: torch.lerp(start[name].float().cpu(), value.float().cpu(), alpha).to(value.dtype)
+        if value.is_floating_point()
+        else value
+        for name, value in end.items()
+    }
 
 
 def fingerprint(source: Source, untrained: bool = False) -> str:
     """Identifies the weights for the record of a run: a run that resumes must have started from the same ones."""
     if untrained:
-        return f"untrained {origin(source) or source.architecture}"
-    if isinstance(source, Encoder):
+        return f"untrained {origin(source) or load(source).architecture}"
+    if isinstance(source, nn.Module):
+        source = load(source)
         digest = hashlib.sha256(source.architecture.encode())
         for name, value in source.backbone.state_dict().items():
             digest.update(name.encode())
@@ -225,7 +284,9 @@ def fingerprint(source: Source, untrained: bool = False) -> str:
     name = origin(source)
     if name.startswith(TIMM):
         return name
-    if name.startswith(OPEN_CLIP):
+    if (named := named_file(name)) is not None:
+        file = Path(named[1])
+    elif name.startswith(OPEN_CLIP):
         file = _open_clip_folder(name) / OPEN_CLIP_FILES[1]
     else:
         file = model_folder(name) / TIMM_FILES[1]
@@ -248,6 +309,8 @@ def model_folder(path: str | Path) -> Path:
     Raises UsageError, naming the file that is missing.
     """
     folder = download(str(path), TIMM_FILES) if str(path).startswith(HUB) else Path(path)
+    if folder.is_file():
+        raise UsageError(f"{path}: a file of weights does not say its architecture; name it as timm does: NAME={path}")
     if (folder / ENCODER_FOLDER).is_dir():
         folder = folder / ENCODER_FOLDER
     return _complete(folder, TIMM_FILES, f"{path} is no run and no model folder")
@@ -272,15 +335,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{path} holds no JSON object")
     return found
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Raises UsageError for a file that is no safetensors file, or cut off."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UsageError(f"{path} is damaged or cut off: {first_line(error)}") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -324,11 +378,29 @@ def _weights(
     """cfg: timm's configuration of the backbone. Rows without names cannot be matched: nothing is kept of them."""
     own, state_without = own_arguments(arguments), without_classifier(state, cfg)
     found = Weights(source=source, state=state_without, arguments=own, **_space(cfg))
-    rows = next((state[f"{name}.weight"] for name in classifiers(cfg) if f"{name}.weight" in state), None)
+    rows = next((state[f"{name}.weight"].flatten(1) for name in classifiers(cfg) if f"{name}.weight" in state), None)
     if labels and rows is not None:
         found.labels, found.weight = list(labels), rows
         found.bias = state.get(f"{classifiers(cfg)[0]}.bias")
     return found
+
+
+def _of_state(state: dict[str, Tensor], backbone: str, source: str) -> Weights:
+    """A state dict of timm's architecture `backbone`, under whichever names. Raises UsageError."""
+    model = timm_model(backbone)
+    matched, how = matched_to(model, state, source)
+    found = Weights(source=source, state=matched, **_space(model.pretrained_cfg))
+    mean, std = ("/".join(f"{number:.3g}" for number in numbers) for numbers in (found.mean, found.std))
+    _say_once(
+        f"{source}: {len(matched)} tensors of {backbone}{f', {how}' if how else ''}; mean {mean}, std {std} and "
+        "crop are timm's for it, as the weights do not say"
+    )
+    return found
+
+
+@cache
+def _say_once(text: str) -> None:
+    say(text)
 
 
 def _from_open_clip(source: str) -> Weights:
@@ -363,4 +435,5 @@ def _space(cfg: Mapping[str, Any]) -> dict[str, Any]:
         "std": tuple(cfg.get("std") or (0.5,) * 3),
         "interpolation": cfg.get("interpolation") or "bilinear",
         "image_size": (cfg.get("input_size") or (3, 224, 224))[-1],
+        "view": {name: cfg[name] for name in ("crop_pct", "crop_mode") if cfg.get(name)},
     }

@@ -5,30 +5,28 @@ the vectors: minutes, where the images themselves would take hours.
 """
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from catlip.config import configure, opened
-from catlip.data.batches import Batch, Batches, drawn_tokens
-from catlip.data.dataset import Dataset, Sample
-from catlip.data.images import left_out
+from catlip.data.batches import Batch, Batches
+from catlip.data.dataset import Dataset
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
 from catlip.data.steps import Steps
+from catlip.data.vectors import VectorBatch, VectorBatches
 from catlip.errors import UsageError
-from catlip.evaluation.features import CaptionFeatures, caption_features
-from catlip.labels.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
+from catlip.labels.tokenizer import TokenizerConfig, make_tokenizer
 from catlip.models.text_tower import TextConfig
-from catlip.models.weights import ENCODER_FOLDER, fingerprint, load, model_folder, origin
-from catlip.notices import say
+from catlip.models.weights import ENCODER_FOLDER, HUB, fingerprint, load, model_folder, origin
 from catlip.objectives.align import Align, AlignObjective
-from catlip.training.distributed import World, from_rank_0, joined
+from catlip.tasks.head import as_vectors
+from catlip.tasks.pretrain import as_vocabulary
+from catlip.training.distributed import World, joined
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
 from catlip.training.state import LoopConfig
@@ -67,9 +65,7 @@ def align(encoder: Any = None, data: Any = None, *, config: AlignConfig | None =
         cfg = replace(cfg, samples=cfg.steps * cfg.batch_size)
     with joined(cfg.device) as world:
         frozen, dataset = load(cfg.run), open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
-        found = from_rank_0(lambda: caption_features(frozen, dataset, world.device, said=_progress(len(dataset))))
-        vectors = Vectors(dataset, with_captions(found, dataset.name))
-        left_out(data=found.unreadable)
+        vectors = as_vectors(frozen, dataset, world)
         if len(vectors) < cfg.batch_size:
             raise UsageError(f"`batch_size` {cfg.batch_size} for {len(vectors):,} images with captions; lower it")
         torch.manual_seed(cfg.seed)
@@ -77,74 +73,6 @@ def align(encoder: Any = None, data: Any = None, *, config: AlignConfig | None =
         objective = AlignObjective(frozen, tokenizer, cfg.objective, cfg.text)
         cfg = opened(cfg, data=dataset)
         return train(AlignTask(cfg, objective), vectors, cfg, cfg.out)
-
-
-def with_captions(data: CaptionFeatures, name: str) -> CaptionFeatures:
-    """Without the images that have no caption. Raises UsageError if none has one."""
-    kept = [i for i, captions in enumerate(data.captions) if captions]
-    if not kept:
-        raise UsageError(f"`data` {name}: not one image has a caption")
-    keys, captions = [data.keys[i] for i in kept], [data.captions[i] for i in kept]
-    return CaptionFeatures(keys, captions, data.pooled[kept], data.unreadable)
-
-
-class Vectors(Dataset):
-    """A dataset of CaptionFeatures: the pooled vector of each captioned image, in `metadata`."""
-
-    def __init__(self, dataset: Dataset, found: CaptionFeatures) -> None:
-        """found: what the encoder made of the dataset's images."""
-        self.dataset, self.found = dataset, found
-        self.name, self.troubles = dataset.name, dataset.troubles
-        self.described = f"{len(found):,} images with {sum(map(len, found.captions)):,} captions"
-
-    def __len__(self) -> int:
-        return len(self.found)
-
-    def __getitem__(self, index: int) -> Sample:
-        found = self.found
-        return Sample(found.keys[index], b"", found.captions[index], metadata={"pooled": found.pooled[index]})
-
-    def captions(self) -> Iterator[list[str]]:
-        return iter(self.found.captions)
-
-    def fingerprint(self) -> list[Any]:
-        return [*self.dataset.fingerprint(), len(self.found)]
-
-
-@dataclass(slots=True)
-class VectorBatch(Batch):
-    """B captioned images as vectors; `image` is a pixel each, and means nothing."""
-
-    pooled: Tensor = field(default_factory=lambda: torch.empty(0, 0))  # float32 [B, D]
-
-    def _slice(self, low: int, high: int) -> Batch:
-        # Not super(): `slots=True` makes a new class, so a bare super() refers to the wrong one.
-        return replace(Batch._slice(self, low, high), pooled=self.pooled[low:high])
-
-
-class VectorBatches(Batches):
-    """Vectors of images, with the tokens of one caption each, drawn anew every epoch."""
-
-    def __init__(
-        self, dataset: Dataset, order: Order, steps: Steps, *, tokenizer: Tokenizer, rank: int, world: int
-    ) -> None:
-        super().__init__(dataset, order, steps, rank=rank, world=world)
-        self.tokenizer = tokenizer
-
-    def picture(self, record: Sample, draws: list[float], out: Tensor) -> Tensor:
-        return record.metadata["pooled"]
-
-    def batch(self, image: Tensor, flip: Tensor, records: list[Sample], beside: list[Any], draws: np.ndarray) -> Batch:
-        return VectorBatch(
-            image,
-            flip,
-            torch.empty(0, dtype=torch.int64),
-            torch.zeros(len(records) + 1, dtype=torch.int64),
-            captions=[record.captions for record in records],
-            keys=[record.key for record in records],
-            tokens=drawn_tokens(self.tokenizer, records, draws[:, -1]),
-            pooled=torch.stack(beside),
-        )
 
 
 class AlignTask(Task):
@@ -155,7 +83,15 @@ class AlignTask(Task):
         self.cfg = cfg
 
     def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
-        return VectorBatches(dataset, order, steps, tokenizer=self.objective.reader, rank=rank, world=world)
+        return VectorBatches(
+            dataset,
+            order,
+            steps,
+            vocabulary=as_vocabulary(""),
+            tokenizer=self.objective.reader,
+            rank=rank,
+            world=world,
+        )
 
     @property
     def described(self) -> str:
@@ -174,17 +110,9 @@ class AlignTask(Task):
             return
         self.objective.save(out)
         source = origin(self.cfg.run)
-        if not source or source.startswith("timm:"):
-            self.encoder.save(out / ENCODER_FOLDER)
-        else:
+        if source.startswith(HUB) or (source and Path(source).is_dir()):
             shutil.copytree(model_folder(source), out / ENCODER_FOLDER, dirs_exist_ok=True)
+        else:
+            self.encoder.save(out / ENCODER_FOLDER)
         if source and (vocabulary := Path(source) / "vocab.tsv").is_file():
             shutil.copy(vocabulary, out / "vocab.tsv")
-
-
-def _progress(total: int) -> Any:
-    def said(done: int) -> None:
-        if done == total or done % 12_800 == 0:
-            say(f"{done:,} of {total:,} images through the encoder")
-
-    return said

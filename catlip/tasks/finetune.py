@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from catlip.config import configure, opened, plain, required
 from catlip.data.batches import Batches, ClassBatches
@@ -26,7 +26,7 @@ from catlip.evaluation.features import features
 from catlip.evaluation.transfer_init import ALPHA, TransferRows, match_rows, told, transfer_rows
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.encoder import Encoder
-from catlip.models.weights import ENCODER_FOLDER, Weights, fingerprint, load, open_weights
+from catlip.models.weights import ENCODER_FOLDER, Weights, fingerprint, interpolated, load, open_weights
 from catlip.notices import say
 from catlip.objectives.classes import Classes, ClassObjective
 from catlip.objectives.synsets import log_odds
@@ -309,13 +309,3 @@ def curve_key(cfg: FinetuneConfig) -> str:
         "class_list": class_hash(sets),
     }
     return key_of(one, {**facts, "test": sets.test.fingerprint(), "wise": cfg.wise, "center": cfg.center})
-
-
-def interpolated(start: dict[str, Tensor], end: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """WiSE-FT (arXiv 2109.01903): weights on the way from `start` (0) to `end` (1); whole numbers are the end's."""
-    return {
-        name: torch.lerp(start[name].float().cpu(), value.float().cpu(), alpha).to(value.dtype)
-        if value.is_floating_point()
-        else value
-        for name, value in end.items()
-    }

@@ -19,12 +19,14 @@ from catlip.notices import say
 from catlip.training import checkpoint
 
 CONFIG, UNREADABLE = "config.json", "unreadable.json"
+HEAD = "head"  # the first stage of an adaptation, a run in a folder of its own
 # What may change between a run and its resumption: where things lie, how the machine is used, what follows the
 # training; not what is computed.
 MACHINE = {
     "out", "data", "vocab", "init", "run", "encoder", "train", "test", "classes", "wise", "center", "images", "boxes",
     "test_images", "test_boxes", "save_masks", "show", "workers", "device", "cache_gb", "accept_changes", "watch",
     "watch_every", "watch_limit", "track", "evaluate", "held_out", "held_out_limit", "probe",
+    "keep", "keep_loss", "keep_limit", "force",
     "loop.save_every", "loop.micro_batch", "loop.checkpointing", "loop.compile", "loop.shard",
 }  # fmt: skip
 
@@ -36,7 +38,7 @@ def acquire(out: Path, cfg: Any, facts: dict[str, Any], *, accept: bool) -> bool
 
     Raises UsageError, with what differs, if it holds anything else; unless `accept`, for all but another backbone.
     """
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or all(path.name == HEAD for path in out.iterdir()):
         return False
     card = read_card(out)
     now = {"config": _computed(plain(cfg)), **facts}

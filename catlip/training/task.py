@@ -108,6 +108,10 @@ class Task(nn.Module):
         if hasattr(self.objective, "after_step"):
             self.objective.after_step()
 
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, metrics) of images in the encoder's input space."""
+        return self.objective(batch)
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """uint8 batch of the loader -> mirrored, augmented, in the encoder's input space -> (loss, metrics)."""
         image = torch.where(batch.flip[:, None, None, None], batch.image.flip(3), batch.image).float() / 255
@@ -116,7 +120,7 @@ class Task(nn.Module):
             self.encoder.keep_patches(batch.step.keep)
             if self.augment is not None:
                 image, extra = augmented(self.augment, image, batch.step.progress)
-        found = self.objective(replace(batch, image=self.encoder.normalize(image)))
+        found = self.loss(replace(batch, image=self.encoder.normalize(image)))
         if extra is None:
             return found
         loss, metrics = found
