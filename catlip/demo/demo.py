@@ -54,7 +54,7 @@ def demo(config: DemoConfig) -> dict[str, float]:
     out = Path(config.out)
     if (out / "index.html").exists():
         raise UsageError(f"`out` {out} already holds a demo; open {out / 'index.html'}, or choose another folder")
-    _unpack(out / "data")
+    unpack(out / "data")
     train = str(out / "data" / ("{" + ",".join(TRAIN) + "}.tar"))
     build_vocabulary(train, out=str(out / "vocab.tsv"), min_count=6)
     vocabulary = Vocabulary.load(out / "vocab.tsv")
@@ -116,7 +116,7 @@ def _recipe(cfg: DemoConfig, train: str, out: Path) -> PretrainConfig:
     return recipe
 
 
-def _unpack(folder: Path) -> None:
+def unpack(folder: Path) -> None:
     """The sample travels compressed (two thirds of a tar of small files are padding) and is read uncompressed."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*TRAIN, TEST):
