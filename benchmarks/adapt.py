@@ -62,7 +62,7 @@ def runs(args: argparse.Namespace, sets: dict[str, Any], vocab: Path, seed: int)
     def pretrained(out: str, init: str, lr: float) -> Any:
         optim = OptimConfig(lr=lr, warmup=0.1)
         name = catlip.load(args.start).architecture
-        return catlip.pretrain(data, str(vocab), out=out, backbone=name, init=init, optim=optim, **common)
+        return catlip.pretrain(data, str(vocab), out=out, backbone=name, start=init, optim=optim, **common)
 
     return {
         "scratch": lambda out: pretrained(out, "", SCRATCH_LR),

@@ -31,7 +31,7 @@ import torch
 
 from catlip.data.batches import Batch, Batches
 from catlip.data.corpus import build_vocabulary
-from catlip.demo.demo import _unpack
+from catlip.demo.demo import unpack
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
@@ -198,7 +198,7 @@ def main() -> None:
     import_module("torch.utils.tensorboard")
     with TemporaryDirectory() as name:
         folder, chance, began = Path(name), random.Random(args.seed), time.time()
-        _unpack(folder / "data")
+        unpack(folder / "data")
         build_vocabulary(str(folder / "data" / "noto.tar"), out=str(folder / "vocab.tsv"), min_count=6)
         whole = {}
         for world in (2, 3):

@@ -292,6 +292,9 @@ def _recipe(name: str, args: list[str], verb: str) -> tuple[Any, list[str]]:
             recipe.objective = import_module("catlip.recipes.objectives").objective_named(objective)
     if any(argument.split("=")[0] in ("--samples", "--epochs", "--hours") for argument in args):
         recipe.samples, recipe.epochs, recipe.hours = 0, 0.0, 0.0  # the budget that is given takes the recipe's place
+    given = {argument.split("=")[0] for argument in args}
+    if "--start" in given and "--backbone" not in given:
+        recipe.backbone = ""  # the weights say what they are of
     return recipe, args
 
 

@@ -74,7 +74,7 @@ def test_pretrain_has_the_flags_that_scripts_rely_on(capsys: pytest.CaptureFixtu
         cli.run(["pretrain", "flickr8k_cpu", "--help"])
     flags = set(capsys.readouterr().out.split())
     assert {"--samples", "--save-every", "--lr", "--batch-size", "--data", "--vocab", "--out"} <= flags
-    assert {"--hours", "--micro-batch", "--held-out", "--probe", "--patch-keep", "--scales", "--init"} <= flags
+    assert {"--hours", "--micro-batch", "--held-out", "--probe", "--patch-keep", "--scales", "--start"} <= flags
 
 
 @pytest.mark.parametrize(

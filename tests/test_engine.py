@@ -27,6 +27,7 @@ from catlip.labels.tokenizer import TokenizerConfig
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.augment import AugmentConfig, RangeAugment
 from catlip.models.encoder import Encoder
+from catlip.objectives.base import Context
 from catlip.objectives.frequency import DocumentFrequency
 from catlip.objectives.subwords import Subwords
 from catlip.report.run_report import write_report
@@ -410,7 +411,7 @@ def test_an_average_switched_on_begins_with_the_weights_that_are_there(flow, tmp
     trained = torch.load(out / "resume" / "state.pt", weights_only=True)["task"]
     cfg = config(*flow, out, samples=264, loop=LoopConfig(ema=0.999, precision="fp32"), accept_changes=True)
     average = weights(pretrain(config=cfg).out)
-    initial = make_task(cfg, Vocabulary.load(flow[1]), None).state_dict()
+    initial = make_task(cfg, Context(Vocabulary.load(flow[1]))).state_dict()
     name = "objective.head.weight"
     assert (average[name] - trained[name]).norm() < 0.02 * (average[name] - initial[name]).norm()
 
@@ -429,7 +430,7 @@ def test_changes_are_refused_and_can_be_allowed(flow, tmp_path: Path, capsys) ->
     assert all(tuple(group["betas"]) == (0.8, 0.9) for group in groups)
     card = json.loads((out / "config.json").read_text())
     assert any("optim.lr" in line for line in card["history"][0]["changed"])
-    with pytest.raises(UsageError, match=r"cannot go on with backbone.*`init`"):
+    with pytest.raises(UsageError, match=r"cannot go on with backbone.*`start`"):
         pretrain(config=config(*flow, out, accept_changes=True, **VIT))
 
 

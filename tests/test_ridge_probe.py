@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catlip.evaluation.adaptation import choose, drift, labels_of
+from catlip.evaluation.adaptation import Candidate, choose, drift, labels_of
 from catlip.evaluation.multilabel import average_precision
 from catlip.evaluation.ridge_probe import (
     PENALTIES,
@@ -103,15 +103,20 @@ def test_the_error_is_that_of_many_new_test_sets() -> None:
     assert 0.7 < np.mean(errors) / np.std(differences) < 1.4
 
 
+def candidates(scores: dict[float, torch.Tensor], truth: torch.Tensor, keep: dict[float, float] | None = None) -> list:
+    return [Candidate(a, s, mean_ap(s, truth), (keep or {}).get(a, 80.0), 0.0) for a, s in scores.items()]
+
+
 def test_chosen_is_what_is_better_on_images_that_did_not_choose() -> None:
     random = torch.Generator().manual_seed(0)
     truth = torch.rand(400, 6, generator=random) < 0.3
     noise = {a: torch.randn(400, 6, generator=random) for a in (0.0, 0.5, 1.0)}
-    found = choose({a: truth * (1 + 2 * (a == 0.5)) + noise[a] for a in noise}, truth, {})
+    better = candidates({a: truth * (1 + 2 * (a == 0.5)) + noise[a] for a in noise}, truth, {0.5: 79.4})
+    found = choose(better, truth)
     assert (found.alpha, found.better) == (0.5, True)
-    refused = choose({a: truth * (1 + 2 * (a == 0.5)) + noise[a] for a in noise}, truth, {0.5: False})
-    assert refused.alpha != 0.5
-    same = choose(dict.fromkeys(noise, noise[0.0]), truth, {})
+    assert choose(better, truth, keep_loss=0.7).alpha == 0.5
+    assert choose(better, truth, keep_loss=0.5).alpha != 0.5
+    same = choose(candidates(dict.fromkeys(noise, noise[0.0]), truth), truth)
     assert (same.alpha, same.gain, same.better) == (0.0, 0.0, False)
 
 
@@ -122,7 +127,7 @@ def test_choosing_among_noise_does_not_flatter() -> None:
         random = torch.Generator().manual_seed(seed)
         truth = torch.rand(150, 6, generator=random) < 0.3
         scores = {a / 20: truth + torch.randn(150, 6, generator=random) for a in range(20)}
-        gains.append(choose(scores, truth, {}).gain)
+        gains.append(choose(candidates(scores, truth), truth).gain)
     assert abs(np.mean(gains)) < 3 * np.std(gains) / len(gains) ** 0.5 + 1e-9
 
 

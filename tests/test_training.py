@@ -31,6 +31,7 @@ from catlip.evaluation.probe import ProbeResult, probe
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
 from catlip.objectives import linear
+from catlip.objectives.base import Context
 from catlip.objectives.linear import linear_bce
 from catlip.objectives.synsets import SynsetObjective, Synsets, log_odds
 from catlip.tasks.pretrain import PretrainConfig, pretrain
@@ -370,7 +371,7 @@ def test_every_objective_trains_stops_and_goes_on(flow, tmp_path: Path, name: st
 
 
 def test_a_run_begun_from_another_keeps_the_rows_of_shared_labels(flow, tmp_path: Path) -> None:
-    """`init` RUN with another vocabulary: encoder and shared rows bit for bit, by synset and not by place."""
+    """`start` RUN with another vocabulary: encoder and shared rows bit for bit, by synset and not by place."""
     from catlip.tasks.pretrain import make_task
 
     first = pretrain(config=config(*flow, tmp_path / "first", samples=96)).out
@@ -381,8 +382,8 @@ def test_a_run_begun_from_another_keeps_the_rows_of_shared_labels(flow, tmp_path
         counts=[*(old.counts[i] for i in kept), 7], samples=old.samples, lexicon=old.lexicon,
     )  # fmt: skip
     other.save(tmp_path / "other.tsv")
-    cfg = config(flow[0], tmp_path / "other.tsv", tmp_path / "second", samples=96, init=str(first))
-    head = make_task(cfg, other, None).objective.head
+    cfg = config(flow[0], tmp_path / "other.tsv", tmp_path / "second", samples=96, start=str(first))
+    head = make_task(cfg, Context(other)).objective.head
     source = catlip.load(first)
     theirs = source.backbone.get_classifier()
     for row, i in enumerate(kept):
@@ -392,4 +393,4 @@ def test_a_run_begun_from_another_keeps_the_rows_of_shared_labels(flow, tmp_path
     assert catlip.load(second).labels == other.synsets
     pretrain(config=cfg)  # the same command again
     with pytest.raises(UsageError, match="init"):
-        pretrain(config=replace(cfg, init=""))
+        pretrain(config=replace(cfg, start=""))

@@ -22,6 +22,11 @@ from catlip.errors import UsageError
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture, in [0, 1]
 
 
+# Ids of the 80 categories that the 2014 and 2017 annotations have, of the 91 that the paper lists (1405.0312).
+COCO_IDS = [number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+COCO_NAMES = ["person", "stop sign", "toothbrush"]  # the first, the one before the first gap, the last
+
+
 def coco_captions(path: Path) -> dict[str, tuple[list[str], dict[str, Any]]]:
     """{file name: (captions, other fields)} of a COCO captions file, or of {"1.jpg": ["a dog"]}. Raises UsageError."""
     try:
@@ -156,6 +161,10 @@ def coco_tables(path: Path, where: str) -> tuple[dict[Any, str], dict[Any, Any],
             if unknown.total() == len(kept):
                 raise UsageError(f"{where}: {told}")
             if what == "category_id" and _renumbered(list(known), list(unknown)):
+                if (own := _own_ids(list(names.values()), {entry[what] for entry in kept})) is not None:
+                    names = own
+                    notes.append(f"{told}: the list is COCO's own without the gaps of its ids, and was read with them")
+                    continue
                 raise UsageError(
                     f"{where}: {told}, while the list has numbers without gaps: it may have been renumbered, and then "
                     "the others mean other categories than it says. Write the list that belongs to the annotations, "
@@ -168,6 +177,12 @@ def coco_tables(path: Path, where: str) -> tuple[dict[Any, str], dict[Any, Any],
         for entry in kept:
             annotations[entry["image_id"]].append(entry)
     return names, images, annotations, notes
+
+
+def _own_ids(names: list[str], ids: set[Any]) -> dict[Any, str] | None:
+    """{id: name} of COCO's 80 categories, if these are their names in order, and all ids of annotations are COCO's."""
+    ends = [names[0], names[11], names[-1]] if len(names) == len(COCO_IDS) else []
+    return dict(zip(COCO_IDS, names, strict=True)) if ends == COCO_NAMES and ids <= set(COCO_IDS) else None
 
 
 def _renumbered(listed: list[Any], others: list[Any]) -> bool:

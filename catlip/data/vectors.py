@@ -10,12 +10,7 @@ import torch
 from torch import Tensor
 
 from catlip.data.batches import Batch, CaptionBatches
-from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset, Sample
-from catlip.data.order import Order
-from catlip.data.steps import Steps
-from catlip.labels.tokenizer import Tokenizer
-from catlip.labels.vocabulary import Vocabulary
 
 
 class Vectors(Dataset):
@@ -53,30 +48,6 @@ class VectorBatch(Batch):
 
 class VectorBatches(CaptionBatches):
     """Vectors of images, with the classes that their captions name and the tokens of one caption, drawn every epoch."""
-
-    def __init__(
-        self,
-        source: Dataset,
-        order: Order,
-        steps: Steps,
-        *,
-        vocabulary: Vocabulary,
-        tokenizer: Tokenizer | None = None,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        labeler, crop = vocabulary.labeler(), CropConfig()  # nothing is cropped
-        super().__init__(
-            source,
-            order,
-            steps,
-            vocabulary=vocabulary,
-            labeler=labeler,
-            crop=crop,
-            tokenizer=tokenizer,
-            rank=rank,
-            world=world,
-        )
 
     def picture(self, record: Sample, draws: list[float], out: Tensor) -> Tensor:
         return record.metadata["pooled"]

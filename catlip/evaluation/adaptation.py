@@ -4,7 +4,7 @@ The weights between start and end (WiSE-FT, arXiv 2109.01903) are candidates too
 one half of the held-out images and measured on the other, in turn, so that choosing does not flatter the result.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,32 +14,66 @@ from torch import Tensor
 
 from catlip import page
 from catlip.data.dataset import Dataset
+from catlip.data.images import Unreadable
+from catlip.data.subsets import subset
 from catlip.errors import UsageError
-from catlip.evaluation.features import positives
+from catlip.evaluation.features import cached_features, features, positives
+from catlip.evaluation.held_out import label_positives
 from catlip.evaluation.multilabel import average_precision
 from catlip.evaluation.result import Result, Table, percent
 from catlip.evaluation.ridge_probe import cross_validated, fit_ridge, mean_ap, paired_error
+from catlip.labels.vocabulary import Vocabulary
+from catlip.models.encoder import Encoder
 
 SURE = 2.0  # standard errors by which an adapted encoder must be better
 SHOWN = 12  # labels that gained most, and lost most
 
 
 @dataclass(slots=True)
+class Candidate:
+    """Weights a share `alpha` of the way from the start to the trained ones, and what they are worth."""
+
+    alpha: float
+    scores: Tensor  # float [M, V], of the held-out images by the probe
+    mAP: float  # percent
+    keep: float | None  # accuracy or mean average precision in percent on the labelled set, cross-validated
+    drift: float
+
+    def to_json(self) -> dict[str, float]:
+        kept = {} if self.keep is None else {"keep": round(self.keep, 2)}
+        return {"mAP": round(self.mAP, 2), **kept, "drift": round(self.drift, 4)}
+
+
 class Judge:
-    """What encoders are measured by: features of the domain, and of what should not be forgotten."""
+    """Measures encoders of one kind on the same images, with the start's features at hand."""
 
-    learned: Tensor  # bool [N, V]: labels of the images that the probe learns from
-    held_out: Tensor  # bool [M, V]
-    keep: Tensor | None = None  # bool [K, C]: classes of the labelled set; None: there is none
-    single: bool = True  # whether its images have one class each
+    def __init__(
+        self,
+        start: Encoder,
+        learned: Dataset,
+        held_out: Dataset,
+        keep: Dataset | None,
+        vocabulary: Vocabulary,
+        device: torch.device,
+    ) -> None:
+        """learned: captioned images that the probe learns from. keep: labelled images."""
+        self.device, self.data, self.start = device, list[Dataset](), list[Tensor]()
+        for some in (learned, held_out, *([keep] if keep is not None else [])):
+            pooled, readable = cached_features(start, some, device, Unreadable())
+            self.data.append(some if len(readable) == len(some) else subset(some, readable.numpy()))
+            self.start.append(pooled)
+        self.learned, self.positive = (label_positives(some, vocabulary) for some in self.data[:2])
+        self.kept = labels_of(self.data[2]) if keep is not None else None
 
-    def scores(self, learned: Tensor, held_out: Tensor) -> Tensor:
-        """Of the held-out images, float [M, V], by a probe of features [N, D] and [M, D]."""
-        return fit_ridge(learned, self.learned).scores(held_out)
-
-    def kept(self, pooled: Tensor) -> float | None:
-        """Accuracy or mean average precision in percent of the labelled set's features [K, D], cross-validated."""
-        return None if self.keep is None else cross_validated(pooled, self.keep, single=self.single)
+    def candidate(self, encoder: Encoder | None, alpha: float) -> Candidate:
+        """encoder: None for the start."""
+        found = self.start if encoder is None else [features(encoder, some, self.device)[0] for some in self.data]
+        scores = fit_ridge(found[0], self.learned).scores(found[1])
+        kept = None
+        if self.kept is not None:
+            labels, single = self.kept
+            kept = cross_validated(found[2], labels, single=single)
+        return Candidate(alpha, scores, mean_ap(scores, self.positive), kept, drift(self.start[1], found[1]))
 
 
 @dataclass(slots=True)
@@ -55,19 +89,21 @@ class Choice:
         return self.gain > SURE * self.error
 
 
-def choose(scores: Mapping[float, Tensor], positive: Tensor, allowed: Mapping[float, bool]) -> Choice:
-    """scores: alpha -> float [M, V] of the held-out images; 0, the start, is among them. positive bool [M, V].
-    allowed: alpha -> whether it may be chosen."""
-    alphas = [alpha for alpha in sorted(scores) if allowed.get(alpha, True) or alpha == 0]
+def choose(candidates: Sequence[Candidate], positive: Tensor, keep_loss: float | None = None) -> Choice:
+    """The best of them. candidates: the start, whose alpha is 0, first. positive bool [M, V], of the held-out images.
+    keep_loss: points that a candidate may lose on the labelled set; None: any."""
+    start, allowed = candidates[0], list(candidates)
+    if keep_loss is not None and start.keep is not None:
+        allowed = [c for c in candidates if c is start or (c.keep or 0.0) >= start.keep - keep_loss]
     half = torch.arange(len(positive)) % 2 == 0
     gains, errors = [], []
     for chosen_on, measured_on in ((half, ~half), (~half, half)):
-        best = max(alphas, key=lambda alpha: mean_ap(scores[alpha][chosen_on], positive[chosen_on]))
+        best = max(allowed, key=lambda c: mean_ap(c.scores[chosen_on], positive[chosen_on]))
         truth = positive[measured_on]
-        before, after = scores[0][measured_on], scores[best][measured_on]
+        before, after = start.scores[measured_on], best.scores[measured_on]
         gains.append(mean_ap(after, truth) - mean_ap(before, truth))
-        errors.append(paired_error(before, after, truth) if best else 0.0)
-    alpha = max(alphas, key=lambda alpha: mean_ap(scores[alpha], positive))
+        errors.append(paired_error(before, after, truth) if best is not start else 0.0)
+    alpha = max(allowed, key=lambda c: c.mAP).alpha
     return Choice(alpha, sum(gains) / 2, sum(error**2 for error in errors) ** 0.5 / 2)
 
 
@@ -98,7 +134,7 @@ class AdaptResult(Result):
     keep_before: float | None = None  # of the labelled set, cross-validated
     keep: float | None = None
     forced: bool = False  # kept although it is not better
-    path: dict[str, list[float | None]] = field(default_factory=dict)  # alpha -> [mAP, keep, drift]
+    path: dict[str, dict[str, float]] = field(default_factory=dict)  # alpha -> mAP, keep if there is one, drift
     classes: int
     train: int  # images
     test: int
@@ -127,9 +163,9 @@ class AdaptResult(Result):
         found = [Table(title, rows, ["", "before", "after"], note=self.verdict)]
         header = ["share of the way", "labels, mAP", *(["keep"] if self.keep_before is not None else []), "drift"]
         between = []
-        for alpha, (mean, keep, moved) in self.path.items():
-            kept = [percent(keep)] if self.keep_before is not None else []
-            between.append([alpha, percent(mean), *kept, f"{moved:.3f}"])
+        for alpha, point in self.path.items():
+            kept = [percent(point["keep"])] if self.keep_before is not None else []
+            between.append([alpha, percent(point["mAP"]), *kept, f"{point['drift']:.3f}"])
         found.append(Table("Between the start (0) and the trained weights (1)", between, header))
         moved = sorted(self.labels.items(), key=lambda item: item[1][0] - item[1][1])
         for title, some in (("Labels that gained most", moved[:SHOWN]), ("lost most", moved[::-1][:SHOWN])):
@@ -141,10 +177,15 @@ class AdaptResult(Result):
         return "\n".join(map(str, self.tables()[:2]))
 
     def drawings(self) -> list[page.Html]:
-        series = [page.Series("labels of the captions", [(float(a), v[0]) for a, v in self.path.items()])]
+        shown = {"mAP": "labels of the captions, mAP"}
         if self.keep_before is not None:
-            series.append(page.Series(self.data[-1], [(float(a), v[1]) for a, v in self.path.items()]))
-        return [page.chart(series, "share of the way from the start to the trained weights", "percent")]
+            shown["keep"] = self.data[-1]
+        charts = []
+        for name, title in shown.items():  # apart, as their scales are
+            points = [(float(alpha), point[name]) for alpha, point in self.path.items()]
+            series = [page.Series(title, points)]
+            charts += [page.chart(series, "share of the way to the trained weights", f"{title}, %", height=2.2)]
+        return charts
 
 
 def each_label(scores: Tensor, positive: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ def features(
     Raises UsageError if these are more than 1 %, or there is no image.
     """
     # Depthwise convolutions on a CPU are almost three times as fast with channels last; values differ in the last bits.
-    encoder.to(device, memory_format=torch.channels_last).eval()
+    encoder.to(device).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
     unreadable = Unreadable() if unreadable is None else unreadable
     rows, kept = [], []
     with Progress("images through the encoder", len(dataset)) as progress:

@@ -17,9 +17,8 @@ from catlip.config import configure
 from catlip.data.images import Unreadable, left_out
 from catlip.data.open import open_images
 from catlip.errors import UsageError
-from catlip.evaluation.features import decoded
+from catlip.evaluation.features import decoded, open_encoder
 from catlip.models.encoder import Encoder
-from catlip.models.weights import load
 from catlip.training.distributed import one_device
 
 
@@ -31,6 +30,7 @@ class EmbedConfig:
     images: str  # a folder, a picture, tars, or a table of paths; in Python also any dataset or a list of images
     out: str = "emb.parquet"  # new file
     tokens: bool = False  # patch tokens, float16 [N, D] a picture, instead of one float32 [D]
+    image_size: int = 0  # pixels; 0: the encoder's own
     batch_size: int = 64
     device: str = "auto"
 
@@ -99,7 +99,7 @@ def embed(
 
 def _tables(cfg: EmbedConfig, unreadable: Unreadable) -> Iterator[pa.Table]:
     """A table for each batch. Raises UsageError at the end if more than 1 % cannot be read."""
-    encoder, device = load(cfg.run), one_device(cfg.device)
+    encoder, device = open_encoder(cfg.run, cfg.image_size), one_device(cfg.device)
     dataset = open_images(cfg.images)
     encoder.to(device).eval()
     everything = range(len(dataset))

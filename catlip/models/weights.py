@@ -84,14 +84,14 @@ def load(source: Source, backbone: str = "") -> Encoder:
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise UsageError(f"{folder / 'config.json'}: timm {timm.__version__} has no architecture {architecture!r}")
     try:
-        backbone: Any = timm.create_model(f"local-dir:{folder}", pretrained=False)
+        made: Any = timm.create_model(f"local-dir:{folder}", pretrained=False)
     except (TypeError, ValueError, RuntimeError, KeyError, AssertionError) as error:
         raise UsageError(f"{folder / 'config.json'}: {architecture} cannot be made: {first_line(error)}") from None
-    if wrong := misfit(backbone.state_dict(), state):
+    if wrong := misfit(made.state_dict(), state):
         raise UsageError(f"{folder}: the weights are not those of {architecture}, which config.json names: {wrong}")
-    backbone.load_state_dict(state)
+    made.load_state_dict(state)
     labels, names = card.get("label_names") or [], card.get("label_descriptions") or {}
-    encoder = Encoder(backbone.eval(), labels, [names.get(label, label) for label in labels]).eval()
+    encoder = Encoder(made.eval(), labels, [names.get(label, label) for label in labels]).eval()
     encoder.arguments |= own_arguments(card.get("model_args"))
     encoder.multi_label = _is_multi_label(card)
     encoder.source = name
@@ -120,9 +120,9 @@ def _with_own_view(weights: "Weights", source: str) -> Encoder:
 
 
 def _is_multi_label(card: Mapping[str, Any]) -> bool:
-    """Whether a folder's classifier was trained label by label. Ours say so, or stem from a version whose every
-    classifier was; one that catlip did not write is timm's, and knows one class an image."""
-    return card.get("multi_label", "model_args" in card) is not False
+    """Whether a folder's classifier was trained label by label. Ours say so, or are of an earlier version, which wrote
+    descriptions beside such labels; one that catlip did not write knows one class an image."""
+    return card.get("multi_label", "label_descriptions" in card) is not False
 
 
 def origin(source: Source) -> str:
@@ -184,9 +184,7 @@ class Weights:
             known = f" (it is a {self.architecture})" if other else ""
             resized = not other and self.image_size != encoder.image_size
             hint = f"; they are for `image_size` {self.image_size}" if resized else ""
-            raise UsageError(
-                f"`init` {self.source} does not fit `backbone` {encoder.architecture}{known}: {wrong}{hint}"
-            )
+            raise UsageError(f"{self.source} does not fit `backbone` {encoder.architecture}{known}: {wrong}{hint}")
         backbone.load_state_dict(state)
         space = {"mean": tuple(self.mean), "std": tuple(self.std), "interpolation": self.interpolation}
         backbone.pretrained_cfg = {**backbone.pretrained_cfg, **space}
@@ -201,7 +199,7 @@ class Weights:
         if self.weight.shape[1] != head.in_features:
             theirs = self.weight.shape[1]
             raise UsageError(
-                f"`init` {self.source}: its classifier reads {theirs} features, this one {head.in_features}"
+                f"`start` {self.source}: its classifier reads {theirs} features, this one {head.in_features}"
             )
         row_of = {label: row for row, label in enumerate(self.labels)}
         here = [i for i, synset in enumerate(synsets) if synset in row_of]

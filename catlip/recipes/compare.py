@@ -139,7 +139,7 @@ def _key(cfg: CompareConfig) -> str:
                 cfg.data, image_col=recipe.image_col, text_col=recipe.text_col, cache_gb=recipe.cache_gb
             ).fingerprint(),
             "vocabulary": Vocabulary.load(cfg.vocab).hash if cfg.vocab else "",
-            "init": fingerprint(recipe.init) if recipe.init else "",
+            "init": fingerprint(recipe.start) if recipe.start else "",
             "objectives": {name: plain(objective_named(name)) for name in OBJECTIVES},
             "probe": [open_labelled(labelled).fingerprint() for labelled in (cfg.train, cfg.test)],
             "retrieve": open_dataset(cfg.retrieve).fingerprint() if cfg.retrieve else "",

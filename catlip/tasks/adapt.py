@@ -20,14 +20,9 @@ from catlip.config import configure, opened, plain
 from catlip.data.batches import Batch
 from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset
-from catlip.data.images import Unreadable
 from catlip.data.open import open_dataset
-from catlip.data.subsets import subset
 from catlip.errors import UsageError
-from catlip.evaluation.adaptation import AdaptResult, Judge, choose, drift, each_label, labels_of
-from catlip.evaluation.features import cached_features, features
-from catlip.evaluation.held_out import label_positives
-from catlip.evaluation.ridge_probe import mean_ap
+from catlip.evaluation.adaptation import AdaptResult, Judge, choose, each_label, labels_of
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.encoder import Encoder
 from catlip.models.weights import fingerprint, interpolated, read_tensors
@@ -85,9 +80,9 @@ def adapt(encoder: Any = None, data: Any = None, *, config: AdaptConfig | None =
     out = Path(cfg.out)
     if out.exists() and any(out.iterdir()) and not (out / HEAD).is_dir():
         raise UsageError(f"`out` {out} is not empty and holds no adaptation; choose another folder")
-    with joined(cfg.device):
+    with joined(cfg.device) as world:
         keep = open_keep(cfg)
-        material = open_material(cfg)
+        material = open_material(cfg, world.device)
         head(config=head_config(cfg, material))
         task = AdaptTask(cfg, material, keep)
         return train(task, material.train, opened(cfg, run=material.start, data=material.train), cfg.out)
@@ -108,7 +103,7 @@ def head_config(cfg: AdaptConfig, material: Material) -> HeadConfig:
         name: getattr(cfg, name)
         for name in (
             "data", "min_count", "image_col", "text_col", "image_size", "held_out", "held_out_limit",
-            "objective", "tokens", "text", "seed", "workers", "device", "accept_changes",
+            "objective", "tokens", "text", "sentences", "seed", "workers", "device", "accept_changes",
         )
     }  # fmt: skip
     own = {"run": material.start, "vocab": material.context.vocabulary}  # they are open already
@@ -175,76 +170,41 @@ class AdaptTask(PretrainTask):
     def judged(self, device: torch.device) -> AdaptResult:
         """Measure all candidates; the task has the weights of the one to keep afterwards."""
         cfg, material, trained = self.cfg, self.material, {k: v.clone() for k, v in self.state_dict().items()}
-        sets = self.sets(device)
-        judge, start, scores = sets.judge, sets.features, {}
-        names = [0.0, *(ALPHAS if cfg.wise is None else (cfg.wise,))]
-        path: dict[float, tuple[float, float | None, float]] = {}
-        for alpha in dict.fromkeys(names):
-            found = start
-            if alpha:
-                say(f"judging the weights {alpha:g} of the way from the start")
-                self.load_state_dict(interpolated(self.begun_with, trained, alpha))
-                found = [features(self.encoder, data, device)[0] for data in sets.data]
-            scores[alpha] = judge.scores(found[0], found[1])
-            kept = judge.kept(found[2]) if self.keep is not None else None
-            path[alpha] = (mean_ap(scores[alpha], judge.held_out), kept, drift(start[1], found[1]))
-        allowed = {a: kept is None or kept >= (path[0.0][1] or 0.0) - cfg.keep_loss for a, (_, kept, _) in path.items()}
-        chosen = choose(scores, judge.held_out, allowed if cfg.wise is None else {})
+        vocabulary, learned = material.context.vocabulary, some_of(material.train, PROBED, seed=cfg.seed)
+        judge = Judge(material.start, learned, material.held_out, self.keep, vocabulary, device)
+        candidates = [judge.candidate(None, 0.0)]
+        for alpha in ALPHAS if cfg.wise is None else (cfg.wise,):
+            say(f"measuring the weights {alpha:g} of the way from the start")
+            self.load_state_dict(interpolated(self.begun_with, trained, alpha))
+            candidates.append(judge.candidate(self.encoder, alpha))
+        chosen = choose(candidates, judge.positive, cfg.keep_loss if cfg.wise is None else None)
         alpha = chosen.alpha if chosen.better else 0.0
         if cfg.force and not alpha:
-            alpha = max((a for a in path if a), key=lambda a: path[a][0])
+            alpha = max(candidates[1:], key=lambda c: c.mAP).alpha
         self.load_state_dict(interpolated(self.begun_with, trained, alpha))
-        before, after = (each_label(scores[a], judge.held_out).tolist() for a in (0.0, alpha))
-        vocabulary = material.context.vocabulary
+        start, kept = candidates[0], next(c for c in reversed(candidates) if c.alpha == alpha)
+        before, after = (each_label(c.scores, judge.positive).tolist() for c in (start, kept))
         pairs = zip(vocabulary.names, before, after, strict=True)
         return AdaptResult(
-            mAP_before=round(path[0.0][0], 2),
-            mAP=round(path[alpha][0], 2),
+            mAP_before=round(start.mAP, 2),
+            mAP=round(kept.mAP, 2),
             gain=round(chosen.gain, 2),
             error=round(chosen.error, 2),
-            kept="adapted" if alpha else "start",
+            kept="start" if kept is start else "adapted",
             wise=alpha,
-            drift=round(path[alpha][2], 4),
-            keep_before=rounded(path[0.0][1]),
-            keep=rounded(path[alpha][1]),
-            forced=bool(alpha) and not chosen.better,
-            path={f"{a:g}": [round(m, 2), rounded(k), round(d, 4)] for a, (m, k, d) in path.items()},
-            classes=int(judge.held_out.any(0).sum()),
-            train=len(sets.data[0]),
-            test=len(sets.data[1]),
+            drift=round(kept.drift, 4),
+            keep_before=start.to_json().get("keep"),
+            keep=kept.to_json().get("keep"),
+            forced=kept is not start and not chosen.better,
+            path={f"{c.alpha:g}": c.to_json() for c in candidates},
+            classes=int(judge.positive.any(0).sum()),
+            train=len(judge.data[0]),
+            test=len(judge.data[1]),
             image_size=self.image_size,
             data=[plain(cfg.data), *([plain(cfg.keep)] if self.keep is not None else [])],
             labels={name.replace("_", " "): [round(b, 2), round(a, 2)] for name, b, a in pairs if b == b},
             encoder=named(cfg.run),
         )
-
-    def sets(self, device: torch.device) -> "Sets":
-        """What candidates are judged on, as far as the images can be read, and what the start makes of it."""
-        material = self.material
-        given = [some_of(material.train, PROBED, seed=self.cfg.seed), material.held_out]
-        data, found = [], []
-        for some in [*given, *([self.keep] if self.keep is not None else [])]:
-            pooled, kept = cached_features(material.start, some, device, Unreadable())
-            data.append(subset(some, kept.numpy()) if len(kept) < len(some) else some)
-            found.append(pooled)
-        labels = [label_positives(some, material.context.vocabulary) for some in data[:2]]
-        judge = Judge(*labels)
-        if self.keep is not None:
-            judge.keep, judge.single = labels_of(data[2])
-        return Sets(data, found, judge)
-
-
-@dataclass(slots=True)
-class Sets:
-    """What candidates are judged on."""
-
-    data: list[Dataset]  # what the probe learns from, held-out images, and the labelled set if there is one
-    features: list[Tensor]  # of the start, float32 [N, D] each
-    judge: Judge
-
-
-def rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
 
 
 def freeze(encoder: Encoder, depth: float, norms: bool) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from catlip.config import configure, opened
 from catlip.data.batches import Batch, Batches
+from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
@@ -83,11 +84,14 @@ class AlignTask(Task):
         self.cfg = cfg
 
     def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
+        nothing = as_vocabulary("")
         return VectorBatches(
             dataset,
             order,
             steps,
-            vocabulary=as_vocabulary(""),
+            vocabulary=nothing,
+            labeler=nothing.labeler(),
+            crop=CropConfig(),  # nothing is cropped
             tokenizer=self.objective.reader,
             rank=rank,
             world=world,

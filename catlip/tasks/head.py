@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from catlip.config import configure, opened, required
 from catlip.data.batches import Batch, Batches
+from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, left_out
 from catlip.data.open import open_dataset
 from catlip.data.order import Order, samples_at
+from catlip.data.sentences import SentenceConfig
 from catlip.data.steps import Steps
 from catlip.data.subsets import subset
 from catlip.data.vectors import VectorBatch, VectorBatches, Vectors
@@ -30,9 +32,9 @@ from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
 from catlip.models.text_tower import TextConfig
 from catlip.models.weights import fingerprint, open_weights
-from catlip.objectives.base import Context, build_objective, needs_of
+from catlip.objectives.base import Context, build_objective
 from catlip.objectives.synsets import Synsets
-from catlip.tasks.pretrain import PretrainTask, as_vocabulary, open_tokenizer
+from catlip.tasks.pretrain import PretrainTask, as_vocabulary, open_context
 from catlip.training.distributed import World, from_rank_0, joined
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
@@ -63,6 +65,7 @@ class HeadConfig(TrainConfig):
     objective: Any = field(default_factory=Synsets)  # a config of catlip.objectives with `loss(pooled, batch)`
     tokens: TokenizerConfig = field(default_factory=lambda: TokenizerConfig(tokens=4096, context=32))
     text: TextConfig = field(default_factory=lambda: TextConfig(text_width=256, text_layers=3))
+    sentences: SentenceConfig = field(default_factory=SentenceConfig)
     # A strong decay, as vectors are few and do not vary: on Flickr8k .05 overfits after five passes.
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, weight_decay=1.0))
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(ema=0.0))
@@ -112,7 +115,7 @@ def head(encoder: Any = None, data: Any = None, *, config: HeadConfig | None = N
     if not (cfg.samples or cfg.epochs or cfg.hours):
         cfg = replace(cfg, epochs=EPOCHS)
     with joined(cfg.device) as world:
-        material = open_material(cfg)
+        material = open_material(cfg, world.device)
         vectors = as_vectors(material.start, material.train, world)
         task = HeadTask(cfg, material, vectors.pooled)
         return train(task, vectors, opened(cfg, run=material.start, data=material.train), cfg.out)
@@ -129,7 +132,7 @@ def started(cfg: Any) -> Any:
     return cfg
 
 
-def open_material(cfg: Any) -> Material:
+def open_material(cfg: Any, device: torch.device) -> Material:
     """Raises UsageError for data that is too little, or in which there is nothing to tell apart."""
     start = open_encoder(cfg.run, cfg.image_size)
     everything = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
@@ -145,7 +148,6 @@ def open_material(cfg: Any) -> Material:
     if not len(learned) or not len(judged):
         raise UsageError(f"`data` {everything.name}: {len(everything):,} images are too few to learn and to measure on")
     vocabulary = as_vocabulary(cfg.vocab)
-    needs = needs_of(cfg.objective)
     if not cfg.vocab:
         vocabulary = from_rank_0(lambda: Vocabulary.count(learned, min_count=cfg.min_count))
     if min(vocabulary.counts) >= vocabulary.samples and not cfg.vocab:
@@ -153,8 +155,7 @@ def open_material(cfg: Any) -> Material:
             f"`data` {learned.name}: every image has every label ({', '.join(vocabulary.names[:4])}), so there is "
             "nothing to learn"
         )
-    tokenizer = from_rank_0(lambda: open_tokenizer(cfg, learned)) if "tokens" in needs else None
-    return Material(start, learned, judged, Context(vocabulary, tokenizer, cfg.text))
+    return Material(start, learned, judged, open_context(cfg, learned, vocabulary, device))
 
 
 def some_of(dataset: Dataset, limit: int, seed: int) -> Dataset:
@@ -212,10 +213,7 @@ class HeadTask(PretrainTask):
         return self
 
     def batches(self, dataset: Any, order: Order, steps: Steps, rank: int, world: int) -> Batches:
-        context = self.context
-        return VectorBatches(
-            dataset, order, steps, vocabulary=context.vocabulary, tokenizer=context.tokenizer, rank=rank, world=world
-        )
+        return self.batches_of(VectorBatches, CropConfig(), dataset, order, steps, rank, world)  # nothing is cropped
 
     @property
     def described(self) -> str:

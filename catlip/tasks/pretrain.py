@@ -1,13 +1,13 @@
 """Pre-training: captioned images -> an encoder that learned from what the captions say."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from catlip.config import configure, opened, required
+from catlip.config import configure, opened, plain, required
 from catlip.data.batches import Batches, CaptionBatches
 from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset
@@ -15,13 +15,14 @@ from catlip.data.open import open_dataset
 from catlip.data.order import Order
 from catlip.data.sentences import SentenceConfig
 from catlip.data.steps import CurriculumConfig, Steps
+from catlip.errors import UsageError
 from catlip.labels.tokenizer import FILE, Tokenizer, TokenizerConfig, make_tokenizer
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.encoder import Encoder
 from catlip.models.text_tower import TextConfig
-from catlip.models.weights import ENCODER_FOLDER, fingerprint, start_from
-from catlip.notices import say
+from catlip.models.weights import ENCODER_FOLDER, fingerprint, open_weights, start_from
+from catlip.notices import say, warn
 from catlip.objectives.base import Context, build_objective, needs_of
 from catlip.objectives.synsets import Synsets
 from catlip.training import train as trainer
@@ -30,8 +31,8 @@ from catlip.training.run import Run
 from catlip.training.task import Evaluation, Task
 from catlip.training.train import TrainConfig, train
 
-if TYPE_CHECKING:
-    from catlip.models.sentences import Sentences
+DEFAULT = "vit_small_patch16_224"  # backbone
+GENTLE = 5e-4  # learning rate above which given weights do not last
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,9 +42,9 @@ class PretrainConfig(TrainConfig):
     data: str  # captioned images: tars, a table, a folder, COCO captions, a URL (docs/data.md); `a@2 + b` mixes
     vocab: str = ""  # vocab.tsv, made by `catlip vocab`; for objectives that name labels
     out: str  # run folder; the same command again goes on where it stopped
-    backbone: str = "vit_small_patch16_224"  # any timm model
+    backbone: str = ""  # any timm model; default: that of start, else vit_small_patch16_224
     image_size: int = 224  # pixels
-    init: str = ""  # weights to begin with: timm:NAME, open_clip:FOLDER, a run folder, hf-hub:ORG/NAME
+    start: str = ""  # weights: a run or model folder, timm:NAME, hf-hub:ORG/NAME, open_clip:FOLDER, NAME=FILE
     image_col: str | None = None  # tables: column with the images or their paths
     text_col: str | None = None  # tables: column with the captions
     cache_gb: float = 100.0  # remote shards: bound of the local cache
@@ -65,29 +66,44 @@ def pretrain(data: Any = None, vocab: Any = None, *, config: PretrainConfig | No
     data: what `catlip.open` takes. vocab: a `Vocabulary`, or the path of its file; not needed for objectives without
     labels. settings: fields of `PretrainConfig`. Raises UsageError for a mistake, before anything is written.
     """
-    cfg = configure(PretrainConfig, config, data=data, vocab=vocab, **settings)
+    cfg = with_backbone(configure(PretrainConfig, config, data=data, vocab=vocab, **settings))
     with joined(cfg.device) as world:
         task, dataset = prepare(cfg, world)
         return train(task, dataset, opened(cfg, data=dataset), cfg.out)
 
 
+def with_backbone(cfg: PretrainConfig) -> PretrainConfig:
+    """The config with the backbone that is meant where none is named. Raises UsageError."""
+    if cfg.backbone:
+        return cfg
+    found = open_weights(cfg.start, untrained=True).architecture if cfg.start else DEFAULT
+    if not found:
+        raise UsageError(f"`start` {plain(cfg.start)} does not say of which architecture it is; name the `backbone`")
+    return replace(cfg, backbone=found)
+
+
 def prepare(cfg: PretrainConfig, world: World) -> tuple["PretrainTask", Dataset]:
     """What a run trains, and on what. Raises UsageError for a mistake in the configuration."""
+    cfg = with_backbone(cfg)
     required(cfg, "data")
     dataset = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col, cache_gb=cfg.cache_gb)
-    needs = needs_of(cfg.objective)
-    if "labels" in needs:
+    if "labels" in needs_of(cfg.objective):
         required(cfg, "vocab")
-    vocabulary = as_vocabulary(cfg.vocab)
+    return make_task(cfg, open_context(cfg, dataset, as_vocabulary(cfg.vocab), world.device)), dataset
+
+
+def open_context(cfg: Any, dataset: Dataset, vocabulary: Vocabulary, device: torch.device) -> Context:
+    """What the objective needs of the captions: tokens, embeddings. cfg: of pre-training, or of what follows on it."""
+    needs = needs_of(cfg.objective)
     # One process reads the captions: of remote data they are all that is fetched, and others would fetch it again.
     tokenizer = from_rank_0(lambda: open_tokenizer(cfg, dataset)) if "tokens" in needs else None
     sentences = None
     if "sentences" in needs:
         from catlip.models.sentences import Sentences
 
-        prepared = from_rank_0(lambda: Sentences.of_run(cfg.sentences, dataset, str(world.device)))
+        prepared = from_rank_0(lambda: Sentences.of_run(cfg.sentences, dataset, str(device)))
         sentences = prepared.opened(cfg.sentences.sentence_encoder)
-    return make_task(cfg, vocabulary, tokenizer, sentences, device=world.device), dataset
+    return Context(vocabulary, tokenizer, cfg.text, device, sentences)
 
 
 def as_vocabulary(vocab: Any) -> Vocabulary:
@@ -104,13 +120,7 @@ def open_tokenizer(cfg: PretrainConfig, dataset: Dataset) -> Tokenizer:
     return make_tokenizer(cfg.tokens, (caption for captions in dataset.captions() for caption in captions))
 
 
-def make_task(
-    cfg: PretrainConfig,
-    vocabulary: Vocabulary,
-    tokenizer: Tokenizer | None,
-    sentences: "Sentences | None" = None,
-    device: torch.device | None = None,
-) -> "PretrainTask":
+def make_task(cfg: PretrainConfig, context: Context) -> "PretrainTask":
     """Encoder, head and augmentation with their initial weights: a function of the settings alone."""
     torch.manual_seed(cfg.seed)
     curriculum = cfg.curriculum
@@ -121,10 +131,14 @@ def make_task(
         drop_patches=curriculum.patch_keep < 1,
     )
     encoder.check_sizes(*curriculum.sizes)
-    context = Context(vocabulary, tokenizer, cfg.text, device or torch.device("cpu"), sentences)
     objective = build_objective(cfg.objective, encoder, context)
-    if cfg.init:
-        say(start_from(cfg.init, encoder, getattr(objective, "classifier", None), vocabulary.synsets))
+    if cfg.start:
+        if cfg.optim.lr > GENTLE:
+            warn(
+                f"`lr` {cfg.optim.lr:g} is a rate for random weights: much of what `start` knows is likely to be lost. "
+                "The verb `adapt` protects it"
+            )
+        say(start_from(cfg.start, encoder, getattr(objective, "classifier", None), context.vocabulary.synsets))
     return PretrainTask(cfg, encoder, objective, context)
 
 
@@ -138,16 +152,28 @@ class PretrainTask(Task):
         self.cfg, self.context = cfg, context
 
     def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
-        vocabulary, tokenizer, sentences = self.context.vocabulary, self.context.tokenizer, self.context.sentences
-        labeler = vocabulary.labeler()
-        return CaptionBatches(
+        return self.batches_of(CaptionBatches, self.cfg.crop, dataset, order, steps, rank, world)
+
+    def batches_of(
+        self,
+        kind: type[CaptionBatches],
+        crop: CropConfig,
+        dataset: Dataset,
+        order: Order,
+        steps: Steps,
+        rank: int,
+        world: int,
+    ) -> CaptionBatches:
+        """Batches with what the objective reads of the captions."""
+        vocabulary, sentences = self.context.vocabulary, self.context.sentences
+        return kind(
             dataset,
             order,
             steps,
             vocabulary=vocabulary,
-            labeler=labeler,
-            crop=self.cfg.crop,
-            tokenizer=tokenizer,
+            labeler=vocabulary.labeler(),
+            crop=crop,
+            tokenizer=self.context.tokenizer,
             sentences=sentences.store if sentences is not None else None,
             mean=self.cfg.sentences.captions_used == "mean",
             rank=rank,
@@ -163,7 +189,7 @@ class PretrainTask(Task):
         return len(self.context.vocabulary)
 
     def fingerprint(self) -> dict[str, Any]:
-        init = {"init": fingerprint(self.cfg.init)} if self.cfg.init else {}
+        init = {"init": fingerprint(self.cfg.start)} if self.cfg.start else {}
         sentences = {"sentences": self.context.sentences.fingerprint} if self.context.sentences is not None else {}
         return {"vocabulary": self.context.vocabulary.hash, **init, **sentences}
 
@@ -201,7 +227,8 @@ class PretrainTask(Task):
         if classifier is not None:
             pairs = zip(vocabulary.synsets, vocabulary.names, strict=True)
             lemmas = {synset: name.replace("_", " ") for synset, name in pairs}
-            card = {"label_names": vocabulary.synsets, "label_descriptions": lemmas}
+            compete = getattr(getattr(objective, "cfg", None), "loss", "") == "softmax"
+            card = {"label_names": vocabulary.synsets, "label_descriptions": lemmas, "multi_label": not compete}
         self.encoder.save(out / ENCODER_FOLDER, classifier, **card)
         if hasattr(objective, "save"):
             objective.save(out)

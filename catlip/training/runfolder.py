@@ -23,9 +23,9 @@ HEAD = "head"  # the first stage of an adaptation, a run in a folder of its own
 # What may change between a run and its resumption: where things lie, how the machine is used, what follows the
 # training; not what is computed.
 MACHINE = {
-    "out", "data", "vocab", "init", "run", "encoder", "train", "test", "classes", "wise", "center", "images", "boxes",
-    "test_images", "test_boxes", "save_masks", "show", "workers", "device", "cache_gb", "accept_changes", "watch",
-    "watch_every", "watch_limit", "track", "evaluate", "held_out", "held_out_limit", "probe",
+    "out", "data", "vocab", "init", "start", "run", "encoder", "train", "test", "classes", "wise", "center", "images",
+    "boxes", "test_images", "test_boxes", "save_masks", "show", "workers", "device", "cache_gb", "accept_changes",
+    "watch", "watch_every", "watch_limit", "track", "evaluate", "held_out", "held_out_limit", "probe",
     "keep", "keep_loss", "keep_limit", "force",
     "loop.save_every", "loop.micro_batch", "loop.checkpointing", "loop.compile", "loop.shard",
 }  # fmt: skip
@@ -53,7 +53,7 @@ def acquire(out: Path, cfg: Any, facts: dict[str, Any], *, accept: bool) -> bool
     ]
     if fatal:
         raise UsageError(
-            f"`out` {out}: this run cannot go on with {fatal[0]}; begin another one with `init` {out}; it keeps what "
+            f"`out` {out}: this run cannot go on with {fatal[0]}; begin another one with `start` {out}; it keeps what "
             "fits (the encoder, and the classifier's rows of labels that both vocabularies have)"
         )
     if different:
