@@ -148,7 +148,7 @@ def test_the_start_is_kept_with_its_bits_if_nothing_is_gained(start: Encoder, da
     run = adapt(start, data, out=str(tmp_path / "run"), **settings(optim=OptimConfig(lr=0.0)))
     result = run.result
     assert (result.kept, result.wise, result.drift, result.gain) == ("start", 0.0, 0.0, 0.0)
-    assert "the start is kept" in str(result)
+    assert "The start is kept" in str(result)
     found = run.encoder.state_dict()
     assert all(torch.equal(value, found[name]) for name, value in start.state_dict().items())
     assert set(run.encoder.names) == set(COLOURS)
@@ -190,7 +190,7 @@ def test_an_encoder_gets_better_at_what_it_could_not_see(tmp_path: Path) -> None
     assert run.result.kept == "adapted"
     assert run.result.mAP > run.result.mAP_before + 10
     page = run.result.to_html()
-    assert "the adapted encoder is kept" in page
+    assert "The adapted encoder is kept" in page
     assert "<svg" in page
     line = json.loads((Path(run.out) / "results.jsonl").read_text().splitlines()[-1])
     assert (line["task"], line["kept"]) == ("adapt", "adapted")

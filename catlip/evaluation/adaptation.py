@@ -27,6 +27,7 @@ from catlip.models.encoder import Encoder
 
 SURE = 2.0  # standard errors by which an adapted encoder must be better
 SHOWN = 12  # labels that gained most, and lost most
+OFTEN = 5  # held-out images, below which the average precision of a label says nothing
 
 
 @dataclass(slots=True)
@@ -140,16 +141,16 @@ class AdaptResult(Result):
     test: int
     image_size: int
     data: list[str]
-    labels: dict[str, list[float]] = field(default_factory=dict)  # name -> average precision before and after
+    labels: dict[str, list[float]] = field(default_factory=dict)  # name -> AP before and after, images that have it
 
     @property
     def verdict(self) -> str:
         """One sentence on what was kept and why."""
         noise = f"{self.gain:+.2f} ± {self.error:.2f} points of mean average precision on held-out images"
         if self.kept == "adapted":
-            return f"the adapted encoder is kept: {noise}" + (", not beyond noise, as `force` says" * self.forced)
+            return f"The adapted encoder is kept: {noise}" + (", not beyond noise, as `force` says" * self.forced)
         why = "which is not beyond noise" if self.gain > 0 else "so nothing was gained"
-        return f"the start is kept, with its new classifier: {noise}, {why}"
+        return f"The start is kept, with its new classifier: {noise}, {why}"
 
     def tables(self) -> list[Table]:
         rows = [["labels of the captions, mAP", percent(self.mAP_before), percent(self.mAP)]]
@@ -167,10 +168,17 @@ class AdaptResult(Result):
             kept = [percent(point["keep"])] if self.keep_before is not None else []
             between.append([alpha, percent(point["mAP"]), *kept, f"{point['drift']:.3f}"])
         found.append(Table("Between the start (0) and the trained weights (1)", between, header))
-        moved = sorted(self.labels.items(), key=lambda item: item[1][0] - item[1][1])
-        for title, some in (("Labels that gained most", moved[:SHOWN]), ("lost most", moved[::-1][:SHOWN])):
-            each = [[name, *map(percent, pair), f"{pair[1] - pair[0]:+.2f}"] for name, pair in some]
-            found.append(Table(title, each, ["", "before", "after", "points"]))
+        often = [item for item in self.labels.items() if item[1][2] >= OFTEN]
+        moved = sorted(often, key=lambda item: item[1][0] - item[1][1])
+        for title, some in (("gained", moved[:SHOWN]), ("lost", moved[::-1][:SHOWN])):
+            each = [
+                [name, f"{n:g}", percent(before), percent(after), f"{after - before:+.2f}"]
+                for name, (before, after, n) in some
+                if (after > before) == (title == "gained")
+            ]
+            if each:
+                heading = f"Labels of {OFTEN} held-out images or more that {title} most"
+                found.append(Table(heading, each, ["", "images", "before", "after", "points"]))
         return found
 
     def table(self) -> str:

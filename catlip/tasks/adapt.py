@@ -184,7 +184,8 @@ class AdaptTask(PretrainTask):
         self.load_state_dict(interpolated(self.begun_with, trained, alpha))
         start, kept = candidates[0], next(c for c in reversed(candidates) if c.alpha == alpha)
         before, after = (each_label(c.scores, judge.positive).tolist() for c in (start, kept))
-        pairs = zip(vocabulary.names, before, after, strict=True)
+        often = judge.positive.sum(0).tolist()
+        each = zip(vocabulary.names, before, after, often, strict=True)
         return AdaptResult(
             mAP_before=round(start.mAP, 2),
             mAP=round(kept.mAP, 2),
@@ -202,7 +203,7 @@ class AdaptTask(PretrainTask):
             test=len(judge.data[1]),
             image_size=self.image_size,
             data=[plain(cfg.data), *([plain(cfg.keep)] if self.keep is not None else [])],
-            labels={name.replace("_", " "): [round(b, 2), round(a, 2)] for name, b, a in pairs if b == b},
+            labels={name.replace("_", " "): [round(b, 2), round(a, 2), n] for name, b, a, n in each if n},
             encoder=named(cfg.run),
         )
 
