@@ -42,6 +42,11 @@ from catlip.training.train import train
 EPOCHS = 2.0  # where no budget is given
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 PROBED = 5000  # images that the judge's probe learns from
+# Settings that the first stage shares with the run.
+OF_BOTH = (
+    "data", "min_count", "image_col", "text_col", "image_size", "held_out", "held_out_limit", "objective", "tokens",
+    "text", "sentences", "seed", "workers", "device", "accept_changes",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True, slots=True)
@@ -99,13 +104,7 @@ def open_keep(cfg: AdaptConfig) -> Dataset | None:
 
 def head_config(cfg: AdaptConfig, material: Material) -> HeadConfig:
     """Settings of the stage that trains the classifier, in a run folder inside the run's."""
-    same = {
-        name: getattr(cfg, name)
-        for name in (
-            "data", "min_count", "image_col", "text_col", "image_size", "held_out", "held_out_limit",
-            "objective", "tokens", "text", "sentences", "seed", "workers", "device", "accept_changes",
-        )
-    }  # fmt: skip
+    same = {name: getattr(cfg, name) for name in OF_BOTH}
     own = {"run": material.start, "vocab": material.context.vocabulary}  # they are open already
     return HeadConfig(**same, **own, out=str(Path(cfg.out) / HEAD), epochs=cfg.head_epochs)
 
