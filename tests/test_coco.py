@@ -215,9 +215,39 @@ def coco128(folder: Path) -> Path:
 
 
 @needs_coco128
-def test_a_list_of_categories_that_does_not_fit_is_refused() -> None:
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_cocos_own_list_without_the_gaps_of_its_ids_means_what_its_twin_says(part: str) -> None:
+    """One file has the annotations' own ids beside a list that counts from 0 to 79, the other has both renumbered."""
+    gaps, twin = (
+        read_instances(COCO128 / "annotations" / f"{name}_{part}2017.json") for name in ("instances", "detection")
+    )
+    assert "read with them" in gaps.notes[0]
+    both = [file for file in gaps.pictures if file in twin.pictures]
+    assert len(both) > 90
+    for file in both:
+        found, wanted = ({one.names[c] for c in one.pictures[file].classes} for one in (gaps, twin))
+        assert found == wanted
+
+
+@pytest.mark.parametrize("change", ["names", "ids"])
+def test_another_list_of_categories_that_does_not_fit_is_refused(tmp_path: Path, change: str) -> None:
+    names = ["person", *(f"c{i}" for i in range(10)), "stop sign", *(f"d{i}" for i in range(67)), "toothbrush"]
+    if change == "names":
+        names[11] = "street sign"
+    beyond = 90 if change == "names" else 83  # 83 is one of COCO's gaps
+    (tmp_path / "boxes.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}],
+                "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
+                "annotations": [
+                    {"id": i, "image_id": 1, "category_id": c, "bbox": [0, 0, 5, 5]} for i, c in enumerate([1, beyond])
+                ],
+            }
+        )
+    )
     with pytest.raises(UsageError, match="category_id that the file does not list"):
-        read_instances(COCO128 / "annotations" / "instances_train2017.json")
+        read_instances(tmp_path / "boxes.json")
 
 
 @needs_coco128
