@@ -30,7 +30,7 @@ def data(n: int = 120, d: int = 6, v: int = 4, seed: int = 0, noise: float = 0.5
 @given(st.integers(0, 50), st.sampled_from(PENALTIES))
 def test_the_solution_is_that_of_ridge_regression(seed: int, penalty: float) -> None:
     x, y = data(seed=seed)
-    z = ((x - x.mean(0)) / x.std(0)).double()
+    z = ((x - x.mean(0)) / x.std(0, correction=0)).double()
     found = _Solver(z, y.double()).weight(penalty)
     centred = y.double() - y.double().mean(0)
     # Rows that pull each weight towards 0: least squares of the two together is ridge regression.
@@ -43,6 +43,10 @@ def test_features_of_any_scale_give_the_same_scores() -> None:
     x, y = data()
     scores = fit_ridge(x, y).scores(x)
     torch.testing.assert_close(fit_ridge(1000 * x - 7, y).scores(1000 * x - 7), scores, rtol=1e-3, atol=1e-4)
+    dead = torch.cat([x, torch.full((len(x), 1), 1e-9)], 1)
+    dead[0, -1] = 2e-9  # hardly ever fires, and hardly at all
+    torch.testing.assert_close(fit_ridge(dead, y).scores(dead), scores, rtol=1e-2, atol=1e-3)
+    assert fit_ridge(dead, y).std[-1] > 0.01
     constant = torch.cat([x, torch.full((len(x), 1), 3.0)], 1)
     torch.testing.assert_close(fit_ridge(constant, y).scores(constant), scores, rtol=1e-3, atol=1e-4)
 

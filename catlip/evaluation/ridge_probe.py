@@ -36,13 +36,20 @@ def fit_ridge(x: Tensor, y: Tensor, *, single: bool = False, seed: int = 0) -> R
     precision, or with `single` by accuracy."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     held, used = order[: len(x) // HELD_OUT], order[len(x) // HELD_OUT :]
-    mean, std = x.mean(0), x.std(0) + 1e-6
+    mean, std = x.mean(0), spread(x)
     z, target = ((x - mean) / std).double(), y.double()
     parts = _Solver(z[used], target[used])
     measure = accuracy if single else mean_ap
     worth = [measure((z[held] @ parts.weight(penalty)).float(), y[held]) for penalty in PENALTIES]
     best = PENALTIES[max(range(len(worth)), key=worth.__getitem__)]
     return Ridge(mean, std, _Solver(z, target).weight(best), best)
+
+
+def spread(x: Tensor) -> Tensor:
+    """Standard deviation of each feature, [D]; at least a hundredth of their mean, so that a feature that hardly ever
+    fires is not made loud."""
+    std = x.std(0, correction=0)
+    return std.clamp_min(0.01 * std.mean().item()).clamp_min(1e-12)
 
 
 class _Solver:

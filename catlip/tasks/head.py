@@ -27,6 +27,7 @@ from catlip.errors import UsageError
 from catlip.evaluation.features import cached_features, open_encoder
 from catlip.evaluation.held_out import held_out_evaluation
 from catlip.evaluation.result import Result, Table, percent
+from catlip.evaluation.ridge_probe import spread
 from catlip.labels.tokenizer import TokenizerConfig
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
@@ -205,7 +206,7 @@ class HeadTask(PretrainTask):
         self.scale: Tensor
         alone = is_linear(objective)
         self.register_buffer("shift", pooled.mean(0) if alone else torch.zeros(pooled.shape[1]))
-        self.register_buffer("scale", pooled.std(0) + 1e-6 if alone else torch.ones(pooled.shape[1]))
+        self.register_buffer("scale", spread(pooled) if alone else torch.ones(pooled.shape[1]))
 
     def train(self, mode: bool = True) -> "HeadTask":
         super().train(mode)
