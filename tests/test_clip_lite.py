@@ -66,7 +66,7 @@ def test_value_and_gradients_are_the_released_codes(side: Any, prior: Any, monke
     monkeypatch.setattr(clip_lite, "derangement", next_picture)
     reader = TOKENIZER if side == "tower" else make_sentences()
     torch.manual_seed(0)
-    cfg = ClipLite(embed=16, critic_width=WIDTH, text=side, prior=prior)
+    cfg = ClipLite(embed=16, critic_width=WIDTH, text=side, prior=prior, center=False)
     objective = clip_lite.ClipLiteObjective(make_encoder(), reader, cfg, TEXT).train()
     batch, pooled = make_batch(5), torch.randn(5, 64).abs().requires_grad_()
     kept: list[Tensor] = []
@@ -96,6 +96,25 @@ def test_value_and_gradients_are_the_released_codes(side: Any, prior: Any, monke
         torch.testing.assert_close(
             mine.grad.double(), value.grad, atol=1e-6, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def test_centering_takes_out_what_all_pictures_have_in_common() -> None:
+    """Features with any common mean and scale get the same scores, and the encoder a gradient without a common part."""
+    torch.manual_seed(0)
+    objective = clip_lite.ClipLiteObjective(
+        make_encoder(), TOKENIZER, ClipLite(embed=16, critic_width=WIDTH), TEXT
+    ).train()
+    batch, x = make_batch(6), torch.randn(6, 64)
+    losses = []
+    for pooled in (x, 3 * x + torch.rand(64) * 50):
+        pooled.requires_grad_()
+        torch.manual_seed(1)
+        loss, _ = objective.loss(pooled, batch)
+        loss.backward()
+        losses.append(loss.item())
+        assert pooled.grad is not None
+        torch.testing.assert_close(pooled.grad.sum(0), torch.zeros(64), atol=1e-5, rtol=0)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_the_start_is_the_released_codes() -> None:

@@ -77,7 +77,8 @@ def make_objective(name: str, encoder: Encoder | None = None) -> nn.Module:
         case "siglip":
             return SigLipObjective(encoder, TOKENIZER, SigLip(embed=16), TEXT)
         case "clip_lite":
-            return ClipLiteObjective(encoder, TOKENIZER, ClipLite(embed=16, critic_width=80), TEXT)
+            cfg = ClipLite(embed=16, critic_width=80, prior="adversarial")
+            return ClipLiteObjective(encoder, TOKENIZER, cfg, TEXT)
         case "text":
             return TextObjective(encoder, make_sentences(), Text())
         case "smooth_l1":
@@ -266,7 +267,7 @@ def test_clip_lites_critic_is_kept_as_a_dual_encoder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("critic", ["dot", "concat"])
 def test_clip_lite_equals_a_loop_over_pairs(critic: str) -> None:
     """The bound pair by pair, and the released code's total: 0.9 of it and 0.1 of both prior terms."""
-    cfg = ClipLite(embed=16, critic_width=80, critic=critic, prior="released")  # type: ignore[arg-type]
+    cfg = ClipLite(embed=16, critic_width=80, critic=critic, prior="released", center=False)  # type: ignore[arg-type]
     objective = ClipLiteObjective(make_encoder(), TOKENIZER, cfg, TEXT).eval()
     batch = make_batch(2)  # with two pictures the wrong caption is the next one's, as in the released code
     pooled = torch.randn(2, objective.encoder.width)

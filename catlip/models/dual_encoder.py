@@ -32,10 +32,14 @@ MAX_SCALE = 100.0  # CLIP, section 2.5: beyond this training became unstable
 
 
 class Projection(nn.Module):
-    """Deep InfoMax's encode-and-dot block: MLP plus a shortcut that starts as a slightly noisy copy, then a norm."""
+    """Deep InfoMax's encode-and-dot block: MLP plus a shortcut that starts as a slightly noisy copy, then a norm.
 
-    def __init__(self, inputs: int, width: int) -> None:
+    center: what comes in is standardised first, over the batch and later by the running statistics.
+    """
+
+    def __init__(self, inputs: int, width: int, center: bool = False) -> None:
         super().__init__()
+        self.center = nn.BatchNorm1d(inputs, affine=False) if center else nn.Identity()
         first = nn.Linear(inputs, width, bias=False)  # the norm after it has a bias
         self.mlp = nn.Sequential(first, nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width))
         self.shortcut = nn.Linear(inputs, width)
@@ -45,6 +49,7 @@ class Projection(nn.Module):
             self.shortcut.weight.fill_diagonal_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.center(x)
         return self.norm(self.mlp(x) + self.shortcut(x))
 
 
@@ -61,17 +66,18 @@ class DualEncoder(nn.Module):
         scale: float,
         bias: float | None = None,
         mlp: int = 0,
+        center: bool = False,
     ) -> None:
         """reader: what turns captions into the text side's input. A tokenizer: a tower is made (cfg: its size); frozen
         sentence embeddings: those, with a linear projection of their own.
 
         embed: length of the vectors; 0: the encoder's own, its pooled vector as it is, or with frozen embeddings their
         own, which the image is projected to. scale, bias: at the start. mlp: both vectors go through a `Projection` to
-        this length instead (CLIP-Lite).
+        this length instead (CLIP-Lite); center: of the image's.
         """
         super().__init__()
         self.encoder, self.reader = encoder, reader
-        self._card: dict[str, Any] = {"embed": embed, "mlp": mlp}
+        self._card: dict[str, Any] = {"embed": embed, "mlp": mlp, "center": center}
         self.image_projection: nn.Module = nn.Identity()
         self.text_projection: nn.Module = nn.Identity()
         if embed and not mlp:
@@ -87,7 +93,8 @@ class DualEncoder(nn.Module):
         else:
             self._card |= {"context": reader.context, "text": asdict(cfg)}
         if mlp:
-            self.image_projection, self.text_projection = Projection(encoder.width, mlp), Projection(length, mlp)
+            self.image_projection = Projection(encoder.width, mlp, center)
+            self.text_projection = Projection(length, mlp)
         # One element, not none: FSDP shards no scalars.
         self.logit_scale = nn.Parameter(torch.tensor([math.log(scale)]))
         self.logit_bias = nn.Parameter(torch.tensor([bias])) if bias is not None else None
@@ -196,7 +203,8 @@ def load_dual(source: Source, sentence_encoder: Any = None) -> tuple[DualEncoder
     bias = 0.0 if "logit_bias" in state else None
     try:
         reader, text = _reader(folder, card, sentence_encoder)
-        dual = DualEncoder(encoder, reader, text, embed=card["embed"], scale=1.0, bias=bias, mlp=card.get("mlp", 0))
+        mlp, center = card.get("mlp", 0), card.get("center", False)
+        dual = DualEncoder(encoder, reader, text, embed=card["embed"], scale=1.0, bias=bias, mlp=mlp, center=center)
         dual.load_state_dict(state | {f"encoder.{k}": v for k, v in encoder.state_dict().items()})
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UsageError(f"{folder} cannot be loaded: {first_line(error)}") from None

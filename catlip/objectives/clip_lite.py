@@ -4,14 +4,18 @@ more. A critic scores a picture and a caption; the Jensen-Shannon bound is raise
 The wrong caption is that of another picture of this process' share of the batch, at a random distance each step. The
 released code takes the next picture's, always.
 
-The prior term comes from Deep InfoMax (arXiv 1808.06670, section 3.3): features shall look like samples of a uniform
-distribution to a discriminator. There the encoder works against the discriminator. In CLIP-Lite's released code both
-minimise the same loss, so that the encoder helps to tell its features from the prior, the opposite of matching it, and
-features without bounds are held against a prior on [0, 1). "adversarial" does what the term is for: features are
-brought to [0, 1] and the encoder learns what the discriminator takes for the prior. "released" is the code's. Tried
-before: reversing the gradient between the two; the discriminator wins at once, and then there is no gradient to
-reverse. And a sigmoid for the bounds: features that are never negative lie above 1/2, can never be uniform, and the
-encoder suffers for it (LOG.md).
+The features of the image are standardised before the critic (`center`; not so in the released code). A wrong pair
+should score below 0, and the shortest way there is to turn all images away from all captions; what a ResNet's features,
+never negative, have in common is at hand for that, and says nothing of what is in the picture (LOG.md has numbers).
+
+The prior term, off since it never helped here, comes from Deep InfoMax (arXiv 1808.06670, section 3.3): features shall
+look like samples of a uniform distribution to a discriminator. There the encoder works against the discriminator. In
+CLIP-Lite's released code both minimise the same loss, so that the encoder helps to tell its features from the prior,
+the opposite of matching it, and features without bounds are held against a prior on [0, 1). "adversarial" does what the
+term is for: features are brought to [0, 1] and the encoder learns what the discriminator takes for the prior.
+"released" is the code's. Tried before: reversing the gradient between the two; the discriminator wins at once, and then
+there is no gradient to reverse. And a sigmoid for the bounds: features that are never negative lie above 1/2, can never
+be uniform, and the encoder suffers for it (LOG.md).
 """
 
 from dataclasses import dataclass
@@ -44,7 +48,8 @@ class ClipLite:
     text: Side = "tower"  # frozen: sentence embeddings, as in the paper, instead of a text tower
     critic: Literal["dot", "concat"] = "dot"  # cosine of two non-linear projections, or an MLP over both vectors
     critic_width: int = 2048  # of the projections, if the critic is "dot"
-    prior: Literal["adversarial", "released", "none"] = "adversarial"
+    center: bool = True  # standardise the image's features before the critic "dot"; false: as released
+    prior: Literal["none", "adversarial", "released"] = "none"  # of the features' distribution
     prior_weight: float = 0.1  # of the prior term; the rest is the bound's
 
     @property
@@ -75,7 +80,8 @@ class ClipLiteObjective(nn.Module):
         self.encoder, self.cfg = encoder, cfg
         self.text, length = text_side(reader, text, cfg.embed)
         sizes = encoder.width, length
-        self.critic = DotCritic(*sizes, cfg.critic_width) if cfg.critic == "dot" else ConcatCritic(*sizes)
+        dot = cfg.critic == "dot"
+        self.critic = DotCritic(*sizes, cfg.critic_width, cfg.center) if dot else ConcatCritic(*sizes)
         self.reader = reader
         self.discriminators = nn.ModuleList() if cfg.prior == "none" else nn.ModuleList(map(_discriminator, sizes))
 
@@ -105,7 +111,10 @@ class ClipLiteObjective(nn.Module):
         if not isinstance(self.critic, DotCritic):
             return None
         size = self.text.cfg if isinstance(self.text, TextTower) else TextConfig()
-        dual = DualEncoder(self.encoder, self.reader, size, embed=self.cfg.embed, scale=1.0, mlp=self.cfg.critic_width)
+        cfg = self.cfg
+        dual = DualEncoder(
+            self.encoder, self.reader, size, embed=cfg.embed, scale=1.0, mlp=cfg.critic_width, center=cfg.center
+        )
         dual.text, dual.logit_scale = self.text, self.critic.logit_scale
         dual.image_projection, dual.text_projection = self.critic.image, self.critic.text
         return dual
@@ -135,9 +144,9 @@ def adversarial_prior(discriminator: nn.Module, features: Tensor) -> Tensor:
 class DotCritic(nn.Module):
     """Temperature times the cosine of both vectors after a non-linear projection each."""
 
-    def __init__(self, image: int, text: int, width: int) -> None:
+    def __init__(self, image: int, text: int, width: int, center: bool = False) -> None:
         super().__init__()
-        self.image, self.text = Projection(image, width), Projection(text, width)
+        self.image, self.text = Projection(image, width, center), Projection(text, width)
         self.logit_scale = nn.Parameter(torch.tensor([1 / 0.07]).log())  # FSDP shards no scalars
 
     def forward(self, image: Tensor, text: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
