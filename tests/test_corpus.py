@@ -217,3 +217,22 @@ def test_a_vocabulary_shows_itself(tmp_path: Path, capsys) -> None:
     assert "Captions without a label" not in alone
     assert "running fast" in page
     assert "Contact sheet" in page
+
+
+def test_a_label_is_called_by_the_word_that_captions_use_most(tmp_path: Path) -> None:
+    captions = [
+        "two boys and a toy",
+        "a boy on a bike",
+        "boys on a bike",
+        "a bicycle",
+        "a toy",
+        "toys",
+        "a cyclist",
+        "a bike",
+    ]
+    vocabulary = build_vocabulary([[caption] for caption in captions], out=str(tmp_path / "vocab.tsv"))
+    names = dict(zip(vocabulary.synsets, vocabulary.names, strict=True))
+    assert [names[synset] for synset in ("n10285313", "n02834778", "n03964744")] == ["boy", "bike", "toy"]
+    assert len(names) == 4
+    assert "cyclist" in names.values()  # too rare: WordNet's own
+    assert Vocabulary.load(tmp_path / "vocab.tsv").name("n10285313") == "boy"

@@ -37,10 +37,11 @@ from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
 from catlip.notices import say
 
-FORMAT = 4  # of a task's result: those of another one are not added up
+FORMAT = 5  # of a task's result: those of another one are not added up
 GROUPS_PER_TASK_ROWS = 2_000_000  # row groups of a Parquet file are bundled up to so many rows
 ROWS_AT_ONCE = 4096  # samples, of captions in memory
-LANGUAGE_SAMPLE = 512  # captions of every chunk whose language is looked at
+LANGUAGE_SAMPLE = 512  # captions of every chunk whose language, and whose words for the labels, are looked at
+LEAST_SPOKEN = 3  # uses of a word from which on it is the name of its label
 MAX_FOREIGN = 0.1  # share of captions that are not English by their words, from which on we say so
 
 
@@ -97,12 +98,16 @@ class Counts:
     looked: int = 0  # captions whose language was looked at: the first of every few thousand
     foreign: int = 0  # of those, not English by their words
     by_synset: Counter[str] = field(default_factory=Counter)
+    by_word: Counter[str] = field(
+        default_factory=Counter
+    )  # "synset<TAB>word that it was read from", of those looked at
     troubles: dict[str, str] = field(default_factory=dict)  # what was left out of the files, and why
 
     def add(self, other: dict[str, Any]) -> None:
         for name in ("samples", "captions", "missing", "unlabelled", "labels", "looked", "foreign"):
             setattr(self, name, getattr(self, name) + other[name])
         self.by_synset.update(other["by_synset"])
+        self.by_word.update(other["by_word"])
         self.troubles.update(other["troubles"])
 
     def count(
@@ -126,10 +131,21 @@ class Counts:
         self.unlabelled += int((np.diff(offsets) == 0).sum())
         self.looked += len(captions[:LANGUAGE_SAMPLE])
         self.foreign += labeler.foreign(captions[:LANGUAGE_SAMPLE])
+        spoken = labeler.spoken(captions[:LANGUAGE_SAMPLE])
+        self.by_word.update({f"{synset}\t{word}": uses for (synset, word), uses in spoken.items()})
         self.labels += len(indices)
         labels, uses = np.unique(indices, return_counts=True)
         self.by_synset.update({labeler.synsets[i]: n for i, n in zip(labels.tolist(), uses.tolist(), strict=True)})
         return indices, offsets
+
+    def names(self) -> dict[str, str]:
+        """Label -> the word that captions use for it most, where they say one often enough."""
+        found: dict[str, str] = {}
+        for key, uses in sorted(self.by_word.items(), key=lambda item: (-item[1], item[0])):
+            synset, _, word = key.partition("\t")
+            if uses >= LEAST_SPOKEN:
+                found.setdefault(synset, word.replace(" ", "_"))
+        return found
 
     def __str__(self) -> str:
         lines = [
@@ -170,6 +186,7 @@ def build_vocabulary(data: Any = None, *, config: VocabularyConfig | None = None
     vocabulary = Vocabulary.from_counts(
         counts.by_synset,
         labeler,
+        names=counts.names(),
         samples=counts.samples,
         captions=counts.captions,
         source=source,

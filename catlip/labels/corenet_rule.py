@@ -11,6 +11,7 @@ quotation marks never reach the lexicon, so how they are rewritten does not matt
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -109,6 +110,10 @@ class CorenetRule:
     def foreign(self, captions: Sequence[Any]) -> int:
         """The official code does not look at the language, so neither does this rule."""
         return 0
+
+    def spoken(self, captions: Sequence[Any]) -> Counter[tuple[str, str]]:
+        """None: its vocabularies keep WordNet's names, as the official ones."""
+        return Counter()
 
     def explain(self, caption: str) -> list[tuple[str, tuple[str, ...], str]]:
         tokens = tokenize(clean(caption))

@@ -1,5 +1,6 @@
 """Caption -> synsets, with the reason for each: the public face of the caption side, and the verb explain."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,6 +77,8 @@ class Rule(Protocol):
         ...
 
     def foreign(self, captions: Sequence[Any]) -> int: ...
+
+    def spoken(self, captions: Sequence[Any]) -> Counter[tuple[str, str]]: ...
 
     def explain(self, caption: str) -> list[tuple[str, tuple[str, ...], str]]:
         """(word or phrase, its labels, why), in the order of the caption."""
@@ -249,6 +252,10 @@ class Labeler:
         from catlip.labels.nouns.words import canonical_synsets
 
         return canonical_synsets().get(synset, synset) if self.canonical else synset
+
+    def spoken(self, captions: Sequence[Any]) -> Counter[tuple[str, str]]:
+        """(label, the word or phrase that it was read from, in the singular) -> uses, for names that people know."""
+        return self._rule.spoken(captions)
 
     def explain(self, caption: str) -> Explanation:
         """Word by word: what was matched, which synset and why, what was dropped and why.

@@ -82,6 +82,10 @@ class Vocabulary:
         """Class index of a synset. Raises KeyError if it is not in the vocabulary."""
         return self._index[synset]
 
+    def name(self, synset: str) -> str:
+        """A class' name for people. Raises KeyError if it is not in the vocabulary."""
+        return self.names[self._index[synset]]
+
     def encode(self, labels: Iterable[str]) -> list[int]:
         """Class indices of the labels that are in the vocabulary, ascending."""
         return sorted({self._index[label] for label in labels if label in self._index})
@@ -158,16 +162,18 @@ class Vocabulary:
         samples: int,
         captions: int,
         source: str,
+        names: dict[str, str] | None = None,
         min_count: int = 1,
         max_size: int | None = None,
     ) -> "Vocabulary":
         """Keep labels that occur at least `min_count` times, of those the `max_size` most frequent.
 
-        The paper keeps counts above tau = 500 (CatLIP, 3.1). Raises UsageError if nothing is left.
+        names: words that people use for labels; the others have WordNet's name. The paper keeps counts above tau = 500
+        (CatLIP, 3.1). Raises UsageError if nothing is left.
         """
         whole = cls(
             synsets=list(counts),
-            names=[labeler.name(synset) for synset in counts],
+            names=[_name(labeler.name(synset), (names or {}).get(synset, "")) for synset in counts],
             counts=list(counts.values()),
             samples=samples,
             captions=captions,
@@ -355,6 +361,12 @@ def _facts(path: Path, header: str) -> dict[str, Any]:
             raise UsageError(f"{path}, line 1: {part!r} is no number; the header is damaged")
         facts[name] = int(value) if number else value
     return {"samples": 0, "version": 1, "canonical": 0, "heads": 0, **facts}  # of files of before there were versions
+
+
+def _name(of_wordnet: str, spoken: str) -> str:
+    """The word that is spoken, in WordNet's spelling if it is the same one (Frisbee, African-American)."""
+    alike = spoken.replace("-", "_").lower() == of_wordnet.replace("-", "_").lower()
+    return of_wordnet if alike or not spoken else spoken
 
 
 def _quiet(value: object) -> str:

@@ -213,7 +213,7 @@ def _sheets(
     parts.append(page.heading("Label by label"))
     for synset, cards in by_label.items():
         if cards:
-            name = labeler.name(synset).replace("_", " ")
+            name = vocabulary.name(synset).replace("_", " ")
             parts.append(
                 page.folded(f"{name} ({synset}, {vocabulary.counts[vocabulary.index(synset)]:,})", page.grid(cards))
             )
@@ -228,7 +228,7 @@ def _card(source: Dataset, number: int, vocabulary: Vocabulary, labeler: Labeler
     except (UnreadableImageError, OSError, ValueError, SyntaxError):
         return None, []
     labels = sorted({label for found in labeler(record.captions) for label in found})
-    names = [labeler.name(label).replace("_", " ") for label in labels]
+    names = [(vocabulary.name(s) if s in vocabulary else labeler.name(s)).replace("_", " ") for s in labels]
     kept = {name for label, name in zip(labels, names, strict=True) if label in vocabulary}
     caption = " / ".join(record.captions)
     picture_html = page.drawing(picture, caption[:200], quality=75)

@@ -11,6 +11,7 @@ A caption's words are judged in three steps, each on arrays over all words of a 
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ _BEFORE, _AFTER = (
 )
 FOREIGN = 7  # log-odds, summed over the words, from which on a caption is not English
 CHUNK = 2048  # captions at a time at most: their arrays stay in the processor's cache
+SPOKEN_CHUNK = 128
 CHUNK_CHARACTERS = 1 << 20  # a thousand pages of text would need gigabytes
 WEARERS = word_list("negation", "wearer")
 # Why a noun gives no label, by its number in `Batch.muted`.
@@ -184,6 +186,22 @@ class NounRule:
             if not cues.isdisjoint(caption):
                 return [self.index[synset]]
         return [self.index[synset] for synset in reading.synsets[: None if alone or reading.own else 1]]
+
+    def spoken(self, captions: Sequence[Any]) -> Counter[tuple[str, str]]:
+        """(synset, the word or phrase that it was read from, in the singular) -> uses."""
+        if len(captions) > SPOKEN_CHUNK:
+            parts = range(0, len(captions), SPOKEN_CHUNK)
+            return sum((self.spoken(captions[i : i + SPOKEN_CHUNK]) for i in parts), Counter())
+        batch = self.run(captions)
+        phrases = {start: number for start, _, number in batch.spans}
+        found: Counter[tuple[str, str]] = Counter()
+        for position, label in zip(batch.positions.tolist(), batch.labels.tolist(), strict=True):
+            number = phrases.get(position, batch.ids[position])
+            reading, text = self._words.reading[number], self._words.text[number]
+            if self._synsets[label] != reading.head:
+                own = text in word_lists()["cue"] or text in word_lists()["sense"]  # glasses, trunks
+                found[self._synsets[label], text if own else reading.singular.replace("_", " ")] += 1
+        return found
 
     def explain(self, caption: str) -> list[tuple[str, tuple[str, ...], str]]:
         """(word or phrase, its labels, why), in order, from the arrays of the very run that labels the caption."""
