@@ -79,6 +79,21 @@ def linear_probe(
     of the prior to believe. Where a class has nothing to spare the penalty is the strongest. prior: (weight [C, D],
     bias [C]) that the penalty pulls towards; made for the features as they are.
     """
+    right, penalty = probe_hits(x_train, y_train, x_test, y_test, seed=seed, prior=prior, folds=folds)
+    return 100 * right.float().mean().item(), penalty
+
+
+def probe_hits(
+    x_train: Tensor,
+    y_train: Tensor,
+    x_test: Tensor,
+    y_test: Tensor,
+    *,
+    seed: int = 0,
+    prior: tuple[Tensor, Tensor] | None = None,
+    folds: int = 1,
+) -> tuple[Tensor, float]:
+    """As `linear_probe`, but which images of the test set it has right, bool [M], in place of their share."""
     classes = int(torch.cat([y_train, y_test]).max()) + 1
     mean, std = x_train.mean(0), x_train.std(0, correction=1 if len(x_train) > 1 else 0).clamp_min(1e-6)
     x_train, x_test = (x_train - mean) / std, (x_test - mean) / std
@@ -102,7 +117,7 @@ def linear_probe(
                 found[belief, penalty] += measure(x_train[some], y_train[some], weights) * len(some)
     belief, penalty = max(found, key=found.__getitem__)  # of equals the most trusted prior, the strongest penalty
     weights = fit_logistic(x_train, y_train, penalty, prior=belief * towards, classes=classes)
-    return accuracy(x_test, y_test, weights), penalty
+    return hits(x_test, y_test, weights), penalty
 
 
 def likelihood(x: Tensor, y: Tensor, weights: Tensor) -> float:
@@ -112,12 +127,17 @@ def likelihood(x: Tensor, y: Tensor, weights: Tensor) -> float:
 
 def accuracy(x: Tensor, y: Tensor, weights: Tensor) -> float:
     """In percent; NaN without images. weights [D + 1, C]."""
+    return 100 * hits(x, y, weights).float().mean().item()
+
+
+def hits(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """bool [N]: which images the classifier has right. weights [D + 1, C]."""
     rows = max(1, BLOCK // weights.shape[1])
     right = [
         (part @ weights[:-1] + weights[-1]).argmax(1).eq(wanted)
         for part, wanted in zip(x.split(rows), y.split(rows), strict=True)
     ]
-    return 100 * torch.cat(right).float().mean().item()
+    return torch.cat(right)
 
 
 def _folds(y: Tensor, folds: int, seed: int) -> list[Tensor]:

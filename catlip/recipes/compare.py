@@ -1,8 +1,9 @@
 """Every objective on the same encoder, data, augmentation and budget. The verb `compare`.
 
-Each objective is trained with the same recipe, several times with other seeds; then all of them are probed alike. A
-learning rate may be searched for each, among the same candidates with the same short runs. What a sample costs is
-measured in turns (A B C, A B C, ...), so that a machine whose speed drifts is unfair to nobody.
+Each objective is trained with the same recipe, several times with other seeds; then all encoders go before the same
+judges (judges.py). A learning rate may be searched for each, among the same candidates with the same short runs, by
+parts of what the judges learn from. What a sample costs is measured in turns (A B C, A B C, ...), so that a machine
+whose speed drifts is unfair to nobody.
 
 Every run is a run folder of its own below --out. What is finished there is not done again, so a comparison may be
 stopped, and may grow: the page is made of all runs that are found. The end of a folder's name is the key of what all
@@ -12,31 +13,28 @@ runs of a comparison have in common, recipe, pictures and vocabulary: results of
 import json
 import math
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from catlip.atomic import write_text
 from catlip.config import plain
 from catlip.data.open import open_dataset
 from catlip.errors import UsageError
-from catlip.evaluation.features import class_indices, features, open_labelled
-from catlip.evaluation.linear_probe import linear_probe
-from catlip.evaluation.probe import ProbeResult, probe
 from catlip.evaluation.retrieval import retrieve
+from catlip.evaluation.zero_shot import zero_shot
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.weights import fingerprint, load
 from catlip.notices import say
 from catlip.recipes import load_recipe
+from catlip.recipes.judges import FEW, Judge, open_judges
 from catlip.recipes.objectives import OBJECTIVES, label_of, objective_named
 from catlip.report import comparison
 from catlip.report.comparison import ComparedRun
 from catlip.tasks.pretrain import PretrainConfig, pretrain, speed_of
 from catlip.training.distributed import pick_device
 from catlip.training.log import table
-from catlip.training.runfolder import key_of
+from catlip.training.runfolder import key_of, read_card
 
 SECONDS = 8.0  # of measuring the speed of an objective, a turn
 RESULT = "compared.json"  # in a run folder: what the run was, what it cost, what it can do
@@ -50,9 +48,12 @@ class CompareConfig:
     objectives: tuple[str, ...] = ("synsets", "subwords", "clip", "siglip", "clip_lite", "clip+subwords")
     data: str  # captioned pictures, as `catlip pretrain` takes them
     vocab: str = ""  # for objectives that name synsets
-    train: str  # labelled pictures that the linear probe learns from
-    test: str  # and those that it is tested on
+    train: tuple[str, ...]  # judges: labelled pictures to learn from, with one label or several; one set a judge
+    test: tuple[str, ...]  # and those that test it, in the same order
+    nouns: tuple[str, ...] = ()  # one more judge, the nouns in captions: captioned pictures to learn from, and a test
     retrieve: str = ""  # captioned pictures for retrieval, both ways
+    classes: str = ""  # names of the first judge's classes, one a line: zero-shot classification of its test
+    sentence_encoder: str = ""  # for objectives that read frozen sentences, as `catlip pretrain` takes it
     recipe: str = "flickr8k_cpu"  # all settings but the objective's own
     samples: int = 0  # budget of every run; 0: the recipe's
     equal_time: bool = False  # also: as many samples as the first objective's time allows
@@ -60,33 +61,42 @@ class CompareConfig:
     lr: tuple[float, ...] = ()  # peak learning rates that are tried for every objective; empty: the recipe's for all
     search: int = 12_000  # samples of a run that tries a learning rate
     batch_sizes: tuple[int, ...] = ()  # also, with the first seed: runs of `search` samples with these batch sizes
+    workers: int = 0  # decoding processes of a run; 0: the recipe's
     device: str = "auto"
 
 
 def compare(config: CompareConfig) -> Path:
-    """Train and probe all that is asked for and not there yet; the page's path.
+    """Train and judge all that is asked for and not there yet; the page's path.
 
     Raises UsageError for a mistake in the settings, before anything is trained.
     """
     _check(config)
-    out, key = Path(config.out), _key(config)
+    key = key_of_comparison(config)
     speeds = measure_speeds(config, key)
-    first = speeds[label_of(config.objectives[0])]
-    bases = {name: _settings(config, name, search_lr(config, name, key)) for name in config.objectives}
-    for seed in range(config.seeds):  # so that a comparison that is stopped has every objective equally often
+    for kind, name, settings in planned(config, speeds, key):
+        run(config, name, settings, Path(config.out) / kind, key)
+    return finish(config, speeds, key)
+
+
+def planned(cfg: CompareConfig, speeds: dict[str, float], key: str) -> list[tuple[str, str, PretrainConfig]]:
+    """(kind, objective, settings) of every run, in an order such that a comparison that is stopped has each objective
+    equally often. Learning rates that are not searched yet are."""
+    first = speeds[label_of(cfg.objectives[0])]
+    bases = {name: settings_of(cfg, name, search_lr(cfg, name, key)) for name in cfg.objectives}
+    found = []
+    for seed in range(cfg.seeds):
         for name, base in bases.items():
-            budgets = {"runs": base.samples}
-            if config.equal_time and name != config.objectives[0]:
-                budgets["equal_time"] = _whole(base.samples * speeds[label_of(name)] / first, base.batch_size)
-            for kind, samples in budgets.items():
-                run(config, name, replace(base, seed=seed, samples=samples), out / kind, key)
+            found.append(("runs", name, replace(base, seed=seed)))
+            if cfg.equal_time and name != cfg.objectives[0]:
+                samples = _whole(base.samples * speeds[label_of(name)] / first, base.batch_size)
+                found.append(("equal_time", name, replace(base, seed=seed, samples=samples)))
     for name, base in bases.items():
-        for size in config.batch_sizes:
+        for size in cfg.batch_sizes:
             # Adam's rule of thumb: the rate goes with the root of the batch (Malladi et al., arXiv 2205.10287).
             rate = base.optim.lr * math.sqrt(size / base.batch_size)
             some = replace(base, optim=replace(base.optim, lr=float(f"{rate:.3g}")), batch_size=size)
-            run(config, name, replace(some, samples=_whole(config.search, size)), out / "batch_sizes", key)
-    return finish(config, speeds, key)
+            found.append(("batch_sizes", name, replace(some, samples=_whole(cfg.search, size))))
+    return found
 
 
 def _check(cfg: CompareConfig) -> None:
@@ -99,15 +109,20 @@ def _check(cfg: CompareConfig) -> None:
         raise UsageError(f"recipe {cfg.recipe} has a budget in epochs or hours; give `samples`")
     for name in cfg.objectives:
         objective_named(name)
-    for labelled in (cfg.train, cfg.test):
-        open_labelled(labelled)
+    judges_of(cfg)
 
 
-def _settings(cfg: CompareConfig, name: str, lr: float | None = None) -> PretrainConfig:
+def judges_of(cfg: CompareConfig) -> list[Judge]:
+    """Raises UsageError."""
+    return open_judges(cfg.train, cfg.test, cfg.nouns, Vocabulary.load(cfg.vocab) if cfg.vocab else None)
+
+
+def settings_of(cfg: CompareConfig, name: str, lr: float | None = None) -> PretrainConfig:
     """What a run of an objective is, up to seed and folder."""
     recipe: PretrainConfig = load_recipe(cfg.recipe)
     samples = _whole(cfg.samples or recipe.samples, recipe.batch_size)
     optim = recipe.optim if lr is None else replace(recipe.optim, lr=lr)
+    sentences = replace(recipe.sentences, sentence_encoder=cfg.sentence_encoder or recipe.sentences.sentence_encoder)
     return replace(
         recipe,
         data=cfg.data,
@@ -117,13 +132,15 @@ def _settings(cfg: CompareConfig, name: str, lr: float | None = None) -> Pretrai
         epochs=0.0,
         hours=0.0,
         optim=optim,
+        sentences=sentences,
+        workers=cfg.workers or recipe.workers,
         device=cfg.device,
     )
 
 
-def _key(cfg: CompareConfig) -> str:
+def key_of_comparison(cfg: CompareConfig) -> str:
     """Of all that decides a number of the comparison but what the name of the run's folder says."""
-    recipe = _settings(cfg, cfg.objectives[0])
+    recipe = settings_of(cfg, cfg.objectives[0])
     common = replace(
         recipe,
         objective=objective_named("synsets"),
@@ -141,7 +158,7 @@ def _key(cfg: CompareConfig) -> str:
             "vocabulary": Vocabulary.load(cfg.vocab).hash if cfg.vocab else "",
             "init": fingerprint(recipe.start) if recipe.start else "",
             "objectives": {name: plain(objective_named(name)) for name in OBJECTIVES},
-            "probe": [open_labelled(labelled).fingerprint() for labelled in (cfg.train, cfg.test)],
+            "judges": [judge.fingerprint() for judge in judges_of(cfg)],
             "retrieve": open_dataset(cfg.retrieve).fingerprint() if cfg.retrieve else "",
         },
     )
@@ -162,57 +179,59 @@ def run(cfg: CompareConfig, name: str, settings: PretrainConfig, parent: Path, k
     if (out / RESULT).is_file():
         return json.loads((out / RESULT).read_text(encoding="utf-8"))
     say(f"\n{out}")
-    pretrain(config=replace(settings, out=str(out)))
+    trained = pretrain(config=replace(settings, out=str(out)))
     if not (out / "encoder").is_dir():
         raise UsageError(f"{out}: stopped; the same command goes on from there")
-    probed = probe(str(out), cfg.train, cfg.test, device=cfg.device)
-    assert isinstance(probed, ProbeResult)  # `_check` opened the sets: one label an image
     found = {
         "objective": label_of(name),
         "lr": settings.optim.lr,
         "batch_size": settings.batch_size,
         "samples": settings.samples,
         "seed": settings.seed,
-        "linear_probe": probed.linear_probe,
-        "knn": probed.knn,
+        "judges": judged(out, judges_of(cfg), cfg.device),
+        "seconds": round(trained.seconds, 1),
+        "commit": (card := read_card(out)).get("versions", {}).get("commit", ""),
+        "machine": card.get("machine", {}).get("machine", ""),
     }
-    if cfg.retrieve and ((out / "text").is_dir() or load(out).labels):
-        told = retrieve(str(out), cfg.retrieve, device=cfg.device).to_json()
-        found["retrieve"] = {route: told[route] for route in ("text", "head") if route in told}
-    write_text(out / RESULT, json.dumps(found, indent=2) + "\n")
+    if (out / "text").is_dir() or load(out).labels:
+        if cfg.retrieve:
+            told = retrieve(str(out), cfg.retrieve, device=cfg.device).to_json()
+            found["retrieve"] = {route: told[route] for route in ("text", "head") if route in told}
+        if cfg.classes:
+            told = zero_shot(str(out), cfg.test[0], classes=cfg.classes, device=cfg.device).to_json()
+            found["zero_shot"] = {route: told[route]["top1"] for route in ("text", "head") if route in told}
+    write_text(out / RESULT, json.dumps(found) + "\n")
     return found
 
 
+def judged(out: Path, judges: list[Judge], device: str) -> dict[str, dict[str, Any]]:
+    """What each judge says of a run's encoder, as JSON has it."""
+    encoder = load(out)
+    return {judge.name: asdict(judge(encoder, pick_device(device))) for judge in judges}
+
+
 def search_lr(cfg: CompareConfig, name: str, key: str) -> float | None:
-    """The learning rate whose short run is best on a fifth of the probe's training pictures; the test set is not
-    looked at."""
+    """The learning rate whose short run is best by fifths of what the judges learn from; no test set is looked at."""
     if len(cfg.lr) < 2:
         return cfg.lr[0] if cfg.lr else None
-    found = {}
-    for lr in cfg.lr:
-        settings = replace(_settings(cfg, name, lr), seed=0)
-        settings.samples = _whole(cfg.search, settings.batch_size)
-        out = _folder(Path(cfg.out) / "search", name, settings, key)
-        if not (out / RESULT).is_file():
-            say(f"\n{out}")
-            pretrain(config=replace(settings, out=str(out)))
-            found_now = {"objective": name, "lr": lr, "accuracy": held_out_probe(out, cfg)}
-            write_text(out / RESULT, json.dumps(found_now) + "\n")
-        found[lr] = json.loads((out / RESULT).read_text(encoding="utf-8"))["accuracy"]
+    found = {lr: search_run(cfg, name, lr, key) for lr in cfg.lr}
     best = max(found, key=lambda lr: found[lr])
     say(f"{name}: learning rate {best:g} of " + ", ".join(f"{lr:g} ({value:.2f} %)" for lr, value in found.items()))
     return best
 
 
-def held_out_probe(out: Path, cfg: CompareConfig) -> float:
-    """Accuracy in percent of a linear probe on a fifth of --train that it did not learn from."""
-    train = open_labelled(cfg.train)
-    _, y, _ = class_indices(train, train)
-    x, kept = features(load(out), train, pick_device(cfg.device))
-    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(1))
-    held, used = order[: len(order) // 5], order[len(order) // 5 :]
-    y = y[kept]
-    return round(linear_probe(x[used], y[used], x[held], y[held])[0], 2)
+def search_run(cfg: CompareConfig, name: str, lr: float, key: str) -> float:
+    """How good an encoder is after a short run with this learning rate, in percent; from its folder, if it is there."""
+    settings = replace(settings_of(cfg, name, lr), seed=0)
+    settings.samples = _whole(cfg.search, settings.batch_size)
+    out = _folder(Path(cfg.out) / "search", name, settings, key)
+    if not (out / RESULT).is_file():
+        say(f"\n{out}")
+        pretrain(config=replace(settings, out=str(out)))
+        judges = [judge.held_out() for judge in judges_of(cfg) if len(judge.train) >= FEW] or judges_of(cfg)
+        values = [judge["value"] for judge in judged(out, judges, cfg.device).values()]
+        write_text(out / RESULT, json.dumps({"objective": name, "lr": lr, "score": statistics.mean(values)}) + "\n")
+    return json.loads((out / RESULT).read_text(encoding="utf-8"))["score"]
 
 
 def measure_speeds(cfg: CompareConfig, key: str, rounds: int = 3) -> dict[str, float]:
@@ -225,7 +244,7 @@ def measure_speeds(cfg: CompareConfig, key: str, rounds: int = 3) -> dict[str, f
     found: dict[str, list[float]] = {label: [] for label in labels}
     for turn in range(rounds):
         for label, name in labels.items():
-            found[label].append(speed_of(_settings(cfg, name), SECONDS))
+            found[label].append(speed_of(settings_of(cfg, name), SECONDS))
         say(f"speed, turn {turn + 1} of {rounds}: " + ", ".join(f"{n} {s[-1]:,.0f}" for n, s in found.items()))
     # Objectives that are measured later are put on the scale of the first measurement, by the one they share.
     medians = {name: statistics.median(some) for name, some in found.items()}
@@ -245,12 +264,13 @@ def finish(cfg: CompareConfig, speeds: dict[str, float], key: str) -> Path:
     runs = [ComparedRun(kind=path.parent.parent.name, **json.loads(path.read_text(encoding="utf-8"))) for path in ours]
     if others := len(found) - len(ours):
         say(f"{out}: {others} results with other data, vocabulary or recipe are left there and not counted")
-    told = comparison.summarise(runs, speeds)
-    rows = {f"{s.objective}, rate {s.lr:g}": f"{s.probed}   {s.seconds:,.0f} s" for s in told if s.kind == "runs"}
-    say(table(rows, "linear probe, mean and deviation over seeds; time of a run"))
+    first = label_of(cfg.objectives[0])
+    told = comparison.summarise(runs, speeds, first)
+    rows = {f"{s.objective}, rate {s.lr:g}": f"{s.told} %   {s.seconds:,.0f} s" for s in told if s.kind == "runs"}
+    say(table(rows, "mean over the judges, and deviation over seeds; time of a run"))
     summaries = [s.card() for s in told]
     write_text(out / "compare.json", json.dumps({"speeds": speeds, "summaries": summaries}, indent=2) + "\n")
     recipe = load_recipe(cfg.recipe)
-    page = comparison.write_report(out, runs, told, f"{recipe.backbone} at {recipe.image_size} px on {cfg.data}")
+    page = comparison.write_report(out, runs, told, f"{recipe.backbone} at {recipe.image_size} px on {cfg.data}", first)
     say(f"{page}: the comparison")
     return page
