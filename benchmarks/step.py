@@ -17,6 +17,7 @@ The budget recipe's speed is the harmonic mean of low-160 (.9) and catlip (.1).
 """
 
 import argparse
+import gc
 import json
 import resource
 import statistics
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
+    parser.add_argument("--together", action="store_true", help="all variants in one process: no time is lost")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -169,6 +171,16 @@ def main() -> None:
     if args.precision == "auto":
         args.precision = fastest(torch.device(args.device)).name
     found: dict[str, list[dict[str, float]]] = {variant: [] for variant in args.variants}
+    if args.together:
+        for variant in list(args.variants) * args.rounds:
+            args.one = variant
+            found[variant].append(measure(args))
+            print(variant, found[variant][-1], flush=True)
+            gc.collect()
+            if args.device == "cuda":
+                torch.cuda.empty_cache()
+        report(args, found)
+        return
     for _ in range(args.rounds):
         for variant in args.variants:
             out = subprocess.run(
@@ -180,6 +192,7 @@ def main() -> None:
                 print(f"{variant}: failed: {out.stderr.strip().splitlines()[-1]}", flush=True)
                 continue
             found[variant].append(json.loads(out.stdout.splitlines()[-1]))
+            print(variant, found[variant][-1], flush=True)
     report(args, {variant: results for variant, results in found.items() if results})
 
 

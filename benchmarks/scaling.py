@@ -1,0 +1,221 @@
+"""Does naming nouns keep improving where contrast flattens? Pictures, model and length, each varied alone.
+
+    uv run benchmarks/scaling.py ../shared/data runs/scaling --processes 2
+        Two CPU cores (OMP_NUM_THREADS=1), resnet10t and its larger kin at 64 px: hours; stop it and give it again.
+    uv run benchmarks/scaling.py ../shared/data runs/scaling-gpu --gpu --processes 3 --axes pictures
+        ViT-Ti, -S and -B/16 at 112 px on one GPU.
+    uv run benchmarks/scaling.py ../shared/data runs/scaling-tiny --tiny
+        A toy: does the script work?
+
+Axes: `pictures` 750 to 6,000 of Flickr8k, each half of the next, with the same number of samples seen (fewer pictures,
+more epochs) and a vocabulary counted on them; `models` three sizes of one family on all pictures; `epochs` a third and
+three times the length on all pictures. Judges and units are those of `objectives.py`. Writes scaling.json and
+scaling.html, with a line score = a + b log2(x) for each objective and the error of b.
+"""
+
+import argparse
+import io
+import json
+import tarfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from objectives import comparison, prepare
+from pool import keep_results, run_all
+
+from catlip import page
+from catlip.atomic import write_text
+from catlip.data.corpus import build_vocabulary
+from catlip.data.open import open_dataset
+from catlip.data.subsets import shuffled
+from catlip.recipes import compare as comparing
+from catlip.recipes import load_recipe
+
+AXES = ("pictures", "models", "epochs")
+PICTURES = (750, 1500, 3000, 6000)
+MODELS = {
+    "cpu": ("resnet10t", "resnet14t", "resnet26t"),
+    "gpu": ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"),
+    "tiny": ("test_vit", "test_vit2", "test_vit3"),
+}
+LENGTHS = (1 / 3, 1.0, 3.0)  # of the recipe's
+RATES = {"cpu": {"synsets": 3e-3}, "gpu": {}, "tiny": {}}  # of an objective where it is not the recipe's (RESULTS.md)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A run, and its place on an axis."""
+
+    axis: str
+    x: float  # pictures, millions of parameters, or epochs
+    objective: str
+    pictures: int
+    backbone: str
+    samples: int
+    seed: int
+
+
+def parameters(backbone: str) -> float:
+    """Millions, without a head."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        return round(sum(p.numel() for p in timm.create_model(backbone, num_classes=0).parameters()) / 1e6, 2)
+
+
+def cells(kind: str, axes: Sequence[str], objectives: Sequence[str], seeds: int, samples: int) -> list[Cell]:
+    """In an order such that a stopped benchmark has all objectives equally often; the pictures first."""
+    small, base = MODELS[kind][0], MODELS[kind][1 if kind == "gpu" else 0]
+    all_of_them = PICTURES[-1]
+    places: list[tuple[str, float, int, str, float]] = []
+    if "pictures" in axes:
+        places += [("pictures", n, n, base, 1.0) for n in reversed(PICTURES)]
+    if "models" in axes:
+        places += [("models", parameters(name), all_of_them, name, 1.0) for name in MODELS[kind]]
+    if "epochs" in axes:
+        places += [
+            ("epochs", round(samples * share / all_of_them, 2), all_of_them, small if kind == "cpu" else base, share)
+            for share in LENGTHS
+        ]
+    return [
+        Cell(axis, x, objective, pictures, backbone, round(samples * share), seed)
+        for seed in range(seeds)
+        for axis, x, pictures, backbone, share in places
+        for objective in objectives
+    ]
+
+
+def pictures_of(shards: Path, out: Path, count: int) -> tuple[Path, Path]:
+    """(a tar of so many of the packed pictures, a vocabulary of them), made if not there; more contain fewer."""
+    folder = out / f"pictures-{count}"
+    if (folder / "vocab.tsv").exists():
+        return folder / "part.tar", folder / "vocab.tsv"
+    dataset = open_dataset(str(shards))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / "part.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number in sorted(shuffled(len(dataset), 0)[:count].tolist()):
+            sample = dataset[number]
+            for ending, data in (("jpg", bytes(sample.image)), ("txt", "\n".join(sample.captions).encode())):
+                member = tarfile.TarInfo(f"{sample.key.split('/')[-1]}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    # A noun of eight of the 6,000; of fewer pictures as rare a one, but said twice at least.
+    build_vocabulary(str(folder / "part.tar"), out=str(folder / "vocab.tsv"), min_count=max(2, count * 8 // 6000))
+    return folder / "part.tar", folder / "vocab.tsv"
+
+
+def run_cell(config: Any, cell: Cell, lr: float | None) -> dict[str, Any]:
+    """The record of a run, from its folder if it is there."""
+    key = comparing.key_of_comparison(config)
+    recipe = comparing.settings_of(config, cell.objective, lr)
+    settings = replace(recipe, backbone=cell.backbone, seed=cell.seed)
+    folder = Path(config.out) / f"{cell.backbone}-{cell.pictures}"
+    return comparing.run(config, cell.objective, settings, folder, key)
+
+
+def line(points: Sequence[tuple[float, float]]) -> tuple[float, float, float] | None:
+    """(a, b, standard error of b) of score = a + b log2(x) by least squares; None for fewer than three points."""
+    x, y = np.log2([p[0] for p in points]), np.array([p[1] for p in points])
+    if len(x) < 3 or np.ptp(x) == 0:
+        return None
+    b = float(((x - x.mean()) * (y - y.mean())).sum() / np.square(x - x.mean()).sum())
+    a = float(y.mean() - b * x.mean())
+    rest = float(np.square(y - a - b * x).sum()) / (len(x) - 2)
+    return a, b, (rest / float(np.square(x - x.mean()).sum())) ** 0.5
+
+
+def report(out: Path, found: Sequence[tuple[Cell, dict[str, Any]]]) -> None:
+    """scaling.json and scaling.html."""
+    parts, fits = [], []
+    for axis in dict.fromkeys(cell.axis for cell, _ in found):
+        mine = [(cell, record) for cell, record in found if cell.axis == axis]
+        series, rows = [], []
+        names = list(mine[0][1]["judges"])
+        for objective in dict.fromkeys(cell.objective for cell, _ in mine):
+            some = [(cell, record) for cell, record in mine if cell.objective == objective]
+            scores: dict[float, list[float]] = {}
+            for cell, record in some:
+                scores.setdefault(cell.x, []).append(score(record))
+            means = sorted((x, float(np.mean(values))) for x, values in scores.items())
+            series.append(page.Series(objective, means))
+            fit = line([(cell.x, score(record)) for cell, record in some])
+            if fit:
+                fits.append({"axis": axis, "objective": objective, "a": fit[0], "b": fit[1], "error": fit[2]})
+            for x, mean in means:
+                judged = [np.mean([r["judges"][name]["value"] for c, r in some if c.x == x]) for name in names]
+                seconds = float(np.mean([r["seconds"] for c, r in some if c.x == x]))
+                cells_ = [f"{mean:.2f}", *(f"{value:.2f}" for value in judged), f"{seconds:,.0f}", str(len(scores[x]))]
+                rows.append([objective, f"{x:g}", *cells_])
+        label = {"pictures": "pictures", "models": "millions of parameters", "epochs": "epochs"}[axis]
+        parts += [
+            page.heading(f"Score against {label}"),
+            page.chart(series, label, "mean over the judges, %", log_x=True),
+            page.table(["objective", label, "mean", *names, "seconds", "seeds"], rows),
+        ]
+        lines = [
+            [f["objective"], f"{f['b']:+.2f} ± {f['error']:.2f} points a doubling"] for f in fits if f["axis"] == axis
+        ]
+        parts.append(page.table(["objective", "slope"], lines))
+    told = [{**cell_json(cell), "record": {**record, "judges": values(record)}} for cell, record in found]
+    write_text(out / "scaling.json", json.dumps({"fits": fits, "cells": told}, indent=1) + "\n")
+    page.write(out / "scaling.html", page.page("Scaling", *parts))
+    for fit in fits:
+        print(f"{fit['axis']:<9}{fit['objective']:<24}{fit['b']:+.2f} ± {fit['error']:.2f} points a doubling")
+    print(f"{out / 'scaling.html'}: the page")
+
+
+def score(record: dict[str, Any]) -> float:
+    return float(np.mean([judge["value"] for judge in record["judges"].values()]))
+
+
+def values(record: dict[str, Any]) -> dict[str, float]:
+    return {name: judge["value"] for name, judge in record["judges"].items()}
+
+
+def cell_json(cell: Cell) -> dict[str, Any]:
+    return {name: getattr(cell, name) for name in Cell.__slots__}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with flickr8k/, cifar10/ and coco128/")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--axes", nargs="+", default=AXES, choices=AXES)
+    parser.add_argument("--objectives", nargs="+", default=("synsets", "clip"))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=0, help="of a run of the recipe's length; 0: the recipe's")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=1e9, help="after which no run is begun")
+    parser.add_argument("--results", type=Path, help="tar of the numbers, written anew after each run")
+    args = parser.parse_args()
+    until = time.time() + 60 * args.minutes
+    kind = "tiny" if args.tiny else "gpu" if args.gpu else "cpu"
+    recipe = {"tiny": "tiny", "gpu": "vit_s16", "cpu": ""}[kind]
+    name = f"{Path(__file__).with_name('objectives.py')}:{recipe}" if recipe else "flickr8k_cpu"
+    shards, _ = prepare(args.data, args.out)
+    samples = args.samples or load_recipe(name).samples
+    plan = cells(kind, args.axes, args.objectives, args.seeds, samples)
+    tasks: dict[Cell, tuple[Any, ...]] = {}  # a run that lies on two axes is one task
+    for cell in plan:
+        part, vocab = pictures_of(shards, args.out, cell.pictures)
+        config = comparison(
+            args.data, args.out, part, vocab, objectives=(cell.objective,), recipe=name, samples=cell.samples
+        )
+        task = (replace(config, retrieve="", classes=""), cell, RATES[kind].get(cell.objective))
+        tasks.setdefault(replace(cell, axis="", x=0.0), task)
+    ended = run_all(run_cell, list(tasks.values()), args.processes, until, lambda: keep_results(args.out, args.results))
+    records = {list(tasks)[number]: record for number, record in ended.items()}
+    places = [(cell, replace(cell, axis="", x=0.0)) for cell in plan]
+    report(args.out, [(cell, records[run]) for cell, run in places if run in records])
+    keep_results(args.out, args.results)
+
+
+if __name__ == "__main__":
+    main()
