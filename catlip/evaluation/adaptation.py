@@ -96,16 +96,13 @@ def choose(candidates: Sequence[Candidate], positive: Tensor, keep_loss: float |
     start, allowed = candidates[0], list(candidates)
     if keep_loss is not None and start.keep is not None:
         allowed = [c for c in candidates if c is start or (c.keep or 0.0) >= start.keep - keep_loss]
-    half = torch.arange(len(positive)) % 2 == 0
-    gains, errors = [], []
+    half, after = torch.arange(len(positive)) % 2 == 0, start.scores.clone()
     for chosen_on, measured_on in ((half, ~half), (~half, half)):
         best = max(allowed, key=lambda c: mean_ap(c.scores[chosen_on], positive[chosen_on]))
-        truth = positive[measured_on]
-        before, after = start.scores[measured_on], best.scores[measured_on]
-        gains.append(mean_ap(after, truth) - mean_ap(before, truth))
-        errors.append(paired_error(before, after, truth) if best is not start else 0.0)
+        after[measured_on] = best.scores[measured_on]
+    gain = mean_ap(after, positive) - mean_ap(start.scores, positive)
     alpha = max(allowed, key=lambda c: c.mAP).alpha
-    return Choice(alpha, sum(gains) / 2, sum(error**2 for error in errors) ** 0.5 / 2)
+    return Choice(alpha, gain, paired_error(start.scores, after, positive))
 
 
 def labels_of(data: Dataset) -> tuple[Tensor, bool]:

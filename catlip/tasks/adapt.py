@@ -6,6 +6,7 @@ and at the end the best point between start and average, chosen and judged on he
 there than the start, the start is the result. LOG.md says what each of these is worth.
 """
 
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,7 @@ class AdaptTask(PretrainTask):
         objective.load_state_dict(read_tensors(Path(cfg.out) / HEAD / "objective.safetensors"), strict=False)
         Task.__init__(self, objective, built_augment(cfg.augment), encoder=encoder)
         self.cfg, self.context, self.material, self.keep = cfg, material.context, material, keep
+        self.began = time.perf_counter()
         self.resting = freeze(encoder, cfg.depth, cfg.freeze_norm)
         self.begun_with = {name: value.clone() for name, value in self.state_dict().items()}
 
@@ -204,6 +206,7 @@ class AdaptTask(PretrainTask):
             data=[plain(cfg.data), *([plain(cfg.keep)] if self.keep is not None else [])],
             labels={name.replace("_", " "): [round(b, 2), round(a, 2), n] for name, b, a, n in each if n},
             encoder=named(cfg.run),
+            seconds=round(time.perf_counter() - self.began, 1),
         )
 
 

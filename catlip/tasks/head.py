@@ -4,6 +4,7 @@ stage of `adapt`.
 Every image goes through the encoder once; the classifier is trained on the vectors, by the objective's own loss.
 """
 
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -200,6 +201,7 @@ class HeadTask(PretrainTask):
         if not hasattr(objective, "loss"):
             raise UsageError("`objective` has no loss(pooled, batch), so it cannot be trained on vectors")
         Task.__init__(self, objective, encoder=encoder, image_size=1)
+        self.began = time.perf_counter()
         self.cfg, self.context, self.material = cfg, material.context, material
         self.encoder.requires_grad_(False)
         self.shift: Tensor
@@ -245,7 +247,7 @@ class HeadTask(PretrainTask):
         return measured(self, self.material, named(self.cfg.run), out, world)
 
 
-def measured(task: PretrainTask, material: Material, name: str, out: Path, world: World) -> HeadResult:
+def measured(task: Any, material: Material, name: str, out: Path, world: World) -> HeadResult:
     """The classifier's measures on the held-out images, which are also kept for the run's page."""
     task.to(world.device)
     judged, vocabulary = material.held_out, material.context.vocabulary
@@ -258,6 +260,7 @@ def measured(task: PretrainTask, material: Material, name: str, out: Path, world
         test=len(judged),
         image_size=material.start.image_size,
         encoder=name,
+        seconds=round(time.perf_counter() - task.began, 1),
     )
     return result.saved(out)
 
