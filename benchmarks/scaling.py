@@ -8,7 +8,7 @@
         A toy: does the script work?
 
 Axes: `pictures` 750 to 6,000 of Flickr8k, each half of the next, with the same number of samples seen (fewer pictures,
-more epochs) and a vocabulary counted on them; `models` three sizes of one family on all pictures; `epochs` a third and
+more epochs) and one vocabulary, counted on all, as the judge of nouns has its classes from it; `models` three sizes of one family on all pictures; `epochs` a third and
 three times the length on all pictures. Judges and units are those of `objectives.py`. Writes scaling.json and
 scaling.html, with a line score = a + b log2(x) for each objective and the error of b.
 """
@@ -29,7 +29,6 @@ from pool import keep_results, run_all
 
 from catlip import page
 from catlip.atomic import write_text
-from catlip.data.corpus import build_vocabulary
 from catlip.data.open import open_dataset
 from catlip.data.subsets import shuffled
 from catlip.recipes import compare as comparing
@@ -90,23 +89,21 @@ def cells(kind: str, axes: Sequence[str], objectives: Sequence[str], seeds: int,
     ]
 
 
-def pictures_of(shards: Path, out: Path, count: int) -> tuple[Path, Path]:
-    """(a tar of so many of the packed pictures, a vocabulary of them), made if not there; more contain fewer."""
-    folder = out / f"pictures-{count}"
-    if (folder / "vocab.tsv").exists():
-        return folder / "part.tar", folder / "vocab.tsv"
-    dataset = open_dataset(str(shards))
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(folder / "part.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+def pictures_of(shards: Path, out: Path, count: int) -> Path:
+    """A tar of so many of the packed pictures, made if it is not there; more contain fewer."""
+    path = out / f"pictures-{count}.tar"
+    if path.exists():
+        return path
+    dataset, part = open_dataset(str(shards)), path.with_suffix(".part")
+    with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number in sorted(shuffled(len(dataset), 0)[:count].tolist()):
             sample = dataset[number]
             for ending, data in (("jpg", bytes(sample.image)), ("txt", "\n".join(sample.captions).encode())):
                 member = tarfile.TarInfo(f"{sample.key.split('/')[-1]}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    # A noun of eight of the 6,000; of fewer pictures as rare a one, but said twice at least.
-    build_vocabulary(str(folder / "part.tar"), out=str(folder / "vocab.tsv"), min_count=max(2, count * 8 // 6000))
-    return folder / "part.tar", folder / "vocab.tsv"
+    part.replace(path)
+    return path
 
 
 def run_cell(config: Any, cell: Cell, lr: float | None) -> dict[str, Any]:
@@ -199,12 +196,12 @@ def main() -> None:
     kind = "tiny" if args.tiny else "gpu" if args.gpu else "cpu"
     recipe = {"tiny": "tiny", "gpu": "vit_s16", "cpu": ""}[kind]
     name = f"{Path(__file__).with_name('objectives.py')}:{recipe}" if recipe else "flickr8k_cpu"
-    shards, _ = prepare(args.data, args.out)
+    shards, vocab = prepare(args.data, args.out)
     samples = args.samples or load_recipe(name).samples
     plan = cells(kind, args.axes, args.objectives, args.seeds, samples)
     tasks: dict[Cell, tuple[Any, ...]] = {}  # a run that lies on two axes is one task
     for cell in plan:
-        part, vocab = pictures_of(shards, args.out, cell.pictures)
+        part = pictures_of(shards, args.out, cell.pictures)
         config = comparison(
             args.data, args.out, part, vocab, objectives=(cell.objective,), recipe=name, samples=cell.samples
         )
