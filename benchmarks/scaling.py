@@ -8,9 +8,10 @@
         A toy: does the script work?
 
 Axes: `pictures` 750 to 6,000 of Flickr8k, each half of the next, with the same number of samples seen (fewer pictures,
-more epochs) and one vocabulary, counted on all, as the judge of nouns has its classes from it; `models` three sizes of one family on all pictures; `epochs` a third and
-three times the length on all pictures. Judges and units are those of `objectives.py`. Writes scaling.json and
-scaling.html, with a line score = a + b log2(x) for each objective and the error of b.
+more epochs) and one vocabulary, counted on all, from which the judge of nouns has its classes; `models` three sizes of
+one family on all pictures; `epochs` a third and three times the length on all pictures. Judges and units are those of
+`objectives.py`. Writes scaling.json and scaling.html, with a line score = a + b log2(x) for each objective and the
+error of b.
 """
 
 import argparse
