@@ -119,7 +119,8 @@ def test_a_head_names_what_it_sees_and_leaves_the_encoder_alone(start: Encoder, 
         assert torch.equal(run.encoder.state_dict()[name], value)
     best = catlip.predict(run, write_photo(tmp_path)).labels[0]
     assert best.name == "lemon"
-    assert head(start, data, out=str(tmp_path / "head"), **settings(samples=2048)) == run
+    again = head(start, data, out=str(tmp_path / "head"), **settings(samples=2048))
+    assert (again.samples, again.result.mAP) == (run.samples, run.result.mAP)
 
 
 def write_photo(folder: Path) -> str:

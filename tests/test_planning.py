@@ -219,7 +219,11 @@ def test_every_verb_that_trains_has_a_report(verb: str, tmp_path: Path) -> None:
         "detect": (DetectConfig(**out, **boxes), {}, "boxes.json"),
         "segment": (SegmentConfig(**out, train="a.tar", test="b.tar"), {}, "b.tar"),
         "align": (AlignConfig(**out, data="pairs.tar"), {}, "pairs.tar"),
-        "pretrain": (PretrainConfig(data="pairs.tar", vocab="v.tsv", out="o"), {}, "vit_small_patch16_224 at 224 px"),
+        "pretrain": (
+            PretrainConfig(data="pairs.tar", vocab="v.tsv", out="o", backbone="vit_small_patch16_224"),
+            {},
+            "vit_small_patch16_224 at 224 px",
+        ),
     }[verb]
     write_card(tmp_path, cfg, facts if verb == "align" else {**facts, "budget": 480})
     entries = [{"samples": 24, "loss": 2.0, "scale": 14.0}, {"samples": 48, "loss": 1.0, "scale": 14.5}]

@@ -140,7 +140,8 @@ class AdaptTask(PretrainTask):
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"vocabulary": self.context.vocabulary.hash, "init": fingerprint(self.cfg.run)}
+        start = {"init": fingerprint(self.cfg.run), "backbone": self.encoder.architecture}
+        return {"vocabulary": self.context.vocabulary.hash, **start}
 
     def evaluation(self, out: Path, world: World) -> Evaluation | None:
         return None

@@ -37,7 +37,7 @@ def speed(
     with small pictures and half of their patches is not as fast at its end. Evaluation and saving are not timed.
     """
     trial: Any = copy.deepcopy(task)
-    state = State(trial, world, optim, loop, choose(loop.precision, world, model=trial.encoder))
+    state = State(trial, world, optim, loop, choose(loop.precision, world, model=trial))
     cost = sum(
         phase.share * _seconds_a_picture(state, loader(phase.steps(MOST)), seconds * phase.share) for phase in phases
     )

@@ -120,7 +120,7 @@ def train(task: Task, dataset: Dataset, cfg: TrainConfig, out: str | Path) -> Ru
         measure = _evaluation(task, cfg.evaluate, out, world)
         trackers = _open_folder(session, out, budget) if world.rank == 0 else None
         any_rank(False)  # nobody looks into the folder before rank 0 has made it this run's
-        precision = choose(cfg.loop.precision, world, read_card(out).get("machine"), task.encoder)
+        precision = choose(cfg.loop.precision, world, read_card(out).get("machine"), task)
         if world.rank == 0:
             set_machine(out, record(precision, world.device))
             say(
