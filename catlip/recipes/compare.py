@@ -70,6 +70,9 @@ def compare(config: CompareConfig) -> Path:
 
     Raises UsageError for a mistake in the settings, before anything is trained.
     """
+    # One judge by itself: a path is not a list of letters, nor a dataset a list of samples.
+    one = {name: (given,) for name in ("train", "test") if not isinstance(given := getattr(config, name), list | tuple)}
+    config = replace(config, **one)
     _check(config)
     key = key_of_comparison(config)
     speeds = measure_speeds(config, key)
