@@ -207,8 +207,8 @@ def load_encoder(folder: Path, device: str = "cpu") -> Encode:
         if strange := [kind for kind in kinds if not kind.startswith("sentence_transformers.")]:
             raise UsageError(f"`sentence_encoder` {folder} wants code of its own, {strange[0]}, which is not run")
     try:
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
+        from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
+        from transformers.utils import logging  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UsageError(
             "`sentence_encoder`: sentence-transformers loads the model: pip install 'catlip[sentences]', or give a "
