@@ -20,6 +20,7 @@ from catlip.objectives.clip import Clip
 from catlip.tasks import adapt as module
 from catlip.tasks.adapt import AdaptConfig, adapt, freeze
 from catlip.tasks.head import HeadConfig, head, is_linear
+from catlip.tasks.pretrain import PretrainTask
 from catlip.training.optim import OptimConfig
 from catlip.training.state import LoopConfig
 from tests.conftest import COLOURS, jpeg, write_coloured
@@ -85,7 +86,7 @@ def test_the_classifier_on_standardised_features_is_the_one_on_the_encoders_own(
     start: Encoder, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = {}
-    finish = module.PretrainTask.finish
+    finish = PretrainTask.finish
 
     def spy(task, out, world) -> None:
         seen["head"] = (task.objective.head.weight.clone(), task.objective.head.bias.clone())
@@ -103,7 +104,7 @@ def test_the_classifier_on_standardised_features_is_the_one_on_the_encoders_own(
         return build(task, out, world)
 
     monkeypatch.setattr(catlip.tasks.head.HeadTask, "finish", before)  # type: ignore[attr-defined]
-    monkeypatch.setattr(module.PretrainTask, "finish", spy)
+    monkeypatch.setattr(PretrainTask, "finish", spy)
     head(start, data, out=str(tmp_path / "head"), **settings(samples=512))
     (weight, bias), (w, b, shift, scale) = seen["head"], seen["standard"]
     x = torch.randn(5, start.width)

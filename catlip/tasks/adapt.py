@@ -1,8 +1,8 @@
 """An encoder that one has, made better at one's own captioned images without breaking it. The verb `adapt`.
 
 What protects it: a classifier that is trained before the encoder moves, BatchNorm and the lower layers left alone, a
-small learning rate that falls from layer to layer, features held near those of the start, an average of the weights,
-and at the end the best point between start and average, chosen and judged on held-out images. If nothing is better
+small learning rate, an average of the weights, features held near those of the start if that is asked for, and at the
+end the best point between start and average, chosen and judged on held-out images. If nothing is better
 there than the start, the start is the result. LOG.md says what each of these is worth.
 """
 
@@ -26,18 +26,27 @@ from catlip.errors import UsageError
 from catlip.evaluation.adaptation import AdaptResult, Judge, choose, each_label, labels_of
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.encoder import Encoder
-from catlip.models.weights import fingerprint, interpolated, read_tensors
+from catlip.models.weights import interpolated, read_tensors
 from catlip.notices import say
 from catlip.objectives.base import build_objective
 from catlip.tasks.head import EPOCHS as HEAD_EPOCHS
-from catlip.tasks.head import HeadConfig, Material, head, measured, open_material, some_of, started, trainable_copy
-from catlip.tasks.pretrain import PretrainTask
+from catlip.tasks.head import (
+    HeadConfig,
+    Material,
+    StartedTask,
+    head_on,
+    measured,
+    open_material,
+    some_of,
+    started,
+    trainable_copy,
+)
 from catlip.training.distributed import World, joined
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
 from catlip.training.runfolder import HEAD
 from catlip.training.state import LoopConfig
-from catlip.training.task import Evaluation, Task, named
+from catlip.training.task import Task, named
 from catlip.training.train import train
 
 EPOCHS = 2.0  # where no budget is given
@@ -89,7 +98,7 @@ def adapt(encoder: Any = None, data: Any = None, *, config: AdaptConfig | None =
     with joined(cfg.device) as world:
         keep = open_keep(cfg)
         material = open_material(cfg, world.device)
-        head(config=head_config(cfg, material))
+        head_on(head_config(cfg, material), material, world)
         task = AdaptTask(cfg, material, keep)
         return train(task, material.train, opened(cfg, run=material.start, data=material.train), cfg.out)
 
@@ -107,15 +116,15 @@ def head_config(cfg: AdaptConfig, material: Material) -> HeadConfig:
     """Settings of the stage that trains the classifier, in a run folder inside the run's."""
     same = {name: getattr(cfg, name) for name in OF_BOTH}
     own = {"run": material.start, "vocab": material.context.vocabulary}  # they are open already
-    return HeadConfig(**same, **own, out=str(Path(cfg.out) / HEAD), epochs=cfg.head_epochs)
+    return HeadConfig(**same, **own, out=str(Path(cfg.out) / HEAD), epochs=cfg.head_epochs or HEAD_EPOCHS)
 
 
-class AdaptTask(PretrainTask):
+class AdaptTask(StartedTask):
     """An encoder and its trained classifier, most of which stays as it is."""
 
     def __init__(self, cfg: AdaptConfig, material: Material, keep: Dataset | None) -> None:
         torch.manual_seed(cfg.seed)
-        encoder = trainable_copy(cfg, material.start)
+        encoder = trainable_copy(material.start)
         objective: Any = build_objective(cfg.objective, encoder, material.context)
         objective.load_state_dict(read_tensors(Path(cfg.out) / HEAD / "objective.safetensors"), strict=False)
         Task.__init__(self, objective, built_augment(cfg.augment), encoder=encoder)
@@ -138,13 +147,6 @@ class AdaptTask(PretrainTask):
             f"{len(self.context.vocabulary):,} classes; {self.encoder.architecture} at {self.image_size} px, "
             f"{100 * share:.0f} % of its weights are trained"
         )
-
-    def fingerprint(self) -> dict[str, Any]:
-        start = {"init": fingerprint(self.cfg.run), "backbone": self.encoder.architecture}
-        return {"vocabulary": self.context.vocabulary.hash, **start}
-
-    def evaluation(self, out: Path, world: World) -> Evaluation | None:
-        return None
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         pooled = self.encoder.pooled(batch.image)

@@ -33,7 +33,7 @@ from catlip.labels.tokenizer import TokenizerConfig
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
 from catlip.models.text_tower import TextConfig
-from catlip.models.weights import fingerprint, open_weights
+from catlip.models.weights import open_weights
 from catlip.objectives.base import Context, build_objective
 from catlip.objectives.synsets import Synsets
 from catlip.tasks.pretrain import PretrainTask, as_vocabulary, open_context
@@ -117,10 +117,14 @@ def head(encoder: Any = None, data: Any = None, *, config: HeadConfig | None = N
     if not (cfg.samples or cfg.epochs or cfg.hours):
         cfg = replace(cfg, epochs=EPOCHS)
     with joined(cfg.device) as world:
-        material = open_material(cfg, world.device)
-        vectors = as_vectors(material.start, material.train, world)
-        task = HeadTask(cfg, material, vectors.pooled)
-        return train(task, vectors, opened(cfg, run=material.start, data=material.train), cfg.out)
+        return head_on(cfg, open_material(cfg, world.device), world)
+
+
+def head_on(cfg: HeadConfig, material: Material, world: World) -> Run:
+    """`head` on what is open already."""
+    vectors = as_vectors(material.start, material.train, world)
+    task = HeadTask(cfg, material, vectors.pooled)
+    return train(task, vectors, opened(cfg, run=material.start, data=material.train), cfg.out)
 
 
 def started(cfg: Any) -> Any:
@@ -179,14 +183,30 @@ def as_vectors(encoder: Encoder, dataset: Dataset, world: World) -> Vectors:
     return Vectors(dataset, keys, captions, pooled[rows])
 
 
-def trainable_copy(cfg: Any, start: Encoder) -> Encoder:
+def trainable_copy(start: Encoder) -> Encoder:
     """The start without its classifier, shown images as the start is."""
     encoder = open_weights(start).build(image_size=start.image_size)
     encoder.backbone.pretrained_cfg |= {name: start.view[name] for name in ("crop_pct", "crop_mode", "interpolation")}
     return encoder
 
 
-class HeadTask(PretrainTask):
+class StartedTask(PretrainTask):
+    """A pre-training task on an encoder that somebody has trained, measured at its end alone."""
+
+    cfg: Any  # a HeadConfig, or what is built on one
+
+    @property
+    def start(self) -> Any:
+        return self.cfg.run
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {**super().fingerprint(), "backbone": self.encoder.architecture}
+
+    def evaluation(self, out: Path, world: World) -> Evaluation | None:
+        return None
+
+
+class HeadTask(StartedTask):
     """An objective on the vectors of a frozen encoder.
 
     Where all that is trained is a linear classifier, it is trained on standardised features, so that one learning rate
@@ -196,7 +216,7 @@ class HeadTask(PretrainTask):
     def __init__(self, cfg: HeadConfig, material: Material, pooled: Tensor) -> None:
         """pooled: float32 [N, D], of the images that are learned from."""
         torch.manual_seed(cfg.seed)
-        encoder = trainable_copy(cfg, material.start)
+        encoder = trainable_copy(material.start)
         objective: Any = build_objective(cfg.objective, encoder, material.context)
         if not hasattr(objective, "loss"):
             raise UsageError("`objective` has no loss(pooled, batch), so it cannot be trained on vectors")
@@ -221,13 +241,6 @@ class HeadTask(PretrainTask):
     @property
     def described(self) -> str:
         return f"{len(self.context.vocabulary):,} classes; {self.encoder.architecture}, frozen"
-
-    def fingerprint(self) -> dict[str, Any]:
-        start = {"init": fingerprint(self.cfg.run), "backbone": self.encoder.architecture}
-        return {"vocabulary": self.context.vocabulary.hash, **start}
-
-    def evaluation(self, out: Path, world: World) -> Evaluation | None:
-        return None
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(batch, VectorBatch)

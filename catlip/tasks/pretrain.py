@@ -188,8 +188,13 @@ class PretrainTask(Task):
     def n_classes(self) -> int:
         return len(self.context.vocabulary)
 
+    @property
+    def start(self) -> Any:
+        """Where the weights are from that the encoder began with; "" for random ones."""
+        return self.cfg.start
+
     def fingerprint(self) -> dict[str, Any]:
-        init = {"init": fingerprint(self.cfg.start)} if self.cfg.start else {}
+        init = {"init": fingerprint(self.start)} if self.start else {}
         sentences = {"sentences": self.context.sentences.fingerprint} if self.context.sentences is not None else {}
         return {"vocabulary": self.context.vocabulary.hash, **init, **sentences}
 
