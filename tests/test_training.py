@@ -303,10 +303,10 @@ def test_probe_and_vote_on_separable_and_on_random_features() -> None:
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(300) % 5
     x = F.one_hot(y, 5).float() + 0.05 * torch.randn(300, 5, generator=generator)
-    assert linear_probe(x[:200], y[:200], x[200:], y[200:])[0] == 100
+    assert linear_probe(x[:200], y[:200], x[200:], y[200:])[0].all()
     assert knn(x[:200], y[:200], x[200:], y[200:]) == 100
     noise = torch.randn(300, 5, generator=generator)
-    assert linear_probe(noise[:200], y[:200], noise[200:], y[200:])[0] < 45
+    assert linear_probe(noise[:200], y[:200], noise[200:], y[200:])[0].float().mean() < 0.45
 
 
 def test_knn_by_hand() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from catlip.data.dataset import Dataset, Sample, bounded, troubles_said
-from catlip.data.order import uniforms
+from catlip.data.order import samples_at, uniforms
 from catlip.errors import UsageError
 
 
@@ -224,6 +224,13 @@ class Mixture(Dataset):
 
     def missing(self) -> int:
         return sum(dataset.missing() for dataset in self.datasets)
+
+
+def some_of(dataset: Dataset, limit: int, seed: int) -> Dataset:
+    """At most `limit` of its samples, drawn at random; 0: all."""
+    if not limit or len(dataset) <= limit:
+        return dataset
+    return subset(dataset, np.sort(samples_at(np.arange(limit), len(dataset), seed)))
 
 
 def shuffled(count: int, seed: int) -> np.ndarray:

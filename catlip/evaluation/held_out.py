@@ -17,7 +17,7 @@ from catlip.atomic import write_text
 from catlip.data.batches import to_classes
 from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import Unreadable
-from catlip.data.order import samples_at
+from catlip.data.subsets import some_of
 from catlip.errors import UsageError
 from catlip.evaluation.features import decoded
 from catlip.evaluation.multilabel import average_precision, top1
@@ -54,10 +54,9 @@ def open_held_out(source: Dataset, vocabulary: Vocabulary, view: Callable[[Any],
 
     Raises UsageError if no caption names a known class.
     """
-    count = min(limit, len(source)) if limit else len(source)
-    numbers = samples_at(np.arange(count), len(source), seed=0) if count < len(source) else np.arange(count)
+    source = some_of(source, limit, seed=0)
     unreadable, records, pixels = Unreadable(), list[Sample](), list[Tensor]()
-    for _, some, squares in decoded(source, numbers.tolist(), view, unreadable):
+    for _, some, squares in decoded(source, range(len(source)), view, unreadable):
         records += [Sample(record.key, b"", record.captions) for record in some]
         pixels.append(squares)
     rows, labels = sparse_labels([record.captions for record in records], vocabulary)

@@ -71,29 +71,14 @@ def linear_probe(
     seed: int = 0,
     prior: tuple[Tensor, Tensor] | None = None,
     folds: int = 1,
-) -> tuple[float, float]:
-    """(accuracy in percent, penalty): logistic regression on standardised features.
+) -> tuple[Tensor, float]:
+    """(bool [M]: which images of the test set are right, penalty): logistic regression on standardised features.
 
     The penalty is chosen on a fifth of the training set by accuracy, or by cross-validation in so many folds. Folds are
     for few images, whose accuracy is a coarse number, so there the likelihood chooses, and with the penalty how much
     of the prior to believe. Where a class has nothing to spare the penalty is the strongest. prior: (weight [C, D],
     bias [C]) that the penalty pulls towards; made for the features as they are.
     """
-    right, penalty = probe_hits(x_train, y_train, x_test, y_test, seed=seed, prior=prior, folds=folds)
-    return 100 * right.float().mean().item(), penalty
-
-
-def probe_hits(
-    x_train: Tensor,
-    y_train: Tensor,
-    x_test: Tensor,
-    y_test: Tensor,
-    *,
-    seed: int = 0,
-    prior: tuple[Tensor, Tensor] | None = None,
-    folds: int = 1,
-) -> tuple[Tensor, float]:
-    """As `linear_probe`, but which images of the test set it has right, bool [M], in place of their share."""
     classes = int(torch.cat([y_train, y_test]).max()) + 1
     mean, std = x_train.mean(0), x_train.std(0, correction=1 if len(x_train) > 1 else 0).clamp_min(1e-6)
     x_train, x_test = (x_train - mean) / std, (x_test - mean) / std

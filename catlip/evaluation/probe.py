@@ -227,8 +227,8 @@ def measure(
             found: TransferRows = rows(mine[0], seed=seed)
             priors["transfer"] = (found.weight, found.bias)
         for init, prior in priors.items():
-            accuracy, penalty = linear_probe(*mine, *test, seed=seed, prior=prior, folds=folds)
-            point.probes.setdefault(init, []).append(accuracy)
+            right, penalty = linear_probe(*mine, *test, seed=seed, prior=prior, folds=folds)
+            point.probes.setdefault(init, []).append(100 * right.float().mean().item())
             point.penalties.setdefault(init, []).append(penalty)
         point.knn.append(knn(*mine, *test, k=cfg.neighbours))
         point.share, point.pictures = len(some) / len(y), len(some)

@@ -20,7 +20,7 @@ from catlip.data.subsets import WithClasses, subset, with_classes
 from catlip.errors import UsageError
 from catlip.evaluation.features import class_indices, data_name, features, positives
 from catlip.evaluation.knn import knn
-from catlip.evaluation.linear_probe import probe_hits
+from catlip.evaluation.linear_probe import linear_probe
 from catlip.evaluation.multilabel import average_precision
 from catlip.evaluation.ridge_probe import fit_ridge
 from catlip.labels.vocabulary import Vocabulary
@@ -61,7 +61,7 @@ class Judge:
         if not self.train.multi:
             _, y, y_test = class_indices(self.train, self.test)
             y, y_test = y[kept], y_test[tested]
-            right, _ = probe_hits(x, y, x_test, y_test)
+            right, _ = linear_probe(x, y, x_test, y_test)
             nearest = knn(x, y, x_test, y_test)
             return _verdict(self.measure, 100 * right.float(), round(nearest, 2))
         positive, truth = positives(self.train, kept.tolist()), positives(self.test, tested.tolist())

@@ -22,6 +22,7 @@ from catlip.data.batches import Batch
 from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset
 from catlip.data.open import open_dataset
+from catlip.data.subsets import some_of
 from catlip.errors import UsageError
 from catlip.evaluation.adaptation import AdaptResult, Judge, choose, each_label, labels_of
 from catlip.models.augment import AugmentConfig, built_augment
@@ -37,7 +38,6 @@ from catlip.tasks.head import (
     head_on,
     measured,
     open_material,
-    some_of,
     started,
     trainable_copy,
 )

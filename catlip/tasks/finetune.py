@@ -18,7 +18,7 @@ from catlip.data.images import Unreadable, left_out
 from catlip.data.open import open_dataset
 from catlip.data.order import Order, samples_at
 from catlip.data.steps import CurriculumConfig, Steps
-from catlip.data.subsets import fraction_of_each_class, subset, with_classes
+from catlip.data.subsets import fraction_of_each_class, some_of, subset, with_classes
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, read_names, rows_of
 from catlip.evaluation.classification import ClassificationResult, evaluate
@@ -251,10 +251,9 @@ class FinetuneTask(Task):
     def evaluation(self, out: Path, world: World) -> Evaluation | None:
         """The measures on some of the test images, the same ones every time."""
         test = self.sets.test
-        count = min(self.cfg.watch_limit, len(test))
-        if not count:
+        if not (self.cfg.watch_limit and len(test)):
             return None
-        some = subset(test, np.sort(samples_at(np.arange(count), len(test), seed=0)))
+        some = some_of(test, self.cfg.watch_limit, seed=0)
         if not len(some.labels):  # multi-label, and by chance not one image has a label
             some = test
         return lambda task: evaluate(task.objective, some, world.device)

@@ -22,7 +22,7 @@ from catlip.data.open import open_dataset
 from catlip.data.order import Order, samples_at
 from catlip.data.sentences import SentenceConfig
 from catlip.data.steps import Steps
-from catlip.data.subsets import subset
+from catlip.data.subsets import some_of, subset
 from catlip.data.vectors import VectorBatch, VectorBatches, Vectors
 from catlip.errors import UsageError
 from catlip.evaluation.features import cached_features, open_encoder
@@ -162,13 +162,6 @@ def open_material(cfg: Any, device: torch.device) -> Material:
             "nothing to learn"
         )
     return Material(start, learned, judged, open_context(cfg, learned, vocabulary, device))
-
-
-def some_of(dataset: Dataset, limit: int, seed: int) -> Dataset:
-    """At most `limit` of its samples, drawn at random; 0: all."""
-    if not limit or len(dataset) <= limit:
-        return dataset
-    return subset(dataset, np.sort(samples_at(np.arange(limit), len(dataset), seed)))
 
 
 def as_vectors(encoder: Encoder, dataset: Dataset, world: World) -> Vectors:
