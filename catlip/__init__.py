@@ -118,8 +118,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'catlip' has no attribute {name!r}")
     from importlib import import_module
 
+    from catlip.errors import torch_needed
+
     module, _, there = _HOMES[name].partition(":")
-    return getattr(import_module(f"catlip.{module}"), there or name)
+    with torch_needed(f"catlip.{name}"):
+        return getattr(import_module(f"catlip.{module}"), there or name)
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from catlip import machine, notices
-from catlip.errors import UsageError, near, refusal
+from catlip.errors import UsageError, near, refusal, torch_needed
 from catlip.recipes import RECIPES, check_recipe, load_recipe
 
 
@@ -169,6 +169,11 @@ def run(args: list[str]) -> Any:
     name, *rest = [" ".join(args[:2]), *args[2:]] if " ".join(args[:2]) in VERBS else args
     if name not in VERBS:
         raise UsageError(f"there is no verb {name!r}{near(name, VERBS)}; `catlip --help` lists them")
+    with torch_needed(f"catlip {name}"):
+        return _carry_out(name, rest)
+
+
+def _carry_out(name: str, rest: list[str]) -> Any:
     verb = VERBS[name]
     if name == "slurm" and "--" in rest:  # the command to run, as it is
         at = rest.index("--")
@@ -262,7 +267,7 @@ def _look(name: str, recipe: str | None, args: list[str]) -> None:
         check_recipe(recipe, name)
     elif name == "pretrain":
         raise UsageError(f"name a recipe: catlip pretrain RECIPE ...; there are {', '.join(RECIPES[name])}")
-    ends = [*args[1:], "--"]
+    ends = [*args, "--"][1:]
     given = {
         argument[2:].partition("=")[0].replace("-", "_"): argument.partition("=")[2] or after
         for argument, after in zip(args, ends, strict=True)

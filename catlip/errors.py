@@ -1,11 +1,29 @@
 """The one exception that means: the user can mend this. And what the system refuses, in one line."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+# What the distribution catlip-labels leaves out; pyproject.toml has the same line between them.
+TORCH_SIDE = frozenset("torch torchvision timm safetensors tokenizers huggingface_hub tensorboard".split())
 
 
 class UsageError(ValueError):
     """A user's mistake. Its message names the option, what was found and the fix; the CLI exits with 2."""
+
+
+@contextmanager
+def torch_needed(what: str) -> Iterator[None]:
+    """Raises UsageError, with what to install, where `what` imports something that catlip-labels leaves out."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (absent := (error.name or "").partition(".")[0]) not in TORCH_SIDE:
+            raise
+        raise UsageError(
+            f"{what} needs {absent}, which is not installed: `pip install catlip` brings everything; "
+            f"catlip-labels is the part for captions and data"
+        ) from error
 
 
 def refusal(error: Exception) -> str:

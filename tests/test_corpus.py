@@ -105,6 +105,55 @@ def test_a_killed_run_goes_on_by_file(tmp_path: Path) -> None:
     assert dict(zip(found.synsets, found.counts, strict=True)) == {s: 18_000 * n for s, n in NAIVE.items()}
 
 
+def several(folder: Path) -> str:
+    for i in range(4):
+        write(folder, "csv").rename(folder / f"{i}.csv")
+    return str(folder / "?.csv")
+
+
+def test_processes_are_started_from_any_script(tmp_path: Path) -> None:
+    """Also from one whose main module does the work when it is imported."""
+    script = tmp_path / "mine.py"
+    script.write_text(f"import catlip\nprint(catlip.Vocabulary.count({several(tmp_path)!r}, workers=2).samples)\n")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(4 * len(CAPTIONS))
+
+
+def test_a_mistake_in_one_of_many_files_is_told_and_ends_the_processes(tmp_path: Path) -> None:
+    data = several(tmp_path)
+    (tmp_path / "3.csv").write_bytes(b"uid,text\n1,\xff\n")
+    with pytest.raises(UsageError, match=r"3\.csv"):
+        build_vocabulary(data, out=str(tmp_path / "v.tsv"), text_col="TEXT", workers=2)
+    assert not (tmp_path / "v.tsv").exists()
+
+
+def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = subprocess.PIPE
+    monkeypatch.setattr(
+        "catlip.data.caption_workers._start",
+        lambda: subprocess.Popen(
+            [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], stdin=pipe, stdout=pipe, text=True
+        ),
+    )
+    with pytest.raises(UsageError, match=r"\.csv: the process that labelled it ended \(-9\); fewer `workers`"):
+        build_vocabulary(several(tmp_path), out=str(tmp_path / "v.tsv"), workers=2)
+
+
+def test_a_ray_cluster_does_the_same_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Daft with its own runner in Ray's place."""
+    daft = pytest.importorskip("daft")
+    asked = []
+    monkeypatch.setattr(daft, "set_runner_ray", asked.append)
+    found = Vocabulary.count(several(tmp_path), runner="ray", address="ray://head:10001")
+    assert dict(zip(found.synsets, found.counts, strict=True)) == {s: 4 * n for s, n in NAIVE.items()}
+    assert asked == ["ray://head:10001"]
+    monkeypatch.setitem(sys.modules, "daft", None)
+    with pytest.raises(UsageError, match=r"`runner` ray: needs Daft and Ray: pip install 'catlip\[ray\]'"):
+        Vocabulary.count(several(tmp_path), runner="ray")
+
+
 def test_mistakes(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("words,price\na dog,3\n")
     with pytest.raises(UsageError, match=r"words, price.*`text_col`"):

@@ -1,10 +1,10 @@
 """A whole corpus of captions -> a vocabulary, or labels, on one machine or a cluster; memory does not grow with it.
 
-Captions in files are read by Daft's processes: of this machine, or on Ray with `--runner ray`, the same code. A task is
-a file (of a large Parquet file, some row groups). Its result is written beside the output in one step, so a run that
-was killed resumes with the files that are left when the same command is given again.
+A task is a file (of a large Parquet file, some row groups), done by a process of this machine or of a Ray cluster
+(`caption_workers`). Its result is written beside the output in one step, so a run that was killed resumes with the
+files that are left when the same command is given again.
 
-Why whole files as tasks and not Daft's own readers and group-by: a task that can be repeated alone is what makes a
+Why whole files as tasks and not a data frame's readers and group-by: a task that can be repeated alone is what makes a
 kill harmless, and the result of one is 80,000 counters at most, whatever its size.
 """
 
@@ -13,7 +13,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from itertools import chain, islice
@@ -29,10 +29,11 @@ from catlip import machine
 from catlip.atomic import whole, write_text
 from catlip.config import configure
 from catlip.data.caption_files import Columns, describe, read_rows, row_groups
+from catlip.data.caption_workers import on_ray, on_this_machine
 from catlip.data.dataset import bounded
 from catlip.data.files import is_url
 from catlip.data.open import located, mixed, open_dataset
-from catlip.errors import UsageError, refusal
+from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
 from catlip.notices import say
@@ -318,39 +319,15 @@ def do_task(task: dict[str, Any], labeler: Labeler) -> None:
 
 
 def _run_tasks(tasks: list[dict[str, Any]], cfg: CorpusConfig) -> None:
-    """Hand the tasks to Daft; raise the first error that a task met."""
+    """Have the tasks done; raise the first error that one of them met."""
     if not tasks:
         return
-    os.environ["DO_NOT_TRACK"] = "true"  # before Daft is imported, or it reports to its makers
-    import daft
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    if cfg.runner == "ray":
-        daft.set_runner_ray(cfg.address)
     workers = min(cfg.workers or machine.cores(), len(tasks))
-
-    @daft.cls(use_process=cfg.runner == "native", max_concurrency=workers)
-    class Worker:
-        def __init__(self) -> None:
-            self.labeler: Labeler | None = None
-
-        @daft.method(return_dtype=daft.DataType.string())
-        def __call__(self, task_json: str) -> str:
-            task = json.loads(task_json)
-            try:
-                self.labeler = self.labeler or Labeler(**task["labeler"])
-                do_task(task, self.labeler)
-            except (UsageError, OSError) as error:
-                return str(error) if isinstance(error, UsageError) else refusal(error)
-            return ""
-
-    worker = Worker()
-    frame = daft.from_pydict({"task": [json.dumps(task) for task in tasks]}).into_batches(1)
-    results: Iterator[dict[str, str]] = frame.select(worker(frame["task"]).alias("error")).iter_rows(
-        results_buffer_size=2 * workers
-    )
+    errors = on_ray(tasks, workers, cfg.address) if cfg.runner == "ray" else on_this_machine(tasks, workers)
     look = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
-    with Progress(*look, transient=True) as progress:
-        for result in progress.track(results, total=len(tasks)):
-            if result["error"]:
-                raise UsageError(result["error"])
+    with closing(errors), Progress(*look, transient=True) as progress:
+        for error in progress.track(errors, total=len(tasks)):
+            if error:
+                raise UsageError(error)

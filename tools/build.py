@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""Wheels and sdists of both distributions, into dist/: `catlip`, and `catlip-labels`, the same without torch.
+
+catlip-labels is for machines that only label captions or pack pictures. It has its own name and not an extra, since an
+extra can add dependencies and never take them away, and `pip install catlip` has to bring everything. Both install the
+package `catlip`: an environment has one or the other.
+
+    uv run --no-project tools/build.py [--out dist]
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BELOW = "    # What follows is not in catlip-labels"
+
+
+def labels_project(text: str) -> str:
+    """pyproject.toml of catlip-labels, from catlip's: fewer dependencies, no extras, no pictures of the demo."""
+    text, names = re.subn(r'^name = "catlip"$', 'name = "catlip-labels"', text, count=1, flags=re.MULTILINE)
+    text, said = re.subn(
+        r'^description = "[^"]*"$',
+        'description = "Captions to WordNet synsets, vocabularies and packed pictures: catlip without torch"',
+        text,
+        count=1,
+        flags=re.MULTILINE,
+    )
+    text, cut = re.subn(rf"^{re.escape(BELOW)}.*?^\]$", "]", text, count=1, flags=re.MULTILINE | re.DOTALL)
+    text, extras = re.subn(
+        r"^\[project\.optional-dependencies\]$.*?(?=^ray = )(^ray = [^\n]*\n).*?(?=^\[)",
+        r"[project.optional-dependencies]\n\1\n",
+        text,
+        count=1,
+        flags=re.MULTILINE | re.DOTALL,
+    )
+    text, files = re.subn(
+        r'^packages = \["catlip"\]$',
+        'packages = ["catlip"]\nexclude = ["catlip/demo/sample"]',
+        text,
+        count=1,
+        flags=re.MULTILINE,
+    )
+    assert (names, said, cut, extras, files) == (1,) * 5, "pyproject.toml has changed its form"
+    return text.replace(', "catlip/demo/sample/LICENSES.md"', "")
+
+
+def build(out: Path) -> None:
+    """Build both from the committed files. Nothing of the clock or of the machine is in them: hatchling takes care."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("catlip", "catlip-labels"):
+            tree = Path(folder, name)
+            tree.mkdir()
+            archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+            subprocess.run(["tar", "-x"], cwd=tree, input=archive.stdout, check=True)
+            project = tree / "pyproject.toml"
+            if name == "catlip-labels":
+                project.write_text(labels_project(project.read_text(encoding="utf-8")), encoding="utf-8")
+                shutil.rmtree(tree / "catlip" / "demo" / "sample")
+            subprocess.run(["uv", "build", "--quiet", "--out-dir", out.absolute()], cwd=tree, check=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "dist")
+    build(parser.parse_args().out)
