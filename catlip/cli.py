@@ -5,6 +5,8 @@ settings that the table below names, so `catlip vocab DATA` and `catlip vocab --
 """
 
 import contextlib
+import json
+import math
 import os
 import re
 import shlex
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from catlip import machine, notices
+from catlip.config import plain
 from catlip.errors import UsageError, near, refusal, torch_needed
 from catlip.recipes import RECIPES, check_recipe, load_recipe
 
@@ -57,6 +60,9 @@ VERBS = {
     ),
     "plan": Verb(
         "memory, hours and cost of a recipe, before", "catlip.recipes.plan", "PlanConfig", "plan", ("recipe",)
+    ),
+    "doctor": Verb(
+        "this installation, this machine, what is slow", "catlip.recipes.doctor", "DoctorConfig", "doctor", ()
     ),
     "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "SlurmConfig", "slurm", ("command",)),
     "pretrain": Verb(
@@ -129,7 +135,8 @@ HELP = """catlip: captioned pictures in, a vision encoder out
 
 {verbs}
 
-`catlip VERB --help` lists the settings of a verb. On your own data:
+`catlip VERB --help` lists the settings of a verb. Each also takes --json (the result as JSON on standard output, what
+is told on the way on standard error) and --quiet (results and warnings only). On your own data:
   catlip vocab    'shards/*.tar' --min-count 8 --out vocab.tsv
   catlip pretrain flickr8k_cpu --data 'shards/*.tar' --vocab vocab.tsv --out runs/mine
   catlip probe    runs/mine --train train.tar --test test.tar
@@ -159,6 +166,8 @@ def main() -> None:
 
 def run(args: list[str]) -> Any:
     """Carry out a command line; what the verb's function returns."""
+    flags = [] if "--" in args else [flag for flag in ("--json", "--quiet") if flag in args]
+    args = [argument for argument in args if argument not in flags]
     if not args or args[0] in ("-h", "--help", "help"):
         width = max(map(len, VERBS))
         print(HELP.format(verbs="\n".join(f"  {name:<{width}}  {verb.says}" for name, verb in VERBS.items())))
@@ -166,14 +175,19 @@ def run(args: list[str]) -> Any:
     if args[0] == "--version":
         print(import_module("catlip").__version__)
         return None
+    if args[0] == "--completion":
+        from catlip.completion import script
+
+        print(script(args[1:], VERBS, RECIPES))
+        return None
     name, *rest = [" ".join(args[:2]), *args[2:]] if " ".join(args[:2]) in VERBS else args
     if name not in VERBS:
         raise UsageError(f"there is no verb {name!r}{near(name, VERBS)}; `catlip --help` lists them")
     with torch_needed(f"catlip {name}"):
-        return _carry_out(name, rest)
+        return _carry_out(name, rest, flags)
 
 
-def _carry_out(name: str, rest: list[str]) -> Any:
+def _carry_out(name: str, rest: list[str], asked: list[str]) -> Any:
     verb = VERBS[name]
     if name == "slurm" and "--" in rest:  # the command to run, as it is
         at = rest.index("--")
@@ -190,6 +204,8 @@ def _carry_out(name: str, rest: list[str]) -> Any:
         _look(name, recipe, rest)
     if recipe or name == "pretrain":
         start["default"], rest = _recipe(recipe or next(iter(RECIPES[name])), rest, name)
+    if os.environ.get("NO_COLOR"):
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     import tyro
 
     module = import_module(verb.module)
@@ -200,22 +216,45 @@ def _carry_out(name: str, rest: list[str]) -> Any:
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands),
         **start,
     )
-    with flags_of(settings):
-        function = getattr(module, verb.function)
+    function = getattr(module, verb.function)
+    where = "nowhere" if "--quiet" in asked else "stderr" if "--json" in asked else "stdout"
+    with flags_of(settings), notices.told(where):
         result = function(config=settings)
-        if notices.is_rank_0():
-            _show(verb, result, settings)
+    if notices.is_rank_0():
+        if "--json" not in asked and not getattr(result, "stopped", "") and (text := as_text(result)):
+            print(text, flush=True)
+        page = _page(verb, result, settings)
+        if page and not asked:
+            notices.say(f"{page}: the page")
+        if "--json" in asked:
+            print(json.dumps(as_json(result), ensure_ascii=False), flush=True)
     return result
 
 
-def _show(verb: Verb, result: Any, settings: Any) -> None:
-    """Print a result, and write its page."""
-    if is_dataclass(result) and not getattr(result, "stopped", ""):
-        notices.say(str(result))
-    if verb.page and result is not None:
-        module, function = verb.page.split(":")
-        if path := getattr(import_module(module), function)(result, settings):
-            notices.say(f"{path}: the page")
+def as_text(result: Any) -> str:
+    """What is printed of a result: a dataclass in its own words, text as it is; files were told of when written."""
+    return result.rstrip("\n") if isinstance(result, str) else str(result) if is_dataclass(result) else ""
+
+
+def as_json(result: Any) -> Any:
+    """A result as JSON has it: what it says of itself, or its fields; a number that is none is null."""
+    if hasattr(result, "to_json"):
+        return as_json(result.to_json())
+    if is_dataclass(result) and not isinstance(result, type):
+        return {field.name: as_json(getattr(result, field.name)) for field in fields(result)}
+    if isinstance(result, dict):
+        return {str(name): as_json(value) for name, value in result.items()}
+    if isinstance(result, list | tuple):
+        return list(map(as_json, result))
+    return None if isinstance(result, float) and not math.isfinite(result) else plain(result)
+
+
+def _page(verb: Verb, result: Any, settings: Any) -> Path | None:
+    """The page of a result, written; None for a verb that has none."""
+    if not verb.page or result is None:
+        return None
+    module, function = verb.page.split(":")
+    return getattr(import_module(module), function)(result, settings)
 
 
 @contextlib.contextmanager

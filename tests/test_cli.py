@@ -1,7 +1,10 @@
 """The command line as a user meets it: what it says, with which exit code, and what it does not import."""
 
 import io
+import json
+import os
 import resource
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -269,3 +272,60 @@ def test_an_unknown_flag_exits_with_2() -> None:
     shown = catlip("explain", "a dog", "--rul", "nouns")
     assert shown.returncode == 2
     assert "--rule" in shown.stdout + shown.stderr
+
+
+def test_json_and_quiet(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Results as JSON, alone on stdout; nothing on the way where quiet is asked for."""
+    (tmp_path / "t.csv").write_text("image,text\n1.jpg,a dog\n2.jpg,a dog and a cat\n")
+    verb = ["vocab", str(tmp_path / "t.csv"), "--out", str(tmp_path / "v.tsv")]
+    cli.run([*verb, "--json"])
+    said = capsys.readouterr()
+    assert json.loads(said.out)["counts"] == [2, 1]
+    assert "2 samples" in said.err
+    cli.run([*verb, "--quiet", "--json"])
+    said = capsys.readouterr()
+    assert json.loads(said.out)["names"] == ["dog", "cat"]
+    assert said.err == ""
+    cli.run([*verb, "--quiet"])
+    assert capsys.readouterr().out.startswith("Vocabulary of 2 labels")
+    cli.run(["slurm", "--nodes", "2", "--", "vocab", "x"])
+    assert capsys.readouterr().out.startswith("#!/bin/bash")
+
+
+def test_results_as_json() -> None:
+    from catlip.evaluation.retrieval import RetrievalResult
+    from catlip.training.run import Run
+
+    result = Run(out=Path("runs/a"), samples=7, result={"loss": float("nan"), "auc": [1.0, float("inf")]})
+    told = {"out": "runs/a", "samples": 7, "seconds": 0.0, "stopped": "", "result": {"loss": None, "auc": [1.0, None]}}
+    assert cli.as_json(result) == told
+    assert cli.as_json(Path("a/b")) == "a/b"
+    assert hasattr(RetrievalResult, "to_json")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    cli.run(["--completion", shell])
+    script = capsys.readouterr().out
+    assert all(verb.split()[0] in script for verb in cli.VERBS)
+    assert "flickr8k_cpu" in script
+    with pytest.raises(UsageError, match="--completion bash"):
+        cli.run(["--completion", "csh"])
+    if shell == "bash":
+        (tmp_path / "c.sh").write_text(script)
+        ask = "source c.sh; COMP_WORDS=(catlip {}); COMP_CWORD={}; _catlip; echo ${{COMPREPLY[@]}}"
+        asked = {"pretr": "pretrain", "pretrain flickr8k_cp": "flickr8k_cpu", "vocab c": "c.sh", "vocab --q": "--quiet"}
+        for words, answer in asked.items():
+            command = ["bash", "-c", ask.format(words, len(words.split()))]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+            assert done.stdout.strip() == answer
+
+
+@pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("script")), reason="util-linux makes the terminal")
+@pytest.mark.parametrize("colour", [True, False])
+def test_no_color(colour: bool, tmp_path: Path) -> None:
+    """--help on a terminal, as `script` makes one."""
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "" if colour else "1", "PYTHONPATH": str(ROOT)}
+    command = f"{sys.executable} -m catlip.cli explain --help"
+    done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, env=environment, cwd=tmp_path)
+    assert (b"\x1b[" in done.stdout) == colour

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from catlip.notices import is_rank_0
+from catlip.notices import shown
 
 FORMAT = 2  # part of every name: another layout is another file
 WORTH_KEEPING = 0.5  # seconds: what was made quicker than this is made again
@@ -91,7 +91,7 @@ class Progress:
     def advance(self, by: int) -> None:
         with self._lock:  # threads work side by side
             self._done += by
-            if not self._shown and time.monotonic() - self._began >= SILENT and is_rank_0():
+            if not self._shown and time.monotonic() - self._began >= SILENT and shown():
                 self._show()
             if self._bar is not None and self._task is not None:
                 self._bar.update(self._task, completed=self._done)

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from catlip import machine
 from catlip.atomic import whole, write_text
 from catlip.config import configure
+from catlip.data.cache import Progress
 from catlip.data.caption_files import Columns, describe, read_rows, row_groups
 from catlip.data.caption_workers import on_ray, on_this_machine
 from catlip.data.dataset import bounded
@@ -322,12 +323,10 @@ def _run_tasks(tasks: list[dict[str, Any]], cfg: CorpusConfig) -> None:
     """Have the tasks done; raise the first error that one of them met."""
     if not tasks:
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     workers = min(cfg.workers or machine.cores(), len(tasks))
     errors = on_ray(tasks, workers, cfg.address) if cfg.runner == "ray" else on_this_machine(tasks, workers)
-    look = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
-    with closing(errors), Progress(*look, transient=True) as progress:
-        for error in progress.track(errors, total=len(tasks)):
+    with closing(errors), Progress("files labelled", len(tasks)) as progress:
+        for error in errors:
             if error:
                 raise UsageError(error)
+            progress.advance(1)

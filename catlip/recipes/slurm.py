@@ -48,7 +48,7 @@ class SlurmConfig:
 
 
 def slurm(config: SlurmConfig) -> str:
-    """The file's text, which is printed too. Raises UsageError without a command."""
+    """The file's text. Raises UsageError without a command."""
     words = shlex.split(config.command)
     if not words:
         raise UsageError("name the command after --: catlip slurm --nodes 4 --gpus 8 -- pretrain RECIPE --data ...")
@@ -57,7 +57,7 @@ def slurm(config: SlurmConfig) -> str:
     for value in (config.time, config.partition or "", config.name):
         if any(c.isspace() for c in value):
             raise UsageError(f"{value!r} cannot stand in an sbatch file: it holds white space")
-    text = FILE.format(
+    return FILE.format(
         name=config.name,
         nodes=config.nodes,
         gpus=config.gpus,
@@ -67,5 +67,3 @@ def slurm(config: SlurmConfig) -> str:
         partition=f"#SBATCH --partition={config.partition}\n" if config.partition else "",
         command=shlex.join(["catlip", *words]),
     )
-    print(text, end="")
-    return text
