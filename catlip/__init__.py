@@ -8,7 +8,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
 __all__ = [
     "Dataset",
     "Encoder",
@@ -46,6 +45,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    __version__: str
     from catlip.data.dataset import Dataset, Sample
     from catlip.data.open import open_dataset as open
     from catlip.data.pack import pack
@@ -113,7 +113,20 @@ _HOMES = {  # public name -> module, and the name there if it is another one
 }
 
 
+def _version() -> str:
+    """Of what is installed: under either name, or a source tree that is not."""
+    from contextlib import suppress
+    from importlib import metadata
+
+    for name in ("catlip", "catlip-labels"):
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return "0+unknown"
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'catlip' has no attribute {name!r}")
     from importlib import import_module

@@ -105,13 +105,18 @@ def test_catlip_labels_asks_for_less_of_the_same() -> None:
     assert spec.loader is not None
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    text = build.with_version((ROOT / "pyproject.toml").read_text(encoding="utf-8"), "1.2.3")
     full, labels = tomllib.loads(text)["project"], tomllib.loads(build.labels_project(text))["project"]
-    assert labels["name"] == "catlip-labels"
+    assert (full["name"], labels["name"]) == ("catlip", "catlip-labels")
     assert set(labels["dependencies"]) < set(full["dependencies"])
     assert set(labels["optional-dependencies"]) == {"ray"}
     left = {re.split(r"[>=<]", one)[0] for one in set(full["dependencies"]) - set(labels["dependencies"])}
     assert {name.replace("-", "_") for name in left} == errors.TORCH_SIDE
-    assert {key: labels[key] for key in ("version", "scripts", "requires-python")} == {
-        key: full[key] for key in ("version", "scripts", "requires-python")
-    }
+    for key in ("version", "scripts", "requires-python"):
+        assert labels[key] == full[key]
+
+
+def test_a_tree_that_is_not_installed_has_a_version() -> None:
+    code = "import sys\nsys.path.insert(0, {!r})\nimport catlip\nprint(catlip.__version__)"
+    done = subprocess.run([sys.executable, "-S", "-c", code.format(str(ROOT))], capture_output=True, text=True)
+    assert done.stdout == "0+unknown\n"

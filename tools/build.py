@@ -19,6 +19,13 @@ ROOT = Path(__file__).parents[1]
 BELOW = "    # What follows is not in catlip-labels"
 
 
+def with_version(text: str, version: str) -> str:
+    """pyproject.toml with its version written down, so that what is built from it needs no git."""
+    text, found = re.subn(r'^dynamic = \["version"\].*$', f'version = "{version}"', text, count=1, flags=re.MULTILINE)
+    assert found == 1, "pyproject.toml has changed its form"
+    return text
+
+
 def labels_project(text: str) -> str:
     """pyproject.toml of catlip-labels, from catlip's: fewer dependencies, no extras, no pictures of the demo."""
     text, names = re.subn(r'^name = "catlip"$', 'name = "catlip-labels"', text, count=1, flags=re.MULTILINE)
@@ -51,16 +58,19 @@ def labels_project(text: str) -> str:
 def build(out: Path) -> None:
     """Build both from the committed files. Nothing of the clock or of the machine is in them: hatchling takes care."""
     out.mkdir(parents=True, exist_ok=True)
+    ask = ["uv", "run", "--quiet", "--no-project", "--with", "hatchling", "--with", "hatch-vcs", "hatchling", "version"]
+    version = subprocess.run(ask, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         for name in ("catlip", "catlip-labels"):
             tree = Path(folder, name)
             tree.mkdir()
             archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
             subprocess.run(["tar", "-x"], cwd=tree, input=archive.stdout, check=True)
-            project = tree / "pyproject.toml"
+            project = with_version((tree / "pyproject.toml").read_text(encoding="utf-8"), version)
             if name == "catlip-labels":
-                project.write_text(labels_project(project.read_text(encoding="utf-8")), encoding="utf-8")
+                project = labels_project(project)
                 shutil.rmtree(tree / "catlip" / "demo" / "sample")
+            (tree / "pyproject.toml").write_text(project, encoding="utf-8")
             subprocess.run(["uv", "build", "--quiet", "--out-dir", out.absolute()], cwd=tree, check=True)
 
 
