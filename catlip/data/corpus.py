@@ -35,7 +35,7 @@ from catlip.data.dataset import bounded
 from catlip.data.files import is_url
 from catlip.data.open import located, mixed, open_dataset
 from catlip.errors import UsageError
-from catlip.labels.labeler import Labeler
+from catlip.labels.labeler import SETTINGS, Labeler
 from catlip.labels.vocabulary import Vocabulary
 from catlip.notices import say
 
@@ -44,7 +44,7 @@ GROUPS_PER_TASK_ROWS = 2_000_000  # row groups of a Parquet file are bundled up 
 ROWS_AT_ONCE = 4096  # samples, of captions in memory
 LANGUAGE_SAMPLE = 512  # captions of every chunk whose language, and whose words for the labels, are looked at
 LEAST_SPOKEN = 3  # uses of a word from which on it is the name of its label
-MAX_FOREIGN = 0.1  # share of captions that are not English by their words, from which on we say so
+MAX_FOREIGN = 0.1  # share of captions that are not in their language by their words, from which on we say so
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,6 +59,7 @@ class CorpusConfig:
     rule: Literal["nouns", "corenet"] = "nouns"
     canonical: bool = True  # near-synonyms (girl, female child, lass) share one label
     heads: bool = True  # a phrase also carries the label of what it is a kind of (swimming pool: pool)
+    language: str = "en"  # of the captions: en, de, fr, ... (docs/labels.md lists them), or auto: each one's own
     ancestors: int = 0  # add hypernyms up to so many levels
     lexicon: str | None = None  # TSV of your own terms: phrase, label
     runner: Literal["native", "ray"] = "native"  # this machine, or a Ray cluster
@@ -66,9 +67,7 @@ class CorpusConfig:
     workers: int = 0  # processes on this machine; 0: one a core
 
     def labeler(self) -> Labeler:
-        return Labeler(
-            self.rule, canonical=self.canonical, heads=self.heads, ancestors=self.ancestors, lexicon=self.lexicon
-        )
+        return Labeler(**{name: getattr(self, name) for name in SETTINGS})
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,11 +97,12 @@ class Counts:
     unlabelled: int = 0  # samples without a label
     labels: int = 0
     looked: int = 0  # captions whose language was looked at: the first of every few thousand
-    foreign: int = 0  # of those, not English by their words
+    foreign: int = 0  # of those, not in the language by their words
     by_synset: Counter[str] = field(default_factory=Counter)
     by_word: Counter[str] = field(
         default_factory=Counter
     )  # "synset<TAB>word that it was read from", of those looked at
+    language: str = "en"  # that was expected
     troubles: dict[str, str] = field(default_factory=dict)  # what was left out of the files, and why
 
     def add(self, other: dict[str, Any]) -> None:
@@ -160,8 +160,11 @@ class Counts:
             lines.append(f"{len(self.troubles):,} troubles, e.g. {first}: {why}")
         share = self.foreign / max(self.looked, 1)
         if share > MAX_FOREIGN:
+            expected = {"en": "English", "auto": "any language that catlip knows"}.get(self.language, self.language)
+            advice = "" if self.language == "auto" else "; `language` says what they are in"
             lines.append(
-                f"warning: {share:.1%} of the captions are not English by their words; their labels will be poor"
+                f"warning: {share:.1%} of the captions are not {expected} by their words; their labels will be "
+                f"poor{advice}"
             )
         return "\n".join(lines)
 
@@ -247,7 +250,7 @@ def _count_in_memory(cfg: VocabularyConfig, labeler: Labeler) -> tuple[Counts, s
             data = open_dataset(data, text_col=cfg.text_col)
     captions: Iterable[Any] = data.captions() if hasattr(data, "captions") else data
     several = ([one] if isinstance(one, str) else list(one or []) for one in captions)
-    counts = Counts(troubles=bounded(getattr(data, "troubles", {})))
+    counts = Counts(language=cfg.language, troubles=bounded(getattr(data, "troubles", {})))
     while some := list(islice(several, ROWS_AT_ONCE)):
         counts.count(some, labeler)
     return counts, getattr(data, "name", "captions in memory")
@@ -262,7 +265,7 @@ def _count_files(cfg: CorpusConfig, labeler: Labeler, parts: Path, labels_folder
         "labeler": {**labeler.settings, "lexicon": cfg.lexicon and os.path.abspath(cfg.lexicon)},
         "version": labeler.version,
         "terms_hash": labeler.terms_hash,
-        "lexicon": labeler.wordnet.hash,
+        "lexicon": labeler.data_hash,
         "format": FORMAT,
         "parts": str(parts.absolute()),
         "labels": str(labels_folder.absolute()) if labels_folder else None,
@@ -284,7 +287,7 @@ def _count_files(cfg: CorpusConfig, labeler: Labeler, parts: Path, labels_folder
         if not any(parts.glob("*.json")):
             shutil.rmtree(parts)  # nothing was done that a second try could build on
         raise
-    counts = Counts()
+    counts = Counts(language=cfg.language)
     for task in tasks:
         counts.add(json.loads(Path(task["part"]).read_text(encoding="utf-8")))
     return counts

@@ -37,7 +37,7 @@ _QUOTES = dict.fromkeys(map(ord, "’‘ʼ´`"), "'")
 _FREE = re.compile(r"-free\b")
 _QUOTE = re.compile(r"'(?!(?:s|ll|re|ve|m|d|t|free)\b)")  # not the beginning of a clitic
 # One for one, so that str.translate stays on its quick path for ASCII.
-_ASCII = str.maketrans(
+ASCII = str.maketrans(
     {
         **dict.fromkeys('.,;:!?()[]{}"|*~=^$<>', BREAK),
         **dict.fromkeys("-_/\\%", " "),
@@ -57,10 +57,10 @@ def as_text(value: Any) -> str:
     )
 
 
-def clean(caption: str, tag_words: Callable[[str], str] = str) -> str:
+def clean(caption: str, tag_words: Callable[[str], str] = str, *, accents: bool = False) -> str:
     """Remove markup, addresses, file names and accents; what is left is plain text, in any script.
 
-    tag_words: the words of a hashtag.
+    tag_words: the words of a hashtag. accents: letters keep them, and what is no letter stays too.
     """
     text = caption[:MAX_CHARACTERS]
     if "&" in text:
@@ -73,6 +73,8 @@ def clean(caption: str, tag_words: Callable[[str], str] = str) -> str:
         text = _HASHTAG.sub(lambda tag: f" , {tag_words(tag[1])} , ", text)
     if "." in text:
         text = _FILE_NAME.sub(" , ", text)
+    if accents:
+        return text.replace(END, " ")
     text = unicodedata.normalize("NFKD", text.translate(_QUOTES)).translate(_DASHES)
     kept = []
     for character in text:
@@ -138,11 +140,21 @@ def normalize(
         joined = _GLUE.join(texts).lower()
     if "-free" in joined:
         joined = _FREE.sub(f" {FREE}", joined)
-    joined = joined.translate(_ASCII).replace(BREAK, f" {BREAK} ")
+    joined = joined.translate(ASCII).replace(BREAK, f" {BREAK} ")
     if "'" in joined:
         joined = joined.replace("n't", " not").replace("s' ", "s 's ")
         joined = _QUOTE.sub(" ", joined).replace("'", " '")
     return f"{joined} {END}"
+
+
+def plain(captions: Iterable[Any], tag_words: Callable[[str], str] = str) -> str:
+    """Captions as one text, with `END` between them, without what `clean` removes; letters keep accents and case."""
+    texts = [caption if type(caption) is str else as_text(caption) for caption in captions]
+    joined = _GLUE.join(texts)
+    for i in _odd(texts, joined.lower(), accents=True):
+        texts[i] = clean(texts[i], tag_words, accents=True)
+        joined = ""
+    return joined or _GLUE.join(texts)
 
 
 def _capitals(joined: str) -> list[int]:
@@ -154,13 +166,13 @@ def _capitals(joined: str) -> list[int]:
     return np.unique(np.searchsorted(np.flatnonzero(data == 0), pairs)).tolist() if len(pairs) else []
 
 
-def _odd(texts: Sequence[str], joined: str) -> set[int]:
+def _odd(texts: Sequence[str], joined: str, *, accents: bool = False) -> set[int]:
     """Which texts need `clean`. joined: all of them in lower case, as they are searched together first."""
     if joined.count(END) != len(texts) - 1:
         return set(range(len(texts)))  # somebody else's separator
     odd: set[int] = set()
-    if not joined.isascii() or max(map(len, texts)) > MAX_CHARACTERS:
-        odd = {i for i, text in enumerate(texts) if not text.isascii() or len(text) > MAX_CHARACTERS}
+    if not (accents or joined.isascii()) or max(map(len, texts), default=0) > MAX_CHARACTERS:
+        odd = {i for i, text in enumerate(texts) if not (accents or text.isascii()) or len(text) > MAX_CHARACTERS}
     # Nearly every full stop ends a sentence; only one inside a word can belong to a file name or an address.
     dot_inside = joined.count(".") != joined.count(". ") + joined.endswith(".")
     marks = [mark for mark in (_CARE + _CARE_WITH_DOT if dot_inside else _CARE) if mark in joined]

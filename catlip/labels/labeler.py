@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RULES = ("nouns", "corenet")
 # Of what a rule makes of captions. Another version's vocabularies are refused for labelling: their labels would differ.
 VERSIONS = {"nouns": 2, "corenet": 1}
+SETTINGS = ("rule", "canonical", "heads", "language", "ancestors", "lexicon")
 _NAMING = "a photo of a"  # before a class name, so that it is read as a noun
 
 
@@ -33,6 +34,7 @@ class ExplainConfig:
     rule: Literal["nouns", "corenet"] = "nouns"
     canonical: bool = True  # near-synonyms (girl, female child, lass) share one label
     heads: bool = True  # a phrase also carries the label of what it is a kind of (swimming pool: pool)
+    language: str = "en"  # of the caption: en, de, fr, ... (docs/labels.md lists them), or auto
     ancestors: int = 0  # also show the labels with hypernyms up to so many levels
     lexicon: str | None = None  # TSV of your own terms: phrase, label
 
@@ -100,6 +102,7 @@ class Labeler:
 
     canonical: synsets that captions use for the same visible thing share one label (catlip/labels/nouns/synonyms.tsv).
     heads: a phrase also carries the label of what it is a kind of, so that "pool" and "swimming pool" agree.
+    language: of the captions, "en", "de", "fr", ..., or "auto": each caption's own. The labels are the same synsets.
     rule: "nouns", ours, or "corenet", the official CatLIP code's behaviour, for whoever reproduces the paper or uses
         the official vocabulary and weights.
     ancestors: add the hypernyms of every synset, up to so many levels.
@@ -116,17 +119,21 @@ class Labeler:
         *,
         canonical: bool = True,
         heads: bool = True,
+        language: str = "en",
         ancestors: int = 0,
         lexicon: str | Path | None = None,
     ) -> None:
         if rule not in RULES:
             raise UsageError(f"`rule` {rule!r}: there are {' and '.join(map(repr, RULES))}")
+        if rule == "corenet" and language != "en":
+            raise UsageError(f"`language` {language!r}: the official rule, 'corenet', reads English only")
         if ancestors < 0:
             raise UsageError(f"`ancestors` {ancestors}: a number of levels, 0 or more")
         self.rule = rule
         self.version = VERSIONS[rule]
         self.canonical = canonical and rule == "nouns"
         self.heads = heads and rule == "nouns"
+        self.language = language
         self.ancestors = ancestors
         self.lexicon = str(lexicon) if lexicon is not None else None
         self.terms = read_terms(Path(self.lexicon)) if self.lexicon else {}
@@ -152,7 +159,12 @@ class Labeler:
             return CorenetRule(self.wordnet, self._index)
         from catlip.labels.nouns.rule import NounRule
 
-        return NounRule(self._phrases, self._index, canonical=self.canonical, heads=self.heads)
+        english = NounRule(self._phrases, self._index, canonical=self.canonical, heads=self.heads)
+        if self.language == "en":
+            return english
+        from catlip.labels.languages.language_rule import language_rule
+
+        return language_rule(self.language, english, self.terms)
 
     @cached_property
     def _phrases(self) -> "PhraseIndex":
@@ -163,7 +175,7 @@ class Labeler:
     @property
     def settings(self) -> dict[str, Any]:
         """What it was made with: `Labeler(**settings)` labels alike."""
-        return {name: getattr(self, name) for name in ("rule", "canonical", "heads", "ancestors", "lexicon")}
+        return {name: getattr(self, name) for name in SETTINGS}
 
     def __getstate__(self) -> dict[str, Any]:  # worker processes open their own
         return {**self.settings, "version": self.version, "terms": self.terms}
@@ -220,12 +232,21 @@ class Labeler:
         lines = sorted("\t".join((phrase, *labels)) for phrase, labels in self.terms.items())
         return sha256("\n".join(lines).encode()).hexdigest()[:12] if lines else ""
 
+    @property
+    def data_hash(self) -> str:
+        """Identifies the tables that labels are made with: WordNet, and those of the language."""
+        if self.language == "en":
+            return self.wordnet.hash
+        from catlip.labels.languages.language import tables_hash
+
+        return sha256(f"{self.wordnet.hash} {tables_hash(self.language)}".encode()).hexdigest()[:12]
+
     def name(self, synset: str) -> str:
         """A label for people: the synset's first lemma, or the id itself for a label of one's own."""
         return self.wordnet.synset(synset).name if self.wordnet.has_synset(synset) else synset
 
     def foreign(self, captions: Sequence[Any]) -> int:
-        """How many captions are not English by their words."""
+        """How many captions are not in `language` by their words; of "auto": in none of the languages."""
         return self._rule.foreign(captions)
 
     def meanings(self, name: str) -> list[ExplainedWord]:
@@ -281,8 +302,8 @@ def explain(caption: str | None = None, *, config: ExplainConfig | None = None, 
     True
     """
     cfg = configure(ExplainConfig, config, caption=caption, **settings)
-    labeler = Labeler(cfg.rule, canonical=cfg.canonical, heads=cfg.heads, ancestors=cfg.ancestors, lexicon=cfg.lexicon)
-    return labeler.explain(cfg.caption)
+    settings = {name: getattr(cfg, name) for name in SETTINGS}
+    return Labeler(**settings).explain(cfg.caption)
 
 
 def read_utf8(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 A vocabulary is one table in plain text, `vocab.tsv`, that a person can grep and sort:
 
-    # catlip vocabulary; rule=nouns version=2 canonical=1 heads=1 ancestors=0 lexicon=1a2b3c samples=6000 ... source=...
+    # catlip vocabulary; rule=nouns version=2 canonical=1 heads=1 language=en ancestors=0 lexicon=1a2b3c samples=6 ...
     0   n10287213   man   2714
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from catlip.atomic import write_text
 from catlip.errors import UsageError
-from catlip.labels.labeler import VERSIONS, Labeler, read_utf8
+from catlip.labels.labeler import SETTINGS, VERSIONS, Labeler, read_utf8
 from catlip.labels.wordnet import open_lexicon
 
 _HEADER = "# catlip vocabulary;"
@@ -52,6 +52,7 @@ class Vocabulary:
     version: int = VERSIONS["nouns"]  # of the rule; the versions' labels differ
     canonical: bool = True  # near-synonyms share one label
     heads: bool = True  # phrases also carry what they are a kind of
+    language: str = "en"  # of the captions
     ancestors: int = 0
     lexicon: str = ""  # hash of the lexicon the labels were made with
     source: str = ""
@@ -92,8 +93,9 @@ class Vocabulary:
 
     @property
     def hash(self) -> str:
-        """Identifies the classes, their order and the domain's own terms."""
-        return sha256("\n".join([*self.synsets, *filter(None, [self.terms_hash])]).encode()).hexdigest()[:12]
+        """Identifies the classes, their order, the domain's own terms and the language of the captions."""
+        more = [self.terms_hash, self.language if self.language != "en" else ""]
+        return sha256("\n".join([*self.synsets, *filter(None, more)]).encode()).hexdigest()[:12]
 
     def labeler(self) -> Labeler:
         """The labeler that the counts were made with.
@@ -102,18 +104,17 @@ class Vocabulary:
         """
         if self.terms and not Path(self.terms).is_file():
             raise UsageError(f"the vocabulary was made with the terms of {self.terms}, and there is no such file")
-        labeler = Labeler(
-            self.rule, canonical=self.canonical, heads=self.heads, ancestors=self.ancestors, lexicon=self.terms
-        )
+        settings = {name: getattr(self, name) for name in SETTINGS if name != "lexicon"}
+        labeler = Labeler(**settings, lexicon=self.terms)
         if self.version != labeler.version:
             raise UsageError(
                 f"the vocabulary was made with version {self.version} of the rule {self.rule!r}, this catlip has "
                 f"{labeler.version}: its labels would differ. Make it anew with `catlip vocab`"
             )
-        if self.lexicon and self.lexicon != labeler.wordnet.hash:
+        if self.lexicon and self.lexicon != labeler.data_hash:
             raise UsageError(
                 f"the vocabulary was made with lexicon {self.lexicon}, this version of catlip has "
-                f"{labeler.wordnet.hash}: its labels would differ. Make it anew with `catlip vocab`"
+                f"{labeler.data_hash}: its labels would differ. Make it anew with `catlip vocab`"
             )
         if self.terms_hash and self.terms_hash != labeler.terms_hash:
             raise UsageError(
@@ -181,8 +182,9 @@ class Vocabulary:
             version=labeler.version,
             canonical=labeler.canonical,
             heads=labeler.heads,
+            language=labeler.language,
             ancestors=labeler.ancestors,
-            lexicon=labeler.wordnet.hash,
+            lexicon=labeler.data_hash,
             source=source,
             terms=labeler.lexicon,
             terms_hash=labeler.terms_hash,
@@ -217,7 +219,7 @@ class Vocabulary:
         first = vocabularies[0]
         for other in vocabularies[1:]:
             terms = "terms_hash" if other.terms_hash else "terms"
-            for fact in ("rule", "version", "canonical", "heads", "ancestors", "lexicon", terms):
+            for fact in ("rule", "version", "canonical", "heads", "language", "ancestors", "lexicon", terms):
                 if getattr(first, fact) != getattr(other, fact):
                     mine, theirs = getattr(first, fact), getattr(other, fact)
                     raise UsageError(f"vocabularies of different {fact} cannot be merged: {mine!r} and {theirs!r}")
@@ -257,6 +259,7 @@ class Vocabulary:
             "version": self.version,
             "canonical": int(self.canonical),
             "heads": int(self.heads),
+            "language": self.language,
             "ancestors": self.ancestors,
             "lexicon": self.lexicon,
             "samples": self.samples,
@@ -355,7 +358,7 @@ def _facts(path: Path, header: str) -> dict[str, Any]:
     for part in before.split():
         name, _, value = part.partition("=")
         number = name in ("samples", "captions", "ancestors", "version", "canonical", "heads")
-        if name not in ("rule", "lexicon") and not number:
+        if name not in ("rule", "language", "lexicon") and not number:
             raise UsageError(f"{path}, line 1: unknown {part!r}; the header is damaged, or a newer catlip wrote it")
         if number and not _COUNT.fullmatch(value):
             raise UsageError(f"{path}, line 1: {part!r} is no number; the header is damaged")

@@ -5,7 +5,7 @@ words are dismissed in a few array operations; the few that are left are looked 
 """
 
 import math
-from collections.abc import Set
+from collections.abc import Iterable, Set
 
 import numpy as np
 
@@ -45,10 +45,7 @@ class PhraseIndex:
             self._enter(text, text)
         self._enter_split_compounds(words)
         self._parts = {word for text in self._lemmas for word in text.split(" ")}
-        pairs = {tuple(text.split(" ", 2)[:2]) for text in self._lemmas}
-        hashes = np.array([[word_hash(first), word_hash(second)] for first, second in pairs], np.uint32)
-        self._may_start = np.zeros(1 << 22, bool)
-        self._may_start[_slot(hashes[:, 0], hashes[:, 1])] = True
+        self._may_start = pair_table(self._lemmas)
 
     def _enter(self, text: str, lemma: str) -> None:
         words = text.split(" ")
@@ -119,6 +116,16 @@ class PhraseIndex:
         if score < THRESHOLD:
             return None
         return Reading(Kind.SINGULAR, lemma, why, score=score, synsets=close_senses(candidates))
+
+
+def pair_table(texts: Iterable[str]) -> np.ndarray:
+    """bool [slots]: true at the slot of the first two words of each text."""
+    table = np.zeros(1 << 22, bool)
+    pairs = {tuple(text.split(" ", 2)[:2]) for text in texts}
+    if pairs:
+        hashes = np.array([[word_hash(first), word_hash(second)] for first, second in pairs], np.uint32)
+        table[_slot(hashes[:, 0], hashes[:, 1])] = True
+    return table
 
 
 def _slot(first: np.ndarray, second: np.ndarray) -> np.ndarray:

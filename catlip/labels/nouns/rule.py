@@ -14,7 +14,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,14 +22,9 @@ from catlip.labels import cleaning
 from catlip.labels.nouns.names import mark_names
 from catlip.labels.nouns.negation import Caption
 from catlip.labels.nouns.phrases import THRESHOLD, PhraseIndex
-from catlip.labels.nouns.words import STOPS, Kind, canonical_synsets, word_list, word_lists
+from catlip.labels.nouns.words import STOPS, Form, Kind, canonical_synsets, word_list, word_lists
 from catlip.labels.nouns.wordtable import BY_CONTEXT, NO_LABEL, Span, WordTable
 
-# float32 [Kind of the word before, or after; Form of the word]: what a neighbour says for (+) or against (-) a noun.
-_BEFORE, _AFTER = (
-    np.array([word_lists()[side][kind.name.lower()][0].split() for kind in Kind], np.float32)
-    for side in ("before", "after")
-)
 FOREIGN = 7  # log-odds, summed over the words, from which on a caption is not English
 CHUNK = 2048  # captions at a time at most: their arrays stay in the processor's cache
 SPOKEN_CHUNK = 128
@@ -38,7 +32,7 @@ CHUNK_CHARACTERS = 1 << 20  # a thousand pages of text would need gigabytes
 WEARERS = word_list("negation", "wearer")
 # Why a noun gives no label, by its number in `Batch.muted`.
 DENIED, NOT_ENGLISH = 1, 2
-MUTED = ("", "absent, uncertain or no thing in the picture, by the words near it", "the caption is not English")
+MUTED = ("", "absent, uncertain or no thing in the picture, by the words near it", "the caption is not in {language}")
 
 
 @dataclass(slots=True)
@@ -54,6 +48,16 @@ class Batch:
     positions: np.ndarray  # word of each label
 
 
+def evidence(lists: dict[str, dict[str, tuple[str, ...]]], side: str) -> np.ndarray:
+    """float32 [Kind of the word before, or after; Form of the word]: what it says for (+) or against (-) a noun.
+
+    side: "before" or "after". lists: what has these lines, for each kind of word; none for a kind says nothing.
+    """
+    lines = lists.get(side, {})
+    numbers = [lines[kind.name.lower()][0].split() if kind.name.lower() in lines else [0] * len(Form) for kind in Kind]
+    return np.array(numbers, np.float32)
+
+
 class NounRule:
     """See the module. `index` numbers the labels; `phrases` hold a domain's own terms too.
 
@@ -61,14 +65,19 @@ class NounRule:
         word that is alone in its text keeps all its close senses.
     """
 
+    spoken_language = "English"
+
     def __init__(
         self, phrases: PhraseIndex, index: dict[str, int], *, canonical: bool, heads: bool, several: bool = False
     ) -> None:
-        self.index = index
-        self.several = several
+        self.phrases, self.index, self.several, self.heads = phrases, index, several, heads
+        self.canonical = canonical_synsets() if canonical else {}
         self._synsets = list(index)
-        self._new_table = partial(WordTable, phrases, index, canonical_synsets() if canonical else {}, heads=heads)
         self._words = self._new_table()
+        self._before, self._after = (evidence(word_lists(), side) for side in ("before", "after"))
+
+    def _new_table(self) -> WordTable:
+        return WordTable(self.phrases, self.index, self.canonical, heads=self.heads)
 
     def labels(self, captions: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """(caption of each label, label), in no particular order and with repetitions."""
@@ -80,28 +89,37 @@ class NounRule:
         return batch.rows, batch.labels
 
     def foreign(self, captions: Sequence[Any]) -> int:
-        """Captions that are not English by their words."""
+        """Captions that are not in the language of the rule by their words."""
+        return int((self.against(captions) >= FOREIGN).sum())
+
+    def against(self, captions: Sequence[Any]) -> np.ndarray:
+        """int32 [captions]: what the words of each say against the language of the rule, in log-odds."""
         ids = self._numbers(captions)
-        return int(_foreign(self._words.rows.take(ids), self._bounds(ids)).sum())
+        return foreignness_of(self._words.rows.take(ids), self._bounds(ids))
 
     def run(self, captions: Sequence[Any]) -> Batch:
         """All of the rule, on a batch of captions."""
         ids = self._numbers(captions)
         words = self._words.rows.take(ids)  # which is many times quicker than rows[ids]
-        kind, form, scores = words["kind"], words["form"], words["score"].copy()
-        scores[1:] += _BEFORE[kind[:-1], form[1:]]
-        scores[:1] += _BEFORE[Kind.BREAK, form[:1]]
-        scores[:-1] += _AFTER[kind[1:], form[:-1]]
+        bounds = self._bounds(ids)
+        scores = self._scores(words, bounds)
         spans = self._words.find_phrases(ids, words)
         units = ((scores >= THRESHOLD) & (words["label"] != NO_LABEL)).astype(np.int32)
         for unit, (start, end, _) in enumerate(spans, 2):
             units[start:end] = unit
-        bounds = self._bounds(ids)
         muted = self._muted(ids, words, bounds, units, spans)
         spans = [span for span in spans if not muted[span[0]]]
         positions = np.flatnonzero((units == 1) & (muted == 0))
         denied = np.searchsorted(bounds, np.flatnonzero(muted == DENIED), side="right") - 1
         return Batch(ids, scores, spans, muted, *self._resolve(ids, bounds, spans, positions, denied))
+
+    def _scores(self, words: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+        """float32 [words]: log-odds that each word is a noun, with what its neighbours say."""
+        kind, form, scores = words["kind"], words["form"], words["score"].copy()
+        scores[1:] += self._before[kind[:-1], form[1:]]
+        scores[:1] += self._before[Kind.BREAK, form[:1]]
+        scores[:-1] += self._after[kind[1:], form[:-1]]
+        return scores
 
     def _numbers(self, captions: Sequence[Any]) -> np.ndarray:
         if self._words.full:
@@ -130,7 +148,7 @@ class NounRule:
             if table.text[ids[owner]] in WEARERS and not certain:
                 muted[owner] = DENIED
                 muted[self._brand(ids, words["kind"], units, owner + 2)] = DENIED
-        foreign = _foreign(words, bounds)
+        foreign = foreignness_of(words, bounds) >= FOREIGN
         if foreign.any():
             muted[np.repeat(foreign, np.diff(bounds)) & (words["score"] < np.inf)] = NOT_ENGLISH
             for start, end, phrase in spans:
@@ -226,7 +244,7 @@ class NounRule:
     def _reason(self, batch: Batch, position: int, labels: tuple[str, ...]) -> str:
         reading = self._words.reading[batch.ids[position]]
         if batch.muted[position] and reading.synsets:
-            return MUTED[batch.muted[position]]
+            return MUTED[batch.muted[position]].format(language=self.spoken_language)
         if math.isinf(reading.score):
             return reading.why
         score, context = float(batch.scores[position]), float(batch.scores[position]) - reading.score
@@ -242,6 +260,6 @@ class NounRule:
         return why
 
 
-def _foreign(words: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """bool [captions]: not English by their words."""
-    return np.add.reduceat(words["foreign"], bounds[:-1], dtype=np.int32) >= FOREIGN
+def foreignness_of(words: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """int32 [captions]: what the words of each say against the language of the rule, in log-odds."""
+    return np.add.reduceat(words["foreign"], bounds[:-1], dtype=np.int32)

@@ -55,6 +55,7 @@ class WordTable:
         self.phrases, self.index, self.lexicon = phrases, index, phrases.lexicon
         self.canonical, self.heads = canonical, heads
         self.text: list[str] = []
+        self.key = self.text  # of each word, as phrases spell it
         self.reading: list[Reading] = []
         self.rows = np.zeros(4096, ROW)
         self._numbers = WordNumbers(self._add_word)
@@ -98,14 +99,14 @@ class WordTable:
                 continue
             known = self._pairs.get((first, second))
             if known is None:
-                nexts = self.phrases.next_words(f"{self.text[first]} {self.text[second]}")
+                nexts = self.phrases.next_words(f"{self.key[first]} {self.key[second]}")
                 known = self._pairs[first, second] = self._longest([first, second])[1], nexts
             phrase, nexts = known
             length = 2
             if nexts:
                 numbers = ids[start : start + MAX_PHRASE].tolist()
                 third = numbers[-1 if len(numbers) < 3 else 2]  # the end of a caption is part of no phrase
-                if self.text[third] in nexts or self.reading[third].singular in nexts:
+                if self.key[third] in nexts or self.reading[third].singular in nexts:
                     length, phrase = self._longest(numbers)
             if phrase != NO_LABEL:
                 done = start + length
@@ -114,9 +115,9 @@ class WordTable:
 
     def _longest(self, numbers: list[int]) -> tuple[int, int]:
         """(words, number) of the longest phrase that the words begin with. Its last word may be a plural."""
-        head, found = self.text[numbers[0]], (0, NO_LABEL)
+        head, found = self.key[numbers[0]], (0, NO_LABEL)
         for length, number in enumerate(numbers[1:], 2):
-            text = f"{head} {self.text[number]}"
+            text = f"{head} {self.key[number]}"
             for tail in (text, f"{head} {self.reading[number].singular}"):
                 phrase = self._phrase_number(tail)
                 if phrase != NO_LABEL:
@@ -182,13 +183,16 @@ class WordTable:
             several,
             self.index[reading.head] if reading.head else NO_LABEL,
             reading.singular in word_lists()["carrier"],
-            foreignness(text, noun=text in self.lexicon or reading.singular in self.lexicon),
+            self._foreignness(text, reading),
             text in TRIGGERS,
             text in UNITS,
-            word_hash(text),
+            word_hash(self.key[number]),
             word_hash(reading.singular),
         )
         return number
+
+    def _foreignness(self, text: str, reading: Reading) -> int:
+        return foreignness(text, noun=text in self.lexicon or reading.singular in self.lexicon)
 
 
 class WordNumbers:

@@ -1,0 +1,197 @@
+"""What is known of one language other than English: its nouns with their synsets, its function words, its spelling.
+
+Two tables a language, `CODE.txt.xz` (nouns, compiled by tools/build_language.py from an open multilingual wordnet) and
+`CODE.tsv` (function words, endings, and what captions mean by a word where the wordnet does not say it).
+"""
+
+import lzma
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from catlip.errors import UsageError
+from catlip.labels import cleaning
+from catlip.labels.cleaning import BREAK, END
+from catlip.labels.nouns.words import Kind
+
+HERE = Path(__file__).parent
+_MARKS = re.compile("[«»„“”‚‘…–—―·•¡¿、。！？，：；（）「」『』]")
+_UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060\ufeff]")  # soft hyphens, joiners, directions
+_UMLAUTS = {"ä": "a", "ö": "o", "ü": "u", "Ä": "A", "Ö": "O", "Ü": "U"}
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How a language is written."""
+
+    name: str
+    capitals: bool = False  # nouns have a capital
+    compounds: bool = False  # nouns are joined to one word, whose end says what it is
+    apostrophes: bool = False  # an apostrophe ends a word (l'eau)
+
+
+SPELLINGS = {"de": Spelling("German", capitals=True, compounds=True), "fr": Spelling("French", apostrophes=True)}
+LANGUAGES = ("en", *SPELLINGS)
+ALONE = "-"  # in place of a second synset: the first carries no other
+
+
+@dataclass(frozen=True, slots=True)
+class Noun:
+    """What a spelling means as a noun."""
+
+    lemma: str
+    synsets: tuple[str, ...]  # the one meant, and what it is a kind of, or made of; none: no label
+    other: str = ""  # "a", "v": the spelling is an adjective, a verb too
+    why: str = ""
+
+
+class Language:
+    """Raises UsageError for a language that catlip has no tables of."""
+
+    def __init__(self, code: str) -> None:
+        if code not in SPELLINGS:
+            raise UsageError(f"`language` {code!r}: there are {', '.join(LANGUAGES)} and auto")
+        self.code, self.spelling = code, SPELLINGS[code]
+        packed, by_hand = (HERE / f"{code}.txt.xz").read_bytes(), (HERE / f"{code}.tsv").read_bytes()
+        self.hash = sha256(packed + by_hand).hexdigest()[:12]
+        self._rows = dict(line.split("\t", 1) for line in lzma.decompress(packed).decode().splitlines())
+        self.lists: dict[str, dict[str, tuple[str, ...]]] = {}
+        for line in by_hand.decode().splitlines():
+            if line and not line.startswith("#"):
+                section, word, *fields = line.split("\t")
+                self.lists.setdefault(section, {})[word] = tuple(fields)
+        self.function = {
+            word: Kind[kind.upper()] for kind, (words,) in self.lists["function"].items() for word in words.split()
+        }
+        self.endings = [
+            (old, new.strip("-")) for old, fields in self.lists["ending"].items() for new in fields[0].split()
+        ]
+        self.adjectives = self.words("adjective")
+        self.common = self.words("common")
+        self.deny, self.join = self.words("deny"), self.words("join")
+        self._meant = self.lists.get("sense", {})
+        self._never = self.lists.get("never", {})
+        self.noun = lru_cache(maxsize=100_000)(self._noun)
+
+    def words(self, section: str) -> frozenset[str]:
+        """All words of a section of lists."""
+        return frozenset(word for fields in self.lists.get(section, {}).values() for word in " ".join(fields).split())
+
+    @property
+    def lemmas(self) -> list[str]:
+        return [*self._rows, *self._meant, *self._never]
+
+    def by_hand(self, lemma: str) -> bool:
+        """Whether CODE.tsv says what a noun or phrase means."""
+        return lemma in self._meant or lemma in self._never
+
+    def entry(self, lemma: str) -> Noun | None:
+        """A noun, or phrase, as the tables spell it."""
+        if lemma in self._never:
+            return Noun(lemma, (), why=self._never[lemma][0])
+        row = self._rows.get(lemma)
+        offset, _, other = row.partition("\t") if row else ("", "", "")
+        if lemma in self._meant:
+            synsets = tuple(self._meant[lemma][0].split())
+            return Noun(lemma, synsets, why=f"{self.spelling.name} {lemma!r}, as captions use it")
+        return Noun(lemma, (f"n{offset}",), other, why=f"{self.spelling.name} noun {lemma!r}") if row else None
+
+    def _noun(self, word: str) -> Noun | None:
+        """What a word, as it is written, may mean as a noun: itself, its singular, or the end of the compound."""
+        spellings = dict.fromkeys(self._spellings(word))
+        found = [noun for look in (self.entry, self._singular) for noun in map(look, spellings) if noun is not None]
+        if found:
+            return found[0]
+        if self.spelling.compounds and len(word) > 6 and not word.islower():
+            return self._compound(word)
+        return None
+
+    def _spellings(self, word: str) -> Sequence[str]:
+        if self.spelling.capitals:
+            spelled = word.capitalize() if word.isupper() or word.islower() else word
+            return spelled, spelled.replace("ss", "ß")  # as in Switzerland, and in capitals
+        return word, word.capitalize()
+
+    def _singular(self, word: str) -> Noun | None:
+        for old, new in self.endings:
+            if word.endswith(old) and len(word) - len(old) > 1:
+                stem = word[: len(word) - len(old)]
+                for base in (stem, _without_umlaut(stem)) if self.spelling.capitals else (stem,):
+                    found = self.entry(base + new)
+                    if found is not None:
+                        return found
+        return None
+
+    def _compound(self, word: str) -> Noun | None:
+        *_, last = word.split("-")
+        if last != word:
+            return self._noun(last.capitalize()) if len(last) > 2 else None
+        for cut in range(3, len(word) - 2):
+            tail = word[cut:].capitalize()
+            found = self.entry(tail) or self._singular(tail)
+            if found is not None and self._begins(word[:cut]):
+                return Noun(found.lemma, found.synsets, why=f"{self.spelling.name} compound with {found.lemma!r}")
+        return None
+
+    def _begins(self, word: str) -> bool:
+        """Whether a compound may begin like this: with a noun, and what joins it to the next."""
+        return any(
+            word.removesuffix(joint) in self._rows or word.removesuffix(joint) + "e" in self._rows
+            for joint in ("", "s", "n", "en", "es", "er", "e")
+        )
+
+    def key(self, word: str) -> str:
+        """A word as phrases are looked up: the lemma of a noun or adjective, in lower case."""
+        noun = self.noun(word)
+        if noun is not None and " " not in noun.lemma:
+            return noun.lemma.lower()
+        lower = word.lower()
+        for ending in self.lists["adjective-ending"]:
+            if lower.endswith(ending) and len(lower) > len(ending) + 2:
+                return lower.removesuffix(ending)
+        return lower
+
+    def normalize(self, captions: Sequence[Any], tag_words: Callable[[str], str] = str) -> str:
+        """As cleaning.normalize, but letters keep their accents, and their case where it says what a noun is."""
+        joined = cleaning.plain(captions, tag_words)
+        if not joined.isascii():
+            joined = unicodedata.normalize("NFC", _UNSEEN.sub("", joined).replace("’", "'"))
+            joined = _MARKS.sub(f" {BREAK} ", joined)
+        if not self.spelling.capitals:
+            joined = joined.lower()
+        joined = joined.translate(cleaning.ASCII) if joined.isascii() else _translate(joined)
+        if "'" in joined:
+            joined = joined.replace("'", "' " if self.spelling.apostrophes else " ")
+        return f"{joined.replace(BREAK, f' {BREAK} ')} {END}" if joined or captions else ""
+
+
+def _translate(text: str) -> str:
+    """str.translate of what is not only ASCII, byte by byte: twenty times quicker."""
+    return text.encode("utf-8", "replace").translate(_BYTES).decode()
+
+
+_BYTES = bytes(ord(cleaning.ASCII.get(i, chr(i))) if i < 128 else i for i in range(256))
+
+
+def _without_umlaut(word: str) -> str:
+    for i in range(len(word) - 1, -1, -1):
+        if word[i] in _UMLAUTS:
+            return word[:i] + _UMLAUTS[word[i]] + word[i + 1 :]
+    return word
+
+
+@cache
+def open_language(code: str) -> Language:
+    """The tables of a language, read once a process. Raises UsageError for a language without."""
+    return Language(code)
+
+
+def tables_hash(language: str) -> str:
+    """Identifies the tables of a language, or of all of them ("auto")."""
+    codes = SPELLINGS if language == "auto" else [language]
+    return " ".join(open_language(code).hash for code in codes)

@@ -1,0 +1,268 @@
+"""The rule "nouns" for captions in other languages than English: the same labels, by the same arrays.
+
+What differs from English is the judgement of a word (`language.py`), how phrases are spelled, and negation, which is
+only what follows a word such as German "kein". A synset carries the label of what it is a kind of if its English name
+does: a Schwimmbecken is a swimming pool and a pool.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from catlip.labels.languages.language import ALONE, SPELLINGS, Language, open_language
+from catlip.labels.nouns.phrases import MAX_PHRASE, PhraseIndex, Terms, pair_table
+from catlip.labels.nouns.rule import DENIED, FOREIGN, NOT_ENGLISH, Batch, NounRule, evidence, foreignness_of
+from catlip.labels.nouns.words import (
+    COMMON_WORDS,
+    ENGLISH,
+    FOREIGN_WORD,
+    FUNCTION_WORDS,
+    NOUN,
+    SCRIPT,
+    SHORT_NOUN,
+    STOPS,
+    Form,
+    Kind,
+    Reading,
+    word_list,
+)
+from catlip.labels.nouns.wordtable import Span, WordTable
+from catlip.labels.wordnet import Lexicon
+
+_OTHERS = FUNCTION_WORDS.keys() | COMMON_WORDS | word_list("language", "other")  # function words of any language
+_FORMS = {"": Form.PLAIN, "a": Form.ADJECTIVE, "v": Form.S_FORM, "av": Form.S_FORM}
+UNKNOWN = 1  # log-odds that a word which nothing knows speaks against the language
+
+
+class LanguagePhrases(PhraseIndex):
+    """Multi-word nouns of a language, and a domain's own terms; both by the keys of their words."""
+
+    def __init__(self, lexicon: Lexicon, language: Language, terms: Terms) -> None:
+        self.lexicon, self.language, self.terms = lexicon, language, terms
+        self._lemmas, self._next, self._closed_up = {}, {}, {}
+        for lemma in language.lemmas:
+            if " " in lemma or ("-" in lemma and not language.spelling.compounds):
+                words = language.normalize([lemma]).split()[:-1]
+                if words[0].lower() not in language.function or language.by_hand(lemma):
+                    self._enter(" ".join(map(language.key, words)), lemma)
+        for words in terms:
+            self._enter(" ".join(words), " ".join(words))
+        self._parts = set()
+        self._may_start = pair_table(self._lemmas)
+
+    def _enter(self, text: str, lemma: str) -> None:
+        words = text.split(" ")
+        if 1 < len(words) <= MAX_PHRASE:
+            self._lemmas[text] = lemma
+            for count in range(2, len(words)):
+                self._next.setdefault(" ".join(words[:count]), set()).add(words[count])
+
+    def read(self, text: str) -> Reading | None:
+        lemma = self._lemmas.get(text)
+        if lemma is None:
+            return None
+        own = self.terms.get(tuple(text.split(" ")))
+        if own:
+            return Reading(Kind.SINGULAR, text, f'phrase "{text}"', score=math.inf, synsets=own, own=True)
+        noun = self.language.entry(lemma)
+        return reading_of(lemma, noun.synsets, noun.why) if noun else None
+
+
+def reading_of(lemma: str, synsets: tuple[str, ...], why: str, form: Form = Form.PLAIN) -> Reading:
+    """synsets: the one meant, and another label that the noun carries; none: no label."""
+    head = synsets[1] if len(synsets) > 1 else ""
+    return Reading(Kind.SINGULAR, lemma, why, form, 0.0 if synsets else -math.inf, synsets[:1], head=head)
+
+
+class LanguageTable(WordTable):
+    """The words of captions in one language."""
+
+    def __init__(self, language: Language, phrases: LanguagePhrases, *args: Any, heads: bool) -> None:
+        self.language = language
+        self._keys: list[str] = []
+        super().__init__(phrases, *args, heads=heads)
+        self.key = self._keys
+
+    def _known(self, word: str) -> bool:
+        return len(word) > 2 and (word in self.language.function or self.language.noun(word) is not None)
+
+    def _with_head(self, phrase: Reading) -> Reading:
+        """A noun with what it is a kind of, if the English name of its synset is a phrase that carries it."""
+        if not self.heads:
+            return replace(phrase, head="")
+        if phrase.head == ALONE:
+            return replace(phrase, head="")
+        if phrase.own or phrase.head or not phrase.synsets:
+            return phrase
+        name = self.lexicon.synset(phrase.synsets[0]).name
+        return replace(phrase, head=super()._with_head(replace(phrase, singular=name)).head)
+
+    def _add_word(self, word: str) -> int:
+        own = self.phrases.terms.get((self.language.key(word),))
+        if own and word[0].isalnum():
+            why = "a term of your own lexicon"
+            reading = Reading(Kind.SINGULAR, word, why, score=math.inf, synsets=own, own=True)
+        else:
+            reading = self._with_head(self._read(word))
+        return self._add(word, reading)
+
+    def _read(self, word: str) -> Reading:
+        language, lower = self.language, word.lower()
+        if not word[0].isalnum():
+            return Reading(Kind.BREAK, word, "punctuation")
+        if lower in language.function:
+            return Reading(language.function[lower], word, "function word")
+        if word[0].isdigit():
+            return Reading(Kind.NUMBER, word, "number")
+        noun = language.noun(word) if len(word) > 1 else None
+        if noun is None:
+            return Reading(Kind.OTHER, word, "no noun that the tables know")
+        form = _FORMS[noun.other]
+        if language.spelling.capitals:
+            form = Form.PLAIN if word[0].isupper() else Form.BASE_VERB
+            if lower in language.adjectives:
+                form = Form.ADJECTIVE if word[0].isupper() else Form.ADVERB
+        return reading_of(noun.lemma, noun.synsets, noun.why, form)
+
+    def _add(self, text: str, reading: Reading) -> int:
+        self._keys.append(reading.singular if " " in text else self.language.key(text))
+        number = super()._add(text, replace(reading, head=self._canonical(reading.head)))
+        self.rows[number]["trigger"] = text.lower() in self.language.deny
+        return number
+
+    def _foreignness(self, text: str, reading: Reading) -> int:
+        lower = text.lower()
+        if lower in self.language.function or lower in self.language.common:
+            return 0 if lower in _OTHERS and lower in FUNCTION_WORDS else ENGLISH
+        if not text[0].isalpha():
+            return 0
+        if lower in _OTHERS:
+            return FOREIGN_WORD
+        letters = sum(character > "ɏ" for character in text)
+        if letters:
+            return min(letters, SCRIPT)
+        if reading.synsets:
+            return NOUN if len(text) > 3 else SHORT_NOUN
+        return UNKNOWN
+
+
+class LanguageRule(NounRule):
+    """Captions in one language -> labels. As NounRule."""
+
+    def __init__(self, phrases: LanguagePhrases, english: NounRule) -> None:
+        """english: the rule whose labels and settings are shared."""
+        self.language, self.phrases, self.several = phrases.language, phrases, False
+        self.spoken_language = self.language.spelling.name
+        self.index, self.canonical, self.heads = english.index, english.canonical, english.heads
+        self._synsets = list(english.index)
+        self._before, self._after = (evidence(self.language.lists, side) for side in ("before", "after"))
+        self._words = self._new_table()
+
+    def _new_table(self) -> WordTable:
+        return LanguageTable(self.language, self.phrases, self.index, self.canonical, heads=self.heads)
+
+    def _numbers(self, captions: Sequence[Any]) -> np.ndarray:
+        if self._words.full:
+            self._words = self._new_table()
+        return self._words.numbers(self.language.normalize(captions, self._words.tag_words))
+
+    def _scores(self, words: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+        scores = super()._scores(words, bounds)
+        if self.language.spelling.capitals:
+            form = words["form"]
+            capital = (form == Form.PLAIN) & (words["label"] >= 0)
+            capital[bounds[:-1]] = False  # any word has one there
+            lower = (form == Form.BASE_VERB) | (form == Form.ADVERB)
+            scores[lower & np.repeat(np.logical_or.reduceat(capital, bounds[:-1]), np.diff(bounds))] = -np.inf
+        return scores
+
+    def _muted(
+        self, ids: np.ndarray, words: np.ndarray, bounds: np.ndarray, units: np.ndarray, spans: list[Span]
+    ) -> np.ndarray:
+        muted = np.zeros(len(ids), np.uint8)
+        for trigger in np.flatnonzero(words["trigger"]).tolist():
+            muted[self._denied(ids, words["kind"], units, trigger + 1)] = DENIED
+        foreign = foreignness_of(words, bounds) >= FOREIGN
+        if foreign.any():
+            muted[np.repeat(foreign, np.diff(bounds)) & (words["score"] < np.inf)] = NOT_ENGLISH
+            for start, end, phrase in spans:
+                if self._words.reading[phrase].own:
+                    muted[start:end] = 0
+        return muted
+
+    def _denied(self, ids: np.ndarray, kinds: np.ndarray, units: np.ndarray, start: int) -> list[int]:
+        """The noun phrase that begins at start, and those that are joined to it."""
+        found: list[int] = []
+        seen = False
+        for i in range(start, len(ids)):
+            if units[i]:
+                found.append(i)
+                seen = True
+            elif seen and self._words.text[ids[i]].lower() in self.language.join:
+                if kinds[i + 1] == Kind.DETERMINER:
+                    break  # no dog and a cat
+                seen = False
+            elif seen or (kinds[i] in STOPS and not (i == start and kinds[i] == Kind.PREPOSITION)):
+                break
+        return found
+
+    def _reason(self, batch: Batch, position: int, labels: tuple[str, ...]) -> str:
+        reading = self._words.reading[batch.ids[position]]
+        if reading.synsets and (batch.muted[position] or labels):
+            return super()._reason(batch, position, labels) if not labels else reading.why
+        return f"{reading.why}; no noun here, by its neighbours and capitals" if reading.synsets else reading.why
+
+
+class AutoRule:
+    """Each caption by the rule of its language: English unless its words say another."""
+
+    def __init__(self, rules: Sequence[NounRule]) -> None:
+        """rules: of the languages, English first."""
+        self.rules = rules
+
+    def languages(self, captions: Sequence[Any]) -> np.ndarray:
+        """int64 [captions]: the number of the rule of each."""
+        if not captions:
+            return np.zeros(0, np.int64)
+        return np.stack([rule.against(captions) for rule in self.rules]).argmin(0)
+
+    def _parts(self, captions: Sequence[Any]) -> list[tuple[NounRule, np.ndarray, list[Any]]]:
+        """(rule, numbers of its captions, they themselves) of each language that there is."""
+        of = self.languages(captions)
+        numbered = [(rule, np.flatnonzero(of == i)) for i, rule in enumerate(self.rules)]
+        return [(rule, rows, [captions[i] for i in rows.tolist()]) for rule, rows in numbered if len(rows)]
+
+    def labels(self, captions: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        found = [(rows, *rule.labels(some)) for rule, rows, some in self._parts(captions)]
+        if not found:
+            return np.zeros(0, np.int64), np.zeros(0, np.int32)
+        return np.concatenate([rows[row] for rows, row, _ in found]), np.concatenate([labels for *_, labels in found])
+
+    def foreign(self, captions: Sequence[Any]) -> int:
+        return sum(rule.foreign(some) for rule, _, some in self._parts(captions))
+
+    def spoken(self, captions: Sequence[Any]) -> Counter[tuple[str, str]]:
+        return sum((rule.spoken(some) for rule, _, some in self._parts(captions)), Counter())
+
+    def explain(self, caption: str) -> list[tuple[str, tuple[str, ...], str]]:
+        return self._parts([caption])[0][0].explain(caption)
+
+
+def language_rule(language: str, english: NounRule, terms: dict[str, tuple[str, ...]]) -> LanguageRule | AutoRule:
+    """The rule of a language, or of all ("auto"), with the settings of the English one.
+
+    terms: a domain's own, phrase -> labels. Raises UsageError for a language that there are no tables of.
+    """
+
+    def rule_of(code: str) -> LanguageRule:
+        tables = open_language(code)
+        own = {tuple(map(tables.key, tables.normalize([text]).split()[:-1])): labels for text, labels in terms.items()}
+        return LanguageRule(LanguagePhrases(english.phrases.lexicon, tables, own), english)
+
+    if language != "auto":
+        return rule_of(language)
+    return AutoRule([english, *map(rule_of, SPELLINGS)])
