@@ -51,6 +51,9 @@ VERBS = {
         "captions -> frozen sentence embeddings", "catlip.models.sentences", "SentencesConfig", "sentences", ("data",)
     ),
     "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "LabelConfig", "write_labels", ("data",)),
+    "balance": Verb(
+        "captions -> fewer, rare labels' fair share", "catlip.data.corpus", "BalanceConfig", "balance", ("data",)
+    ),
     "report": Verb(
         "a look at a run or a corpus: HTML", "catlip.report.label_report", "ReportConfig", "report", ("data",)
     ),

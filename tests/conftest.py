@@ -4,10 +4,11 @@ import io
 import os
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,26 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
+
+
+@contextmanager
+def cut_short(samples: int = 0) -> Iterator[None]:
+    """A run within is interrupted right after the first checkpoint that so many samples are behind."""
+    from catlip.training import checkpoint
+
+    save = checkpoint.save
+
+    def interrupted(folder: Path, state: dict[str, Any]) -> None:
+        save(folder, state)
+        if state["samples"] >= samples:
+            raise KeyboardInterrupt
+
+    checkpoint.save = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        checkpoint.save = save
 
 
 @pytest.fixture(autouse=True)

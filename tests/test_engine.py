@@ -42,7 +42,7 @@ from catlip.training.optim import OptimConfig
 from catlip.training.precision import Precision
 from catlip.training.state import LoopConfig, State
 from catlip.training.task import Task
-from tests.conftest import jpeg, write_tar
+from tests.conftest import cut_short, jpeg, write_tar
 from tests.test_batches import LABELER
 from tests.test_training import config, weights
 
@@ -453,17 +453,8 @@ def test_everything_at_once_learns_to_resume(flow, tmp_path: Path, monkeypatch) 
     held = json.loads((tmp_path / "whole" / "held_out.json").read_text())
     assert held["labels"]
     assert held["sheet"][0]["jpeg"]
-
-    def interrupted(folder, state):
-        real(folder, state)
-        if state["samples"] >= 200:
-            raise KeyboardInterrupt
-
-    real = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with cut_short(200):
         run(tmp_path / "cut")
-    monkeypatch.setattr(checkpoint, "save", real)
     run(tmp_path / "cut")
     ours, theirs = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.values(), strict=True))

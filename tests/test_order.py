@@ -95,6 +95,68 @@ def test_windows_repeat_whole_shards_by_weight() -> None:
         Order([(6, 1.5), (4, 1.0)], 3, [3, 3, 4], window=5)
 
 
+@given(
+    keep=st.lists(st.sampled_from([0.0, 0.01, 0.3, 0.5, 0.99, 1.0]), min_size=1, max_size=200),
+    seed=st.integers(0, 2**40),
+    weight=st.sampled_from([1.0, 2.0, 0.4]),
+)
+@settings(max_examples=80, deadline=None)
+def test_thinned_samples_come_as_often_as_they_should(keep: list[float], seed: int, weight: float) -> None:
+    expected = np.array(keep) * weight
+    if expected.sum() < 1.001:
+        return
+    order, epochs = Order([(len(keep), weight)], seed, keep=np.array(keep)), 80
+    assert expected.sum() - 1.001 < order.length <= expected.sum() + 0.001
+    found = order.samples(np.arange(epochs * order.length)).reshape(epochs, -1)
+    counts = np.array([np.bincount(epoch, minlength=len(keep)) for epoch in found])
+    assert (counts <= np.ceil(expected)).all(), "a sample of a weight up to 1 is never twice in an epoch"
+    fair = expected * order.length / expected.sum()  # what is too much for a whole number is taken from all alike
+    assert np.abs(counts.sum(0) - fair * epochs).max() < 4
+
+
+def test_thinned_by_nothing_is_a_permutation_and_another_one_each_epoch() -> None:
+    first, second = Order([(500, 1.0)], 5, keep=np.ones(500)).samples(np.arange(1000)).reshape(2, -1)
+    assert sorted(first) == sorted(second) == list(range(500))
+    assert (first == second).mean() < 0.02
+
+
+def test_golden_thinned_order() -> None:
+    """As of all orders: a run goes on with the very same samples."""
+    order = Order([(6, 1.0), (4, 0.5)], 7, keep=np.linspace(0, 1, 10))
+    assert order.length == 3
+    assert order.samples(np.arange(9)).tolist() == [6, 9, 4, 2, 5, 8, 4, 9, 7]
+
+
+@given(
+    shards=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    window=st.integers(1, 60),
+    seed=st.integers(0, 2**40),
+    share=st.sampled_from([0.1, 0.5, 1.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_thinned_windows_hold_the_same_samples_and_are_local(
+    shards: list[int], window: int, seed: int, share: float
+) -> None:
+    n = sum(shards)
+    keep = np.random.default_rng(seed).random(n) ** (1 / share - 0.99)
+    if keep.sum() < 1.001:
+        return
+    plain, order = Order([(n, 1.0)], seed, keep=keep), Order([(n, 1.0)], seed, shards, window, keep)
+    places = np.arange(3 * plain.length)
+    found = order.samples(places)
+    for mine, theirs in zip(found.reshape(3, -1), plain.samples(places).reshape(3, -1), strict=True):
+        assert sorted(mine) == sorted(theirs)
+    assert order.samples(places[5:9]).tolist() == found[5:9].tolist()
+    owner = np.searchsorted(np.cumsum(shards), np.arange(n), side="right")
+    for place in range(0, order.length, max(1, order.length // 5)):
+        assert owner[found[place]] in order.shards_from(place, windows=1)
+
+
+def test_nothing_kept_is_said() -> None:
+    with pytest.raises(UsageError, match="no sample"):
+        Order([(3, 1.0)], 0, keep=np.array([0.1, 0.2, 0.0]))
+
+
 def test_random_numbers_are_uniform_and_a_function_of_the_place() -> None:
     draws = uniforms(np.arange(20_000), 5, seed=3)
     assert draws.shape == (20_000, 5)

@@ -19,7 +19,7 @@ from catlip.labels.vocabulary import Vocabulary
 from catlip.recipes.compare import CompareConfig, compare
 from catlip.training.optim import OptimConfig
 from catlip.training.state import LoopConfig
-from tests.conftest import COLOURS, jpeg
+from tests.conftest import COLOURS, cut_short, jpeg
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.S | re.M)
@@ -106,7 +106,6 @@ class Mine(catlip.Dataset):
 
 @pytest.mark.parametrize("kind", ["list", "torch", "mine"])
 def test_datasets_of_ones_own_train_and_resume(kind: str, vocab: Vocabulary, tmp_path: Path, monkeypatch) -> None:
-    from catlip.training import checkpoint
 
     data = {
         "list": lambda: catlip.open(pairs(), fingerprint="pairs"),
@@ -114,16 +113,8 @@ def test_datasets_of_ones_own_train_and_resume(kind: str, vocab: Vocabulary, tmp
         "mine": Mine,
     }[kind]
     whole = catlip.pretrain(data(), vocab, out=tmp_path / "whole", **SMALL)
-    save = checkpoint.save
-
-    def interrupted(folder: Path, state: dict[str, Any]) -> None:
-        save(folder, state)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint, "save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with cut_short():
         catlip.pretrain(data(), vocab, out=tmp_path / "cut", **SMALL)
-    monkeypatch.setattr(checkpoint, "save", save)
     again = catlip.pretrain(data(), vocab, out=tmp_path / "cut", **SMALL)
     assert all(torch.equal(value, weights(again)[name]) for name, value in weights(whole).items())
     assert (again.samples, again.stopped) == (96, "")
@@ -241,7 +232,6 @@ def test_an_encoder_in_memory_is_a_start(vocab: Vocabulary, tmp_path: Path) -> N
 
 
 def test_text_alignment_resumes_with_the_same_bits(vocab: Vocabulary, tmp_path: Path, monkeypatch) -> None:
-    from catlip.training import checkpoint
 
     run = catlip.pretrain(Mine(), vocab, out=tmp_path / "run", **SMALL)
     settings: dict[str, Any] = {
@@ -249,16 +239,8 @@ def test_text_alignment_resumes_with_the_same_bits(vocab: Vocabulary, tmp_path: 
         "loop": LoopConfig(ema=0.0, precision="fp32", save_every=32),
     }  # fmt: skip
     catlip.align(run, Mine(), out=tmp_path / "whole", **settings)
-    save = checkpoint.save
-
-    def interrupted(folder: Path, state: dict[str, Any]) -> None:
-        save(folder, state)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint, "save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with cut_short():
         catlip.align(run, Mine(), out=tmp_path / "cut", **settings)
-    monkeypatch.setattr(checkpoint, "save", save)
     catlip.align(run, Mine(), out=tmp_path / "cut", **settings)
     files = [(tmp_path / name / "text" / "model.safetensors").read_bytes() for name in ("whole", "cut")]
     assert files[0] == files[1]

@@ -36,11 +36,10 @@ from catlip.recipes import RECIPES, load_recipe
 from catlip.recipes.ade20k import PICTURES
 from catlip.report.results import in_run_folder
 from catlip.tasks.segment import SegmentConfig, segment
-from catlip.training import checkpoint
 from catlip.training.optim import OptimConfig, layer_scales
 from catlip.training.state import LoopConfig
 from catlip.training.task import Task
-from tests.conftest import SHARED, write_tar
+from tests.conftest import SHARED, cut_short, write_tar
 from tests.test_masks import COLOURS, png, scene, write_folder, write_scenes
 
 
@@ -311,18 +310,11 @@ def test_the_whole_way_learns(tmp_path: Path) -> None:
 def test_a_run_that_was_cut_off_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
-    data, save = write_scenes(tmp_path), checkpoint.save
+    data = write_scenes(tmp_path)
     changes = {"head": HeadConfig(head=head, head_width=16)}  # pyright: ignore[reportArgumentType]
     whole = segment(config=config(data, tmp_path / "whole", **changes)).result
-
-    def interrupted(folder: Path, state: dict) -> None:
-        save(folder, state)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint, "save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with cut_short():
         segment(config=config(data, tmp_path / "cut", **changes))
-    monkeypatch.setattr(checkpoint, "save", save)
     again = segment(config=config(data, tmp_path / "cut", **changes)).result
     assert whole is not None
     assert again is not None

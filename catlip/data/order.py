@@ -4,12 +4,15 @@ Place p belongs to epoch p // length, and a keyed permutation of the epoch says 
 state of the data is one integer, samples seen; processes, workers and shards have no say in it. Numbers drawn for a
 sample's augmentation are functions of (seed, place) too.
 
+Samples may have a probability each of being in an epoch (`Thinned`); which epoch holds which is such a function too.
+
 A source that is fetched piece by piece (remote shards, Parquet with pictures inside) is shuffled in two steps instead:
 its shards, and then the samples of a few neighbouring shards at a time, so that the cache needs to hold only those.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +20,8 @@ from catlip.errors import UsageError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _DRAWS = np.uint64(0x2545F4914F6CDD1D)  # apart from the permutation's keys
+SCALE = 1 << 20  # the length of a sample that is in every epoch
+STRIDE = 648_055  # SCALE over the golden ratio, odd: whatever the number of epochs, the offsets lie evenly
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -64,19 +69,70 @@ def uniforms(places: np.ndarray, count: int, seed: int) -> np.ndarray:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+class Thinned:
+    """Systematic sampling: a sample of weight .3 is in three of ten epochs, evenly spread; all epochs are equally long.
+
+    Samples lie on a line, each as long as its weight, and epoch e takes those that stand at its points: `SCALE` apart,
+    from an offset that moves by the golden ratio. So over E epochs a sample comes weight * E times up to a few, and one
+    of a weight up to 1 never twice in an epoch. All is integer arithmetic: the same on every machine.
+    """
+
+    def __init__(self, weights: np.ndarray, seed: int) -> None:
+        """weights: float [N], 0 or more: how often a sample is in an epoch, on average.
+
+        Raises UsageError if an epoch would hold no sample.
+        """
+        ends = np.concatenate([[0], np.cumsum(np.rint(np.asarray(weights, np.float64) * SCALE).astype(np.int64))])
+        total = int(ends[-1])
+        self.length = total // SCALE
+        if not self.length:
+            raise UsageError("the weights of all samples together are below 1: an epoch would hold no sample")
+        # What is too much for a whole number of samples is taken from all alike.
+        self.ends = ends - np.floor(ends * ((total - self.length * SCALE) / total)).astype(np.int64)
+        self.ends[-1] = self.length * SCALE
+        with np.errstate(over="ignore"):
+            self._start = int(_key(seed, np.asarray(0)) % np.uint64(SCALE))
+
+    def _offset(self, epoch: Any) -> Any:
+        return (self._start + epoch * STRIDE) % SCALE
+
+    def samples(self, epoch: Any, numbers: np.ndarray) -> np.ndarray:
+        """Sample at the points of these numbers, 0..length - 1, of an epoch: int64, ascending with the number."""
+        return np.searchsorted(self.ends, self._offset(epoch) + numbers * SCALE, side="right") - 1
+
+    def points_before(self, epoch: int, sample: np.ndarray) -> np.ndarray:
+        """How many points of an epoch come before these samples, 0..N: int64."""
+        return -((self._offset(epoch) - self.ends[sample]) // SCALE)
+
+
 class Order:
     """Which sample stands at which place, over one source or a weighted mixture of several."""
 
     def __init__(
-        self, parts: Sequence[tuple[int, float]], seed: int, shards: Sequence[int] = (), window: int = 0
+        self,
+        parts: Sequence[tuple[int, float]],
+        seed: int,
+        shards: Sequence[int] = (),
+        window: int = 0,
+        keep: np.ndarray | None = None,
     ) -> None:
         """parts: (samples, weight) of each source, in the order in which they are numbered.
 
         shards, window: with window > 0, samples are shuffled within runs of shards that hold at least `window`
-        samples; shards are the sizes of all shards, in order. Raises UsageError for a weight that windows cannot have.
+        samples; shards are the sizes of all shards, in order. keep: float [N], how often each sample is in an epoch, on
+        average; its source's weight multiplies it. Raises UsageError for a weight that windows cannot have, and if
+        nothing is kept.
         """
         self.seed, self.window = seed, window
         self.sizes = [n for n, _ in parts]
+        self._thinned = None
+        if keep is not None:
+            weights = np.repeat([weight for _, weight in parts], self.sizes)
+            self._thinned = Thinned(keep * weights, seed)
+            self.length = self._thinned.length
+            self._shards = np.cumsum([0, *shards])
+            self._units = np.arange(len(shards))
+            return
         self.seen = [max(1, round(n * weight)) for n, weight in parts]  # samples of each source an epoch
         self.length = sum(self.seen)
         self._first = np.cumsum([0, *self.sizes])
@@ -96,6 +152,9 @@ class Order:
         """Sample numbers (over the concatenated sources) at places of the endless sequence: int64, same shape."""
         if self.window:
             return self._windowed(places)
+        if self._thinned is not None:
+            epoch = places // self.length
+            return self._thinned.samples(epoch, samples_at(places, self.length, self.seed))
         if len(self.sizes) == 1 and self.seen == self.sizes:
             return samples_at(places, self.length, self.seed)
         # A source's own sequence is endless: what an epoch leaves out of it (weights that are no whole numbers)
@@ -114,7 +173,7 @@ class Order:
         found = np.empty(places.shape, np.int64)
         epochs, within = np.divmod(places, self.length)
         for epoch in np.unique(epochs):
-            order, starts, windows = self._epoch(int(epoch))
+            order, starts, windows, firsts = self._epoch(int(epoch))
             here = epochs == epoch
             x = within[here]
             number = np.searchsorted(windows, x, side="right") - 1
@@ -126,30 +185,42 @@ class Order:
                     key = _key(self.seed ^ 0x57696E64, np.asarray(int(epoch) * len(order) + int(w)))
                 at[inside] = low + permute(x[inside] - low, int(high - low), key)
             unit = np.searchsorted(starts, at, side="right") - 1
-            found[here] = self._unit_first[order[unit]] + at - starts[unit]
+            chosen = firsts[unit] + at - starts[unit]
+            found[here] = chosen if self._thinned is None else self._thinned.samples(int(epoch), chosen)
         return found
 
     @lru_cache(maxsize=4)  # noqa: B019 - one object a run; batches cross at most from one epoch into the next
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(order of the units, first place of each, bounds of the windows) of an epoch."""
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(order of the units, first place of each, bounds of the windows, first sample of each unit) of an epoch.
+
+        Of thinned samples the first point of each unit, in place of the sample.
+        """
+        sizes, firsts = self._units_of(epoch)
         with np.errstate(over="ignore"):
             n = len(self._units)
             order = permute(np.arange(n), n, _key(self.seed, np.asarray(epoch)))
-        starts = np.cumsum([0, *self._unit_sizes[order]])
+        starts = np.cumsum([0, *sizes[order]])
         bounds = [0]
         for end in starts[1:].tolist():
             if end - bounds[-1] >= self.window:
                 bounds.append(end)
         if bounds[-1] != starts[-1]:
             bounds[-1 if len(bounds) > 1 else len(bounds) :] = [int(starts[-1])]
-        return order, starts[:-1], np.array(bounds)
+        return order, starts[:-1], np.array(bounds), firsts[order]
+
+    def _units_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(samples, first one) of each unit in an epoch."""
+        if self._thinned is None:
+            return self._unit_sizes, self._unit_first
+        points = self._thinned.points_before(epoch, self._shards)
+        return np.diff(points), points[:-1]
 
     def shards_from(self, place: int, windows: int = 2) -> list[int]:
         """Shards of the window at `place` and of the ones after it, in order: what to fetch ahead."""
         if not self.window:
             return []
         epoch, within = divmod(place, self.length)
-        order, starts, bounds = self._epoch(epoch)
+        order, starts, bounds, _ = self._epoch(epoch)
         first = int(np.searchsorted(bounds, within, side="right")) - 1
         low, high = bounds[first], bounds[min(first + windows, len(bounds) - 1)]
         return [int(self._units[unit]) for unit, start in zip(order, starts, strict=True) if low <= start < high]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from catlip.data.dataset import Dataset, Sample, bounded, troubles_said
-from catlip.data.order import samples_at, uniforms
+from catlip.data.order import SCALE, samples_at, uniforms
 from catlip.errors import UsageError
 
 
@@ -25,6 +25,7 @@ class Subset(Dataset):
         self.name, self.troubles = dataset.name, dataset.troubles
         self.remote, self.window = dataset.remote, dataset.window
         self.ascending = bool((numbers[1:] > numbers[:-1]).all())
+        self.keep = None if dataset.keep is None else dataset.keep[numbers]
         self.shards = np.array([len(numbers)], np.int64)
         self.described = f"{len(numbers):,} of {dataset.described}"
         if self.ascending:
@@ -44,7 +45,8 @@ class Subset(Dataset):
         return compress(self.dataset.captions(), kept)
 
     def fingerprint(self) -> list[Any]:
-        return [*self.dataset.fingerprint(), _hash("subset", self.numbers)]
+        keep = [] if self.keep is None else [np.rint(self.keep * SCALE)]
+        return [*self.dataset.fingerprint(), _hash("subset", self.numbers, *keep)]
 
     def prefetch(self, shards: Sequence[int]) -> None:
         if self.ascending:
@@ -112,6 +114,15 @@ def subset(dataset: Dataset, indices: Any) -> Dataset:
     labels = dataset.labels[np.repeat(dataset.offsets[:-1][chosen], counts) + within]
     root, numbers = _root(dataset)
     return WithClasses(root, dataset.classes, labels, offsets, multi=dataset.multi, numbers=numbers[chosen])
+
+
+def thinned(dataset: Dataset, keep: np.ndarray) -> Dataset:
+    """The same samples; sample n is in an epoch with probability keep[n], which its source's weight multiplies."""
+    found = Subset(dataset, np.arange(len(dataset)))
+    found.keep = np.asarray(keep, np.float32) * np.repeat(
+        np.array([weight for _, weight in dataset.parts], np.float32), [n for n, _ in dataset.parts]
+    )
+    return found
 
 
 def with_classes(
@@ -182,6 +193,9 @@ class Mixture(Dataset):
             f"[{dataset.name}{'' if weight == 1 else f' @ {weight:g}'}: {dataset.described}]"
             for dataset, weight in zip(self.datasets, self.weights, strict=True)
         )
+        if any(dataset.keep is not None for dataset in self.datasets):
+            each = [np.ones(len(d), np.float32) if d.keep is None else d.keep for d in self.datasets]
+            self.keep = np.concatenate(each)
         if any(dataset.has_classes for dataset in self.datasets):
             self._join_classes()
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from catlip.config import configure, opened, plain, required
+from catlip.data.balance import fair_shares
 from catlip.data.batches import Batches, CaptionBatches
 from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset
@@ -15,6 +16,7 @@ from catlip.data.open import open_dataset
 from catlip.data.order import Order
 from catlip.data.sentences import SentenceConfig
 from catlip.data.steps import CurriculumConfig, Steps
+from catlip.data.subsets import thinned
 from catlip.errors import UsageError
 from catlip.labels.tokenizer import FILE, Tokenizer, TokenizerConfig, make_tokenizer
 from catlip.labels.vocabulary import Vocabulary
@@ -48,6 +50,7 @@ class PretrainConfig(TrainConfig):
     image_col: str | None = None  # tables: column with the images or their paths
     text_col: str | None = None  # tables: column with the captions
     cache_gb: float = 100.0  # remote shards: bound of the local cache
+    per_label: int = 0  # thin common labels to about so many samples an epoch (MetaCLIP), rare ones stay; 0: do not
     held_out: str = ""  # captioned images, as data: mean average precision of the labels in their captions
     held_out_limit: int = 2000  # images of it, drawn at random
     probe: str = ""  # labelled images (tars with KEY.cls, or a folder per class): kNN evaluation of a fifth of them
@@ -87,9 +90,12 @@ def prepare(cfg: PretrainConfig, world: World) -> tuple["PretrainTask", Dataset]
     cfg = with_backbone(cfg)
     required(cfg, "data")
     dataset = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col, cache_gb=cfg.cache_gb)
-    if "labels" in needs_of(cfg.objective):
+    if "labels" in needs_of(cfg.objective) or cfg.per_label:
         required(cfg, "vocab")
-    return make_task(cfg, open_context(cfg, dataset, as_vocabulary(cfg.vocab), world.device)), dataset
+    vocabulary = as_vocabulary(cfg.vocab)
+    if cfg.per_label:  # one process reads the captions
+        dataset = thinned(dataset, from_rank_0(lambda: fair_shares(dataset, vocabulary, cfg.per_label)))
+    return make_task(cfg, open_context(cfg, dataset, vocabulary, world.device)), dataset
 
 
 def open_context(cfg: Any, dataset: Dataset, vocabulary: Vocabulary, device: torch.device) -> Context:

@@ -80,7 +80,7 @@ class Session:
         if cfg.loop.checkpointing:
             task.encoder.backbone.set_grad_checkpointing(True)
         window = min(WINDOW, dataset.window or WINDOW) if dataset.remote else 0
-        order = Order(dataset.parts, cfg.seed, dataset.shards.tolist(), window)
+        order = Order(dataset.parts, cfg.seed, dataset.shards.tolist(), window, dataset.keep)
         workers = cfg.workers or default_workers(world.local_size, world.device)
         return cls(task, dataset, cfg, world, order, workers)
 
