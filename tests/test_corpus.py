@@ -20,6 +20,7 @@ from catlip.data.corpus import build_vocabulary, write_labels
 from catlip.data.dataset import Dataset, Sample, lines
 from catlip.data.open import open_dataset
 from catlip.data.subsets import Subset
+from catlip.data.tables import separator_of
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import Vocabulary
@@ -285,3 +286,35 @@ def test_a_label_is_called_by_the_word_that_captions_use_most(tmp_path: Path) ->
     assert len(names) == 4
     assert "cyclist" in names.values()  # too rare: WordNet's own
     assert Vocabulary.load(tmp_path / "vocab.tsv").name("n10285313") == "boy"
+
+
+@pytest.mark.parametrize("separator", ["; ", "|", ","])
+def test_a_column_of_tags_is_read_tag_by_tag(tmp_path: Path, separator: str, capsys) -> None:
+    rows = [("dog", "red ball", "beach"), ("golden retriever", "lawn"), ("cat",)]
+    pq.write_table(
+        pa.table({"uid": ["1", "2", "3"], "tags": [separator.join(row) for row in rows]}), tmp_path / "t.parquet"
+    )
+    write_labels(str(tmp_path / "t.parquet"), out=str(tmp_path / "out"), workers=1)
+    assert f"tags separated by {separator.strip()!r}" in capsys.readouterr().out
+    found = pq.read_table(next((tmp_path / "out").glob("*.parquet"))).to_pylist()
+    assert [set(row["synsets"]) for row in found] == [{s for some in LABELER(list(row)) for s in some} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["a dog, a cat and a bird", "two men, one in red, run", "a lake"],
+        ["dog", "red ball", "cat"],
+        ["Sunset over the lake; photo by Ann", "Dogs; playing in the snow on a cold day"],
+        [],
+    ],
+)
+def test_sentences_are_no_tags(texts: list[str]) -> None:
+    assert separator_of(texts) == ""
+
+
+def test_labels_that_are_everywhere_can_be_left_out(tmp_path: Path) -> None:
+    found = Vocabulary.count(["a dog on a lawn"] * 6 + ["a cat"] * 4, max_share=0.5)
+    assert found.names == ["cat"]
+    with pytest.raises(UsageError, match="`max_share` 0"):
+        Vocabulary.count(["a dog"], max_share=0)

@@ -85,7 +85,9 @@ def describe(paths: list[Path], columns: Columns) -> str:
     if not columns.text:
         return f"{what}: captions of the samples in it"
     keys = f", keys from {', '.join(map(repr, columns.keys))}" if columns.keys else ""
-    return f"{what}: captions from column {columns.text!r}{keys} (`text_col`, `key_cols` to change)"
+    separator = _captions_of(paths[0], columns).separator
+    tags = f", tags separated by {separator!r}" if separator else ""
+    return f"{what}: captions from column {columns.text!r}{tags}{keys} (`text_col`, `key_cols` to change)"
 
 
 def row_groups(path: Path, rows: int) -> Iterator[list[int] | None]:
@@ -113,10 +115,14 @@ def read_rows(
     if kind in ("tar", "coco", "folder"):
         yield from _source_rows(path, kind, troubles)
         return
-    captions = CaptionColumn(path, columns.text, first_rows(path, [columns.text]).get(columns.text, []))
+    captions = _captions_of(path, columns)
     for chunk in chunks(path, [columns.text, *columns.keys], groups, troubles=troubles):
         keys = {name: _plain(chunk[name]) for name in columns.keys}
         yield Rows(keys, captions(chunk[columns.text]))
+
+
+def _captions_of(path: Path, columns: Columns) -> CaptionColumn:
+    return CaptionColumn(path, columns.text, first_rows(path, [columns.text]).get(columns.text, []))
 
 
 def _plain(values: Any) -> pa.Array:

@@ -78,6 +78,7 @@ class VocabularyConfig(CorpusConfig):
     out: str = "vocab.tsv"
     min_count: int = 1  # keep labels that occur so often or more (the paper: more than 500)
     max_size: int | None = None  # keep so many of the most frequent
+    max_share: float = 1.0  # leave out labels that more than this share of the samples have: they tell nothing apart
 
 
 @dataclass(kw_only=True, slots=True)
@@ -108,6 +109,8 @@ def build_vocabulary(data: Any = None, *, config: VocabularyConfig | None = None
     cfg = configure(VocabularyConfig, config, data=data, **settings)
     if cfg.min_count < 1:
         raise UsageError(f"`min_count` {cfg.min_count}: 1 or more")
+    if not 0 < cfg.max_share <= 1:
+        raise UsageError(f"`max_share` {cfg.max_share:g}: above 0 and at most 1")
     labeler = cfg.labeler()
     if isinstance(cfg.data, str | os.PathLike):
         source = str(cfg.data)
@@ -127,6 +130,7 @@ def build_vocabulary(data: Any = None, *, config: VocabularyConfig | None = None
         source=source,
         min_count=cfg.min_count,
         max_size=cfg.max_size,
+        max_share=cfg.max_share,
     )
     if cfg.out:
         vocabulary.save(cfg.out)

@@ -9,7 +9,7 @@ import io
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -27,9 +27,12 @@ IMAGE_COLUMNS = (
 )  # fmt: skip
 TEXT_COLUMNS = (
     "caption", "text", "title", "alt", "alt_text", "description", "captions", "texts", "sentences", "raw", "txt",
-    "prompt", "label", "name",
+    "prompt", "tags", "keywords", "label", "name",
 )  # fmt: skip
 ROWS = 8192  # read at a time
+SEPARATORS = ";|,"
+TAG_WORDS = 4  # of a tag, at most
+GRAMMAR = frozenset("a an the and or is are of in on at with by to from for near next his her their its".split())
 
 NO_UTF8 = re.compile("[\udc80-\udcff]")  # how Python writes bytes that are no UTF-8
 MAX_CELL = 1 << 20  # characters; a quote that is not closed within so many opens no cell
@@ -183,6 +186,7 @@ class CaptionColumn:
         """first: the column's first cells. Raises UsageError if they hold something else than captions."""
         self.where, self.name = where, name
         self._words = False  # a column of words can have the word "nan"; among sentences it is an empty cell's
+        self.separator = ""  # of tags, each of which is a caption
         cells = self(first)
         if not isinstance(first, pa.Array) and not any(cells):
             other = [cell for cell in first if cell and cell == cell and not isinstance(cell, str)]
@@ -190,13 +194,17 @@ class CaptionColumn:
                 self._refuse(f"{str(other[0])[:40]} and the like")
         found = [text for several in cells for text in several]
         self._words = sum(" " in text.strip() for text in found) * 2 < len(found)
+        self.separator = separator_of(found)
 
     def __call__(self, cells: Any) -> list[list[str]]:
         """Captions of each cell; none where they are missing. cells: Arrow, or a list of what JSON has."""
         if isinstance(cells, pa.Array):
             self.check(cells.type)
             cells = cells.to_pylist()
-        return [captions_of(cell) if self._words or not _is_nan(cell) else [] for cell in cells]
+        found = [captions_of(cell) if self._words or not _is_nan(cell) else [] for cell in cells]
+        if not self.separator:
+            return found
+        return [[tag.strip() for text in some for tag in text.split(self.separator) if tag.strip()] for some in found]
 
     def check(self, kind: pa.DataType) -> None:
         """Raises UsageError for a type that holds no captions."""
@@ -214,6 +222,20 @@ class CaptionColumn:
         raise UsageError(
             f"{self.where}: column {self.name!r} holds {kind}, not text; name the captions' column with `text_col`"
         )
+
+
+def separator_of(texts: Sequence[str]) -> str:
+    """What stands between the tags of a column of tags (`dog; beach; red ball`); "" for a column of sentences.
+
+    Tags are short and have no articles or prepositions; a column of them separates some in a fifth of its cells.
+    """
+    for separator in SEPARATORS:
+        tags = [tag.lower().split() for text in texts for tag in text.split(separator)]
+        lists = sum(separator in text.strip(f" {separator}") for text in texts)
+        spoken = sum(len(words) > TAG_WORDS or not GRAMMAR.isdisjoint(words) for words in tags)
+        if lists * 5 >= max(len(texts), 1) and spoken * 10 <= len(tags):
+            return separator
+    return ""
 
 
 def _is_nan(cell: Any) -> bool:

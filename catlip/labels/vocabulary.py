@@ -166,6 +166,7 @@ class Vocabulary:
         names: dict[str, str] | None = None,
         min_count: int = 1,
         max_size: int | None = None,
+        max_share: float = 1.0,
     ) -> "Vocabulary":
         """Keep labels that occur at least `min_count` times, of those the `max_size` most frequent.
 
@@ -189,14 +190,15 @@ class Vocabulary:
             terms=labeler.lexicon,
             terms_hash=labeler.terms_hash,
         )
-        return whole.prune(min_count=min_count, max_size=max_size)
+        return whole.prune(min_count=min_count, max_size=max_size, max_share=max_share)
 
-    def prune(self, *, min_count: int = 1, max_size: int | None = None) -> "Vocabulary":
+    def prune(self, *, min_count: int = 1, max_size: int | None = None, max_share: float = 1.0) -> "Vocabulary":
         """The classes that occur at least `min_count` times, of those the `max_size` most frequent.
 
-        Raises UsageError if nothing is left.
+        max_share: of the samples that may have a class. Raises UsageError if nothing is left.
         """
         order = sorted(range(len(self)), key=lambda i: (-self.counts[i], self.synsets[i]))
+        order = [i for i in order if self.counts[i] <= max_share * max(self.samples, self.counts[i])]
         kept = [i for i in order if self.counts[i] >= min_count][:max_size]
         if not kept:
             raise UsageError(

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from catlip.config import configure, opened, plain, required
-from catlip.data.balance import fair_shares
 from catlip.data.batches import Batches, CaptionBatches
 from catlip.data.crops import CropConfig
 from catlip.data.dataset import Dataset
@@ -94,6 +93,8 @@ def prepare(cfg: PretrainConfig, world: World) -> tuple["PretrainTask", Dataset]
         required(cfg, "vocab")
     vocabulary = as_vocabulary(cfg.vocab)
     if cfg.per_label:  # one process reads the captions
+        from catlip.data.balance import fair_shares
+
         dataset = thinned(dataset, from_rank_0(lambda: fair_shares(dataset, vocabulary, cfg.per_label)))
     return make_task(cfg, open_context(cfg, dataset, vocabulary, world.device)), dataset
 
