@@ -73,7 +73,7 @@ def test_common_labels_are_thinned_and_rare_ones_are_not(table: Path, tmp_path: 
     other = [balance(str(table), str(tmp_path / f"s{seed}"), seed=seed, **settings_).kept for seed in (1, 2, 3)]
     assert len({counts.kept, *other}) > 1
     # What was written is data like any other.
-    assert build_vocabulary(str(tmp_path / "out"), workers=1).samples == len(rows)
+    assert build_vocabulary(str(tmp_path / "out"), out="", workers=1).samples == len(rows)
 
 
 def test_a_vocabulary_of_other_captions_is_told(table: Path, tmp_path: Path, capsys) -> None:
