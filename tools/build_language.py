@@ -16,7 +16,7 @@ import argparse
 import gzip
 import lzma
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +27,11 @@ from catlip.labels.wordnet import open_lexicon
 OUT = Path(__file__).parents[1] / "catlip" / "labels" / "languages"
 INDIRECT = 0.3  # weight of an English word that is labelled in another sense than the one looked for
 RARE = 0.05  # added to the mass of what is unseen, as in the English rule
+LEAST_SEEN = 0.0  # log-odds, from which on a noun is something visible; stricter than in English, as links are noisy
+ADJECTIVE = 0.5  # a spelling is an adjective too from so many adjective synsets for each of the noun on
 MOST_WORDS = 6
 # Forms of verbs that captions use most and that are spelled like nouns: "porte" of "porter".
+INFINITIVES = {"fr": ("ir", "re"), "it": (), "es": (), "pt": ()}  # endings beside those below
 VERB_FORMS = {
     "fr": (("er", "e"), ("er", "es"), ("er", "ent"), ("er", "é")),
     "it": (("are", "a"), ("are", "o"), ("ere", "e"), ("ire", "e")),
@@ -88,21 +91,22 @@ class English:
 
 def compile_language(paths: list[Path], code: str) -> str:
     nouns: dict[str, list[str]] = defaultdict(list)
-    others: dict[str, set[str]] = {"a": set(), "v": set()}
+    adjectives: Counter[str] = Counter()
+    verbs: set[str] = set()
+    forms = VERB_FORMS.get(code, ())
     for lemma, offset, pos in lemmas_of(paths):
         if pos == "n":
             nouns[lemma].append(f"n{offset}")
-        elif pos in "asv":
-            others["v" if pos == "v" else "a"].add(lemma.lower())
-    others["v"] |= {
-        verb.removesuffix(old) + new
-        for old, new in VERB_FORMS.get(code, ())
-        for verb in others["v"]
-        if verb.endswith(old)
-    }
+        elif pos == "v":  # the wordnets list nouns as verbs too
+            verbs |= (
+                {lemma.lower()} if lemma.endswith(tuple(old for old, _ in forms) + INFINITIVES.get(code, ())) else set()
+            )
+        else:
+            adjectives[lemma.lower()] += 1
+    conjugated = {verb.removesuffix(old) + new for old, new in forms for verb in verbs if verb.endswith(old)}
     english, rows = English(), []
     for lemma, synsets in sorted(nouns.items()):
-        if not lemma[0].isalpha() or len(lemma) < 2 or lemma.count(" ") >= MOST_WORDS:
+        if not lemma[0].isalpha() or len(lemma) < 2 or lemma.count(" ") >= MOST_WORDS or lemma in verbs:
             continue
         seen: dict[str, float] = defaultdict(float)
         unseen = 0.0
@@ -111,10 +115,11 @@ def compile_language(paths: list[Path], code: str) -> str:
             unseen += rest
             for label, weight in found.items():
                 seen[label] += weight
-        if not seen or math.log(sum(seen.values()) + 1e-6) - math.log(unseen + RARE) < THRESHOLD:
+        if not seen or math.log(sum(seen.values()) + 1e-6) - math.log(unseen + RARE) < LEAST_SEEN:
             continue
         best = max(seen, key=lambda label: (seen[label], label))
-        flags = "".join(flag for flag, words in others.items() if lemma.lower() in words)
+        adjective = adjectives[lemma.lower()] >= ADJECTIVE * len(synsets)
+        flags = ("a" if adjective else "") + ("v" if lemma.lower() in conjugated else "")
         rows.append(f"{lemma}\t{best[1:]}\t{flags}".rstrip("\t"))
     return "\n".join(rows) + "\n"
 

@@ -113,19 +113,20 @@ class LanguageTable(WordTable):
     def _read(self, word: str) -> Reading:
         language, lower = self.language, word.lower()
         if not word[0].isalnum():
-            return Reading(Kind.BREAK, word, "punctuation")
+            return Reading(Kind.BREAK, word, "punctuation", Form.BASE_VERB)
         if lower in language.function:
-            return Reading(language.function[lower], word, "function word")
+            return Reading(language.function[lower], word, "function word", Form.BASE_VERB)
         if word[0].isdigit():
-            return Reading(Kind.NUMBER, word, "number")
+            return Reading(Kind.NUMBER, word, "number", Form.BASE_VERB)
         noun = language.noun(word) if len(word) > 1 else None
+        plain = language.spelling.capitals or noun is None
+        form = Form.PLAIN if plain else _FORMS[noun.other]
+        if lower in language.adjectives:
+            form = Form.ADJECTIVE
+        if language.spelling.capitals and not word[0].isupper():
+            form = Form.BASE_VERB  # anything but a noun
         if noun is None:
-            return Reading(Kind.OTHER, word, "no noun that the tables know")
-        form = _FORMS[noun.other]
-        if language.spelling.capitals:
-            form = Form.PLAIN if word[0].isupper() else Form.BASE_VERB
-            if lower in language.adjectives:
-                form = Form.ADJECTIVE if word[0].isupper() else Form.ADVERB
+            return Reading(Kind.OTHER, word, "no noun that the tables know", form)
         return reading_of(noun.lemma, noun.synsets, noun.why, form)
 
     def _add(self, text: str, reading: Reading) -> int:
@@ -174,9 +175,9 @@ class LanguageRule(NounRule):
         scores = super()._scores(words, bounds)
         if self.language.spelling.capitals:
             form = words["form"]
-            capital = (form == Form.PLAIN) & (words["label"] >= 0)
+            capital = (form == Form.PLAIN) | (form == Form.ADJECTIVE)
             capital[bounds[:-1]] = False  # any word has one there
-            lower = (form == Form.BASE_VERB) | (form == Form.ADVERB)
+            lower = form == Form.BASE_VERB
             scores[lower & np.repeat(np.logical_or.reduceat(capital, bounds[:-1]), np.diff(bounds))] = -np.inf
         return scores
 
