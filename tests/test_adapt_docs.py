@@ -1,7 +1,5 @@
 """The worked examples of docs/adapt.md run as they are written, on pictures made for the purpose."""
 
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +10,11 @@ from PIL import Image
 import catlip
 from catlip import cli
 from catlip.models.encoder import Encoder
+from tests.documented import ROOT, blocks, commands
 
-TEXT = (Path(__file__).parents[1] / "docs" / "adapt.md").read_text(encoding="utf-8")
+PAGE = ROOT / "docs" / "adapt.md"
 FINDINGS = {"pleural effusion": 220, "consolidation": 160, "pneumothorax": 40, "enlarged heart": 100}
 ITEMS = {"shirt": (200, 30, 30), "sofa": (30, 60, 200), "shoe": (30, 160, 40), "lamp": (230, 210, 40)}
-
-
-def commands(title: str) -> list[list[str]]:
-    """The command lines of a section, without comments."""
-    section = TEXT.split(f"## {title}\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"^```bash\n(.*?)^```", section, re.S | re.M)
-    return [shlex.split(line, comments=True)[1:] for block in blocks for line in block.splitlines() if line]
 
 
 @pytest.fixture
@@ -53,10 +45,8 @@ def test_reports(here: Path) -> None:
         picture(here / "scans" / f"{i}.png", (FINDINGS[there],) * 3, i)
         rows.append(f'scans/{i}.png,"{there.capitalize()}. No {absent}."')
     Path("reports.csv").write_text("\n".join(rows))
-    block = re.search(r"^```\n(pleural effusion\t.*?)^```", TEXT, re.S | re.M)
-    assert block is not None
-    Path("findings.tsv").write_text(block[1])
-    for args in commands("Example: reports"):
+    Path("findings.tsv").write_text(blocks(PAGE, "", "Example: reports")[0])
+    for args in commands(PAGE, "Example: reports"):
         carried_out(args)
     vocabulary = catlip.Vocabulary.load("findings-vocab.tsv")
     counts = dict(zip(vocabulary.synsets, vocabulary.counts, strict=True))
@@ -74,7 +64,7 @@ def test_a_catalogue(here: Path) -> None:
         rows.append(f"products/{i}.png,a {name} for the home")
         picture(here / "general" / name / f"{i}.png", colour, 1000 + i)
     Path("products.csv").write_text("\n".join(rows))
-    for args in commands("Example: a catalogue"):
+    for args in commands(PAGE, "Example: a catalogue"):
         carried_out(args)
     assert Path("products.parquet").is_file()
     assert Path("runs/shop/adapt.html").is_file()

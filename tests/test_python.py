@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from catlip.recipes.compare import CompareConfig, compare
 from catlip.training.optim import OptimConfig
 from catlip.training.state import LoopConfig
 from tests.conftest import COLOURS, cut_short, jpeg
+from tests.documented import ROOT, blocks
 
-ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.S | re.M)
+BLOCKS = blocks(ROOT / "docs" / "python.md", "python")
 SMALL: dict[str, Any] = {
     "backbone": "test_resnet", "image_size": 32, "samples": 96, "batch_size": 24, "workers": 1, "device": "cpu",
     "loop": LoopConfig(ema=0.9, precision="fp32", save_every=24),
