@@ -65,7 +65,7 @@ def parallel(data: Path, shards: Path, out: Path) -> None:
         path = out / f"{language}.tar"
         with tarfile.open(path.with_suffix(".part"), "w", format=tarfile.USTAR_FORMAT) as tar:
             for sample in dataset:
-                key = sample.key.split("/")[-1]
+                key = Path(sample.metadata["file"]).stem
                 found = both.get(key.partition("_")[0])  # Flickr's number of the picture
                 for ending, content in (
                     ("jpg", bytes(sample.image)),
