@@ -119,8 +119,7 @@ class LanguageTable(WordTable):
         if word[0].isdigit():
             return Reading(Kind.NUMBER, word, "number", Form.BASE_VERB)
         noun = language.noun(word) if len(word) > 1 else None
-        plain = language.spelling.capitals or noun is None
-        form = Form.PLAIN if plain else _FORMS[noun.other]
+        form = Form.PLAIN if noun is None or language.spelling.capitals else _FORMS[noun.other]
         if lower in language.adjectives:
             form = Form.ADJECTIVE
         if language.spelling.capitals and not word[0].isupper():
