@@ -1,12 +1,13 @@
 """Compile the nouns of another language into a table that catlip ships: catlip/labels/languages/CODE.txt.xz.
 
-    uv run tools/build_language.py de wn-wikt-deu.tab.gz
-    uv run tools/build_language.py fr wn-data-fra.tab.gz
+    uv run tools/build_language.py de wn-wikt-deu.tab.gz --english train.en.gz
+    uv run tools/build_language.py fr wn-data-fra.tab.gz --english train.en.gz
 
 The input is a table of the open multilingual wordnets (github.com/omwn/omw-data), which share WordNet 3.0's offsets:
 `02084071-n<TAB>deu:lemma<TAB>Hund`. A noun of several synsets gets the one that English captions would get: each
 synset's English words are read by the rule "nouns", and what they are labelled with, weighted by how often WordNet's
-tagged texts use the word in that sense, is what the noun stands for. A noun that is rather nothing visible is left out.
+tagged texts use the word in that sense and by how often English captions have the label, is what the noun stands for
+(French "homme" is a man, not mankind). A noun that is rather nothing visible is left out.
 
 The output is a line for each noun, sorted: lemma, offset of the synset, and of spellings that are other words too "a"
 (an adjective) or "v" (a verb; in lower-case languages that write nouns like verbs). It is byte-identical on every run.
@@ -20,6 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from catlip.labels.labeler import Labeler
 from catlip.labels.nouns.phrases import THRESHOLD, PhraseIndex
 from catlip.labels.nouns.words import UNTAGGED, Reading, read
 from catlip.labels.wordnet import open_lexicon
@@ -89,7 +91,15 @@ class English:
         return seen, unseen
 
 
-def compile_language(paths: list[Path], code: str) -> str:
+def label_uses(captions: Path) -> Counter[str]:
+    """How often English captions have each label; every fifth is left out, for measuring."""
+    lines = gzip.decompress(captions.read_bytes()).decode().splitlines()
+    kept = [line for i, line in enumerate(lines) if i % 5]
+    return Counter(label for labels in Labeler(heads=False)(kept) for label in labels)
+
+
+def compile_language(paths: list[Path], code: str, uses: Counter[str]) -> str:
+    """uses: of the labels in English captions."""
     nouns: dict[str, list[str]] = defaultdict(list)
     adjectives: Counter[str] = Counter()
     verbs: set[str] = set()
@@ -117,7 +127,7 @@ def compile_language(paths: list[Path], code: str) -> str:
                 seen[label] += weight
         if not seen or math.log(sum(seen.values()) + 1e-6) - math.log(unseen + RARE) < LEAST_SEEN:
             continue
-        best = max(seen, key=lambda label: (seen[label], label))
+        best = max(seen, key=lambda label: (seen[label] * (1 + uses[label]), label))
         adjective = adjectives[lemma.lower()] >= ADJECTIVE * len(synsets)
         flags = ("a" if adjective else "") + ("v" if lemma.lower() in conjugated else "")
         rows.append(f"{lemma}\t{best[1:]}\t{flags}".rstrip("\t"))
@@ -128,9 +138,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("language", help="its code, e.g. de")
     parser.add_argument("tables", type=Path, nargs="+", help="tables of the open multilingual wordnets, .tab.gz")
+    parser.add_argument("--english", type=Path, required=True, help="English captions, one a line, gzip")
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
-    text = compile_language(args.tables, args.language)
+    text = compile_language(args.tables, args.language, label_uses(args.english))
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
     packed = lzma.compress(text.encode(), format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, filters=filters)
     out = args.out or OUT / f"{args.language}.txt.xz"
