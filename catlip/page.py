@@ -1,4 +1,5 @@
-"""Parts of a page, and the page: one self-contained HTML file without scripts or network, for light and dark screens.
+"""Parts of a page, and the page: one self-contained HTML file, for light and dark screens. Nothing is loaded from
+elsewhere, and the only script is that of a search.
 
 Text from outside is escaped here. Charts are drawn by matplotlib as SVG whose colours are the page's CSS variables.
 """
@@ -26,13 +27,17 @@ _STYLE = """
 *{box-sizing:border-box}body{margin:0;background:var(--back);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:1080px;margin:0 auto;padding:2rem 1.2rem 4rem}h1{font-size:1.6rem;margin:.2rem 0 .4rem}
-h2{font-size:1.15rem;margin:2.2rem 0 .6rem}p,li{max-width:75ch}.soft{color:var(--soft)}
+h2{font-size:1.15rem;margin:2.2rem 0 .6rem}p,li{max-width:75ch}
+h1,p,li,summary{overflow-wrap:anywhere}.soft{color:var(--soft)}
 table{border-collapse:collapse;background:var(--card);border:1px solid var(--line);border-radius:8px}
 th,td{padding:.4rem .9rem;text-align:right;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
 th:first-child,td:first-child,.text td,.text th{text-align:left}tr:last-child td{border-bottom:0}
 td:not(:first-child){white-space:nowrap}
 th{font-weight:600;color:var(--soft)}
-.scroll{overflow-x:auto}.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:.8rem}
+.scroll{overflow-x:auto}.tall{max-height:26rem;overflow-y:auto;display:inline-block;max-width:100%}
+input{font:inherit;color:inherit;background:var(--card);border:1px solid var(--line);border-radius:8px;
+padding:.35rem .7rem;width:20rem;max-width:100%}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:.8rem}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.7rem;font-size:13px;
 overflow-wrap:anywhere}.card img{width:100%;max-height:150px;object-fit:contain;border-radius:6px;background:#fff}
 .wide{grid-template-columns:1fr}.wide .card img{max-height:none}
@@ -42,6 +47,14 @@ border-radius:999px;padding:0 .5em;margin:.1em .15em .1em 0}.good{color:var(--go
 border:1px solid var(--line);border-radius:8px;padding:.7rem;overflow-x:auto}details{margin:.4rem 0}
 summary{cursor:pointer;margin-bottom:.4rem}svg{display:block;width:860px;max-width:100%;height:auto;
 stroke-linejoin:round}
+"""
+
+
+_SEARCH = """
+const rows=[...document.querySelectorAll("#searched tr")].slice(1),words=rows.map(r=>r.textContent.toLowerCase());
+document.getElementById("search").addEventListener("input",e=>{const w=e.target.value.trim().toLowerCase();let n=0;
+rows.forEach((r,i)=>{r.hidden=!words[i].includes(w);n+=!r.hidden});
+document.getElementById("shown").textContent=n.toLocaleString("en")+" of "+rows.length.toLocaleString("en")})
 """
 
 
@@ -84,6 +97,16 @@ def table(header: list[str], rows: list[list[str]], *, text: bool = False) -> Ht
     full = ([*row, *[""] * (width - len(row))] for row in rows)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in full)
     return Html(f'<div class="scroll"><table{" class=text" if text else ""}>{head}{body}</table></div>')
+
+
+def searchable(label: str, header: list[str], rows: list[list[str]]) -> Html:
+    """A table with a field above it: only rows that hold what is typed are shown. label: what the field is called."""
+    inside = table(header, rows).text.replace('class="scroll"', 'class="scroll tall" tabindex="0" id="searched"', 1)
+    name, count = escape(label), f"{len(rows):,}"
+    return Html(
+        f'<p><input type="search" id="search" placeholder="{name}" aria-label="{name}" aria-controls="searched"> '
+        f'<span class="soft" role="status" id="shown">{count}</span></p>{inside}<script>{_SEARCH}</script>'
+    )
 
 
 def tags(words: list[str], good: set[str] | None = None) -> Html:

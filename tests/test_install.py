@@ -54,12 +54,13 @@ def test_the_labelling_verbs_run_without_torch(pictures: Path) -> None:
         "vocab p.csv --out w.tsv --rule corenet",
         "label p.csv --out labels --vocab v.tsv",
         "report shards --vocab v.tsv --out labels.html",
+        "balance p.csv --vocab v.tsv --out balanced",
         "slurm --nodes 1 -- vocab shards --out v.tsv",
     ]
     code = f"import shlex\nfrom catlip import cli\nfor verb in {verbs!r}: cli.run(shlex.split(verb))"
     said = without_torch(code, pictures)
     assert "2 labels: bicycle" in said
-    assert "Contact sheet" in (pictures / "labels.html").read_text()
+    assert "Search labels" in (pictures / "labels.html").read_text()
     assert (pictures / "labels").is_dir()
     assert without_torch("from catlip import cli\ncli.run(['--help'])", pictures)
 

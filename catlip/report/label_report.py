@@ -23,7 +23,9 @@ from catlip.notices import say
 from catlip.report.run_report import is_run, write_report
 
 LOOKED_AT = 20_000  # samples read for examples and for the words that were dropped
-PICTURES = 96  # on the contact sheet
+PICTURES = 96  # with their captions and labels
+FIRST = 10  # of them, above everything else
+LISTED = 20_000  # labels in the table
 PAGES = 40  # labels with a page of pictures of their own
 PER_PAGE = 9
 THUMBNAIL = 160  # pixels
@@ -48,7 +50,8 @@ class Examples:
     """What a look at the first samples brought."""
 
     samples: int
-    unlabelled: list[str]
+    without: int  # of them, without a label
+    unlabelled: list[str]  # some of their captions
     dropped: dict[str, Counter[str]]  # reason -> words
 
 
@@ -86,16 +89,22 @@ def label_report(
         say(f"no examples: {vocabulary.source!r}, which the vocabulary was counted on, cannot be opened; give `data`")
         captions = []
     examples = _look(captions, labeler)
+    pictures = vocabulary.source if data is None else data
+    sheet, by_label = _cards(pictures, text_col, image_col, vocabulary, labeler) if captions else ([], {})
     parts = [
         *_numbers(vocabulary, min_count, examples),
+        *([page.grid(sheet[:FIRST])] if sheet else []),
         page.heading("The long tail"),
         _tail(np.array(vocabulary.counts), min_count),
-        page.heading("Most frequent labels"),
-        *_most_frequent(vocabulary),
+        page.heading("Labels"),
+        _labels(vocabulary),
+        *_by_label(vocabulary, by_label),
+        *_alike(vocabulary),
     ]
     if captions:
         parts += [*_unlabelled(examples), *_dropped(examples)]
-        parts += _sheets(vocabulary.source if data is None else data, text_col, image_col, vocabulary, labeler)
+    if sheet[FIRST:]:
+        parts += [page.heading("More pictures"), page.folded(f"{len(sheet) - FIRST} more", page.grid(sheet[FIRST:]))]
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     name = data if isinstance(data, str | os.PathLike) else vocabulary.source
@@ -118,9 +127,10 @@ def _captions(data: Any, text_col: str | None) -> Iterator[list[str]]:
 def _look(captions: list[list[Any]], labeler: Labeler) -> Examples:
     flat = [caption for several in captions for caption in several]
     labels = iter(labeler(flat))
-    unlabelled, dropped = [], {}
+    without, unlabelled, dropped = 0, [], {}
     for several in captions:
         found = [next(labels) for _ in several]
+        without += not any(found)
         if several and not any(found) and len(unlabelled) < 40:
             unlabelled.append(" / ".join(str(caption) for caption in several if caption))
     for caption in flat[:2000]:
@@ -128,29 +138,29 @@ def _look(captions: list[list[Any]], labeler: Labeler) -> Examples:
             if not word.labels:
                 reason = "too seldom a visible noun, here" if word.why.startswith("visible") else word.why
                 dropped.setdefault(reason, Counter())[word.text] += 1
-    return Examples(len(captions), unlabelled, dropped)
+    return Examples(len(captions), without, unlabelled, dropped)
 
 
 def _numbers(vocabulary: Vocabulary, min_count: int, examples: Examples) -> list[page.Html]:
     counts = np.array(vocabulary.counts)
     kept = counts >= min_count
-    covered = counts[kept].sum() / max(counts.sum(), 1)
-    rows = [
-        ["samples", f"{vocabulary.samples:,}"],
-        ["captions", f"{vocabulary.captions:,}"],
-        ["label uses", f"{counts.sum():,}"],
-        ["labels a sample", f"{counts.sum() / max(vocabulary.samples, 1):.2f}"],
-        ["different labels", f"{len(counts):,}"],
-        [f"labels that occur {min_count:,} times or more", f"{kept.sum():,}"],
-        ["label uses they cover", f"{covered:.2%}"],
+    said = [
+        f"{vocabulary.samples:,} samples with {vocabulary.captions:,} captions",
+        f"{counts.sum() / max(vocabulary.samples, 1):.2f} labels a sample",
+        f"{len(counts):,} different labels",
     ]
+    if min_count > 1:
+        covered = counts[kept].sum() / max(counts.sum(), 1)
+        said.append(f"{kept.sum():,} of them occur {min_count:,} times or more and cover {covered:.2%} of the uses")
+    if examples.samples:
+        said.append(f"{examples.without / examples.samples:.1%} of the first {examples.samples:,} samples have none")
     return [
+        page.paragraph("; ".join(said) + "."),
         page.paragraph(
-            f"Rule {vocabulary.rule!r}, lexicon {vocabulary.lexicon}, source {vocabulary.source}. Examples are from "
-            f"the first {examples.samples:,} samples.",
+            f"Rule {vocabulary.rule!r}, lexicon {vocabulary.lexicon}, source {vocabulary.source}. "
+            "Labels in the vocabulary are green.",
             soft=True,
         ),
-        page.table(["", ""], rows),
     ]
 
 
@@ -166,12 +176,30 @@ def _tail(counts: np.ndarray, min_count: int) -> page.Html:
     return page.chart(series, "rank of the label", "samples", log_x=True, log_y=True, cut=cut, height=3.4)
 
 
-def _most_frequent(vocabulary: Vocabulary) -> list[page.Html]:
-    top = zip(vocabulary.synsets[:100], vocabulary.names[:100], vocabulary.counts[:100], strict=True)
-    rows = [[n.replace("_", " "), s, f"{c:,}", f"{c / max(vocabulary.samples, 1):.2%}"] for s, n, c in top]
-    header = ["label", "synset", "samples", "share"]
-    more = [page.folded(f"{len(rows) - 20} more", page.table(header, rows[20:]))] if len(rows) > 20 else []
-    return [page.table(header, rows[:20]), *more]
+def _labels(vocabulary: Vocabulary) -> page.Html:
+    """All labels, to be searched."""
+    top = islice(zip(vocabulary.names, vocabulary.synsets, vocabulary.counts, strict=True), LISTED)
+    rows = [[n.replace("_", " "), s, f"{c:,}", f"{c / max(vocabulary.samples, 1):.2%}"] for n, s, c in top]
+    return page.searchable("Search labels", ["label", "synset", "samples", "share"], rows)
+
+
+def _alike(vocabulary: Vocabulary) -> list[page.Html]:
+    """Labels of the same name, but for plural and spelling: perhaps one thing under two ids, perhaps two senses."""
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(vocabulary.names):
+        groups.setdefault("".join(filter(str.isalnum, name.lower())).removesuffix("s"), []).append(i)
+    several = sorted((g for g in groups.values() if len(g) > 1), key=lambda g: -vocabulary.counts[g[1]])[:40]
+    if not several:
+        return []
+    rows = [
+        [
+            ", ".join(dict.fromkeys(vocabulary.names[i].replace("_", " ") for i in group)),
+            ", ".join(f"{vocabulary.synsets[i]} ({vocabulary.counts[i]:,})" for i in group),
+        ]
+        for group in several
+    ]
+    told = "A line of your own terms (--lexicon) makes one label of two."
+    return [page.heading("Labels of one name"), page.paragraph(told), page.table(["name", "labels"], rows, text=True)]
 
 
 def _unlabelled(examples: Examples) -> list[page.Html]:
@@ -181,18 +209,21 @@ def _unlabelled(examples: Examples) -> list[page.Html]:
 
 def _dropped(examples: Examples) -> list[page.Html]:
     ranked = sorted(examples.dropped.items(), key=lambda item: -item[1].total())[:12]
-    rows = [[reason, f"{words.total():,}", ", ".join(w for w, _ in words.most_common(12))] for reason, words in ranked]
+    rows = [
+        [reason, f"{words.total():,}", ", ".join(word[:40] for word, _ in words.most_common(12))]
+        for reason, words in ranked
+    ]
     return [page.heading("Words that give no label, by reason"), page.table(["reason", "uses", "most frequent"], rows)]
 
 
-def _sheets(
+def _cards(
     data: Any, text_col: str | None, image_col: str | None, vocabulary: Vocabulary, labeler: Labeler
-) -> list[page.Html]:
-    """A contact sheet, and for the most frequent labels a page each; nothing where there are no images."""
+) -> tuple[list[page.Html], dict[str, list[page.Html]]]:
+    """(cards of pictures drawn at random, cards of the most frequent labels); nothing where there are no images."""
     try:
         source = open_dataset(data, image_col=image_col, text_col=text_col)
     except UsageError:
-        return []
+        return [], {}
     numbers = np.random.default_rng(0).permutation(len(source))[:2000].tolist()
     by_label: dict[str, list[page.Html]] = {synset: [] for synset in vocabulary.synsets[:PAGES]}
     sheet = []
@@ -207,17 +238,17 @@ def _sheets(
         for label in labels:
             if len(by_label.get(label, [None] * PER_PAGE)) < PER_PAGE:
                 by_label[label].append(card)
-    if not sheet:
-        return []
-    parts = [page.heading("Contact sheet: labels in the vocabulary are green"), page.grid(sheet)]
-    parts.append(page.heading("Label by label"))
+    return sheet, by_label
+
+
+def _by_label(vocabulary: Vocabulary, by_label: dict[str, list[page.Html]]) -> list[page.Html]:
+    """Pictures of each of the most frequent labels, folded."""
+    parts = []
     for synset, cards in by_label.items():
         if cards:
-            name = vocabulary.name(synset).replace("_", " ")
-            parts.append(
-                page.folded(f"{name} ({synset}, {vocabulary.counts[vocabulary.index(synset)]:,})", page.grid(cards))
-            )
-    return parts
+            name, count = vocabulary.name(synset).replace("_", " "), vocabulary.counts[vocabulary.index(synset)]
+            parts.append(page.folded(f"{name} ({synset}, {count:,})", page.grid(cards)))
+    return [page.heading("Pictures of the most frequent labels"), *parts] if parts else []
 
 
 def _card(source: Dataset, number: int, vocabulary: Vocabulary, labeler: Labeler) -> tuple[page.Html | None, list[str]]:
