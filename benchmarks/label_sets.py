@@ -3,8 +3,8 @@
     uv run benchmarks/label_sets.py ../shared/data runs/label-sets --processes 2
         resnet10t, 32 px, 24,576 samples of Flickr8k (`objectives.py --small`), three seeds: a minute a run.
 
-Variants: `one` (today's default: one concept, one label), `several` (--no-canonical --no-heads), `thin 300` and
-`thin 100` (--per-label), and `english` and `german`: one caption a picture, of the 5,146 that Multi30k has both of.
+Variants: `one` (today's default: one concept, one label), `several` (--no-canonical --no-heads), `thin 300`, `thin 100`
+and `thin 10` (--per-label), and `english` and `german`: one caption a picture, of the 5,146 that Multi30k has both of.
 
 Judges: CIFAR-10, COCO128, and the nouns of Flickr8k test, counted with one label a concept and with several. The head
 itself is judged by the average precision of rare labels on Flickr8k test, which 100 training pictures or fewer have.
@@ -41,10 +41,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "several": {"canonical": False, "heads": False},
     "thin 300": {},
     "thin 100": {},
+    "thin 10": {},
     "english": {},
     "german": {"language": "de"},
 }
-PER_LABEL = {"thin 300": 300, "thin 100": 100}
+PER_LABEL = {"thin 300": 300, "thin 100": 100, "thin 10": 10}
 RARE = 100  # pictures with a label, at most
 MIN_COUNT = 8
 

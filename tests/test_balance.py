@@ -72,6 +72,8 @@ def test_common_labels_are_thinned_and_rare_ones_are_not(table: Path, tmp_path: 
     assert again.kept_by_synset == counts.kept_by_synset
     other = [balance(str(table), str(tmp_path / f"s{seed}"), seed=seed, **settings_).kept for seed in (1, 2, 3)]
     assert len({counts.kept, *other}) > 1
+    with pytest.raises(UsageError, match="`out`"):
+        balance(str(table), str(tmp_path / "out"), **{**settings_, "per_label": 10})
     # What was written is data like any other.
     assert build_vocabulary(str(tmp_path / "out"), out="", workers=1).samples == len(rows)
 

@@ -76,6 +76,15 @@ def test_labels_of_a_vocabulary_only(tmp_path: Path) -> None:
     assert [row["synsets"] for row in table] == [[s for s in found if s in kept] for found in LABELER(CAPTIONS)]
 
 
+def test_labels_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
+    data, out = str(write(tmp_path, "csv")), str(tmp_path / "out")
+    write_labels(data, out=out, workers=1)
+    write_labels(data, out=out, workers=1)  # the same again is done already
+    with pytest.raises(UsageError, match=r"`out`.*other captions or settings"):
+        write_labels(data, out=out, workers=1, ancestors=1)
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 1
+
+
 def test_a_killed_run_goes_on_by_file(tmp_path: Path) -> None:
     for i in range(6):
         pq.write_table(pa.table({"caption": CAPTIONS * 3000}), tmp_path / f"{i}.parquet")

@@ -49,23 +49,29 @@ ROWS_AT_ONCE = 4096  # samples, of captions in memory
 
 
 @dataclass(kw_only=True, slots=True)
-class CorpusConfig:
-    """Captions and how to label them."""
+class CaptionsConfig:
+    """Captions, and who reads them."""
 
     # What `catlip pretrain` takes, on this machine; also tables without images. Weights do not count here. In Python
     # also a Dataset, what `catlip.open` takes, or an iterable of the caption, or list of captions, of each image
     data: str
     text_col: str | None = None  # column with the captions; default: guessed by its name, and stated
-    key_cols: str | None = None  # columns copied to the output of `catlip label`, comma-separated; default: guessed
+    key_cols: str | None = None  # columns copied to the output, comma-separated; default: guessed
+    runner: Literal["native", "ray"] = "native"  # this machine, or a Ray cluster
+    address: str | None = None  # of the Ray cluster; default: one is started here
+    workers: int = 0  # processes on this machine; 0: one a core
+
+
+@dataclass(kw_only=True, slots=True)
+class CorpusConfig(CaptionsConfig):
+    """Captions and how to label them."""
+
     rule: Literal["nouns", "corenet"] = "nouns"
     canonical: bool = True  # near-synonyms (girl, female child, lass) share one label
     heads: bool = True  # a phrase also carries the label of what it is a kind of (swimming pool: pool)
     language: str = "en"  # of the captions: en, de, fr, ... (docs/labels.md lists them), or auto: each one's own
     ancestors: int = 0  # add hypernyms up to so many levels
     lexicon: str | None = None  # TSV of your own terms: phrase, label
-    runner: Literal["native", "ray"] = "native"  # this machine, or a Ray cluster
-    address: str | None = None  # of the Ray cluster; default: one is started here
-    workers: int = 0  # processes on this machine; 0: one a core
 
     def labeler(self) -> Labeler:
         return Labeler(**{name: getattr(self, name) for name in SETTINGS})
@@ -90,7 +96,7 @@ class LabelConfig(CorpusConfig):
 
 
 @dataclass(kw_only=True, slots=True)
-class BalanceConfig(CorpusConfig):
+class BalanceConfig(CaptionsConfig):
     """Write the samples that are left when common labels are thinned, as Parquet."""
 
     # Folder for the Parquet files: the key columns, `captions`, and `keep`, the probability that a sample had
@@ -215,13 +221,13 @@ def _count_in_memory(cfg: VocabularyConfig, labeler: Labeler) -> tuple[Counts, s
     return counts, getattr(data, "name", "captions in memory")
 
 
-def _count_files(cfg: CorpusConfig, labeler: Labeler, parts: Path, labels_folder: Path | None) -> Counts:
+def _count_files(cfg: CaptionsConfig, labeler: Labeler, parts: Path, labels_folder: Path | None) -> Counts:
     """Do the tasks that are not done yet and add up the results of all."""
     inputs = corpus_files(cfg.data, cfg.text_col, cfg.key_cols)
     for paths, columns in inputs:
         say(describe(paths, columns))
     job = {
-        "labeler": {**labeler.settings, "lexicon": cfg.lexicon and os.path.abspath(cfg.lexicon)},
+        "labeler": {**labeler.settings, "lexicon": labeler.lexicon and os.path.abspath(labeler.lexicon)},
         "version": labeler.version,
         "terms_hash": labeler.terms_hash,
         "lexicon": labeler.data_hash,
@@ -240,6 +246,11 @@ def _count_files(cfg: CorpusConfig, labeler: Labeler, parts: Path, labels_folder
         for path in paths
         for groups in row_groups(path, GROUPS_PER_TASK_ROWS)
     ]
+    if labels_folder and (others := {p.stem for p in labels_folder.glob("*.parquet")} - {t["name"] for t in tasks}):
+        raise UsageError(
+            f"`out` {labels_folder} has files of other captions or settings, e.g. {min(others)}.parquet; name another "
+            "folder, or delete it"
+        )
     parts.mkdir(parents=True, exist_ok=True)
     todo = [task for task in tasks if not Path(task["part"]).is_file()]
     if len(todo) < len(tasks):
@@ -250,7 +261,7 @@ def _count_files(cfg: CorpusConfig, labeler: Labeler, parts: Path, labels_folder
         if not any(parts.glob("*.json")):
             shutil.rmtree(parts)  # nothing was done that a second try could build on
         raise
-    counts = Counts(language=cfg.language)
+    counts = Counts(language=labeler.language)
     for task in tasks:
         counts.add(json.loads(Path(task["part"]).read_text(encoding="utf-8")))
     return counts
@@ -311,7 +322,7 @@ class Draw:
         return pa.table({**rows.keys, "captions": captions, "keep": keep.astype(np.float32)}).filter(pa.array(drawn))
 
 
-def _run_tasks(tasks: list[dict[str, Any]], cfg: CorpusConfig) -> None:
+def _run_tasks(tasks: list[dict[str, Any]], cfg: CaptionsConfig) -> None:
     """Have the tasks done; raise the first error that one of them met."""
     if not tasks:
         return
