@@ -315,6 +315,7 @@ def test_a_column_of_tags_is_read_tag_by_tag(tmp_path: Path, separator: str, cap
     [
         ["a dog, a cat and a bird", "two men, one in red, run", "a lake"],
         ["dog", "red ball", "cat"],
+        ["one cell; says nothing"],
         ["Sunset over the lake; photo by Ann", "Dogs; playing in the snow on a cold day"],
         [],
     ],

@@ -233,7 +233,7 @@ def separator_of(texts: Sequence[str]) -> str:
         tags = [tag.lower().split() for text in texts for tag in text.split(separator)]
         lists = sum(separator in text.strip(f" {separator}") for text in texts)
         spoken = sum(len(words) > TAG_WORDS or not GRAMMAR.isdisjoint(words) for words in tags)
-        if lists * 5 >= max(len(texts), 1) and spoken * 10 <= len(tags):
+        if lists >= 2 and lists * 5 >= len(texts) and spoken * 10 <= len(tags):
             return separator
     return ""
 
