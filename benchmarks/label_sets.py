@@ -14,17 +14,15 @@ Deviations are over seeds; gains are over `one` (over `english` for `german`) wi
 import argparse
 import glob
 import gzip
-import io
 import json
 import statistics
-import tarfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from objectives import prepare, small
+from objectives import prepare, small, write_tar
 from pool import run_all
 
 from catlip.atomic import write_text
@@ -63,20 +61,11 @@ def parallel(data: Path, shards: Path, out: Path) -> None:
     both = {picture[english]: (english, german) for english, german in pairs if english in picture}
     dataset = open_dataset(str(shards))
     for number, language in enumerate(("english", "german")):
-        path = out / f"{language}.tar"
-        with tarfile.open(path.with_suffix(".part"), "w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in dataset:
-                key = Path(sample.metadata["file"]).stem
-                found = both.get(key.partition("_")[0])  # Flickr's number of the picture
-                for ending, content in (
-                    ("jpg", bytes(sample.image)),
-                    ("txt", found[number].encode() if found else b""),
-                ):
-                    if found:
-                        member = tarfile.TarInfo(f"{key}.{ending}")
-                        member.size = len(content)
-                        tar.addfile(member, io.BytesIO(content))
-        path.with_suffix(".part").replace(path)
+        keyed = ((Path(sample.metadata["file"]).stem, sample) for sample in dataset)
+        found = (
+            (key, bytes(sample.image), both.get(key.partition("_")[0])) for key, sample in keyed
+        )  # Flickr's number
+        write_tar(out / f"{language}.tar", ((key, image, [pair[number]]) for key, image, pair in found if pair))
 
 
 def source_of(variant: str, out: Path) -> Path:

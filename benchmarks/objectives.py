@@ -15,8 +15,10 @@ Judges: CIFAR-10, the nouns of Flickr8k test (learned from Flickr8k val), COCO12
 """
 
 import argparse
+import io
+import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +95,18 @@ def prepare(data: Path, out: Path, quality: int = 90) -> tuple[Path, Path]:
     if not vocab.exists():
         build_vocabulary(str(shards / "*.tar"), out=str(vocab), min_count=8)
     return shards, vocab
+
+
+def write_tar(path: Path, samples: Iterable[tuple[str, bytes, Sequence[str]]]) -> None:
+    """KEY.jpg and KEY.txt of each (key, JPEG, captions); the file is whole or not there."""
+    part = path.with_suffix(".part")
+    with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, image, captions in samples:
+            for ending, content in (("jpg", image), ("txt", "\n".join(captions).encode())):
+                member = tarfile.TarInfo(f"{key}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    part.replace(path)
 
 
 def sentences_of(data: Path, out: Path, objectives: Sequence[str]) -> str:

@@ -17,9 +17,7 @@ error of b.
 """
 
 import argparse
-import io
 import json
-import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from objectives import comparison, prepare, sentences_of
+from objectives import comparison, prepare, sentences_of, write_tar
 from pool import keep_results, run_all
 
 from catlip import page
@@ -98,15 +96,9 @@ def pictures_of(shards: Path, out: Path, count: int) -> Path:
     path = out / f"pictures-{count}.tar"
     if path.exists():
         return path
-    dataset, part = open_dataset(str(shards)), path.with_suffix(".part")
-    with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number in sorted(shuffled(len(dataset), 0)[:count].tolist()):
-            sample = dataset[number]
-            for ending, data in (("jpg", bytes(sample.image)), ("txt", "\n".join(sample.captions).encode())):
-                member = tarfile.TarInfo(f"{sample.key.split('/')[-1]}.{ending}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    part.replace(path)
+    dataset = open_dataset(str(shards))
+    samples = map(dataset.__getitem__, sorted(shuffled(len(dataset), 0)[:count].tolist()))
+    write_tar(path, ((sample.key.split("/")[-1], bytes(sample.image), sample.captions) for sample in samples))
     return path
 
 

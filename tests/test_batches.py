@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from catlip.data import loader as loaders
-from catlip.data.batches import Batch, CaptionBatches, to_classes
+from catlip.data.batches import Batch, CaptionBatches
 from catlip.data.crops import CropConfig
 from catlip.data.loader import Loader
 from catlip.data.open import open_dataset
@@ -20,7 +20,7 @@ from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
-from catlip.labels.vocabulary import Vocabulary
+from catlip.labels.vocabulary import Vocabulary, to_classes
 from tests.conftest import jpeg, write_tar
 
 LABELER = Labeler()

@@ -19,39 +19,27 @@ ROOT = Path(__file__).parents[1]
 BELOW = "    # What follows is not in catlip-labels"
 
 
+def _replaced(text: str, pattern: str, by: str) -> str:
+    """The text with its first match replaced; ^ and $ are the ends of lines."""
+    text, found = re.subn(pattern, by, text, count=1, flags=re.MULTILINE)
+    assert found == 1, f"pyproject.toml has changed its form: {pattern}"
+    return text
+
+
 def with_version(text: str, version: str) -> str:
     """pyproject.toml with its version written down, so that what is built from it needs no git."""
-    text, found = re.subn(r'^dynamic = \["version"\].*$', f'version = "{version}"', text, count=1, flags=re.MULTILINE)
-    assert found == 1, "pyproject.toml has changed its form"
-    return text
+    return _replaced(text, r'^dynamic = \["version"\].*$', f'version = "{version}"')
 
 
 def labels_project(text: str) -> str:
     """pyproject.toml of catlip-labels, from catlip's: fewer dependencies, no extras, no pictures of the demo."""
-    text, names = re.subn(r'^name = "catlip"$', 'name = "catlip-labels"', text, count=1, flags=re.MULTILINE)
-    text, said = re.subn(
-        r'^description = "[^"]*"$',
-        'description = "Captions to WordNet synsets, vocabularies and packed pictures: catlip without torch"',
-        text,
-        count=1,
-        flags=re.MULTILINE,
-    )
-    text, cut = re.subn(rf"^{re.escape(BELOW)}.*?^\]$", "]", text, count=1, flags=re.MULTILINE | re.DOTALL)
-    text, extras = re.subn(
-        r"^\[project\.optional-dependencies\]$.*?(?=^ray = )(^ray = [^\n]*\n).*?(?=^\[)",
-        r"[project.optional-dependencies]\n\1\n",
-        text,
-        count=1,
-        flags=re.MULTILINE | re.DOTALL,
-    )
-    text, files = re.subn(
-        r'^packages = \["catlip"\]$',
-        'packages = ["catlip"]\nexclude = ["catlip/demo/sample"]',
-        text,
-        count=1,
-        flags=re.MULTILINE,
-    )
-    assert (names, said, cut, extras, files) == (1,) * 5, "pyproject.toml has changed its form"
+    said = "Captions to WordNet synsets, vocabularies and packed pictures: catlip without torch"
+    text = _replaced(text, r'^name = "catlip"$', 'name = "catlip-labels"')
+    text = _replaced(text, r'^description = "[^"]*"$', f'description = "{said}"')
+    text = _replaced(text, rf"^{re.escape(BELOW)}(?s:.*?)^\]$", "]")
+    extras = r"^\[project\.optional-dependencies\]$(?s:.*?)(?=^ray = )(^ray = [^\n]*\n)(?s:.*?)(?=^\[)"
+    text = _replaced(text, extras, r"[project.optional-dependencies]\n\1\n")
+    text = _replaced(text, r'^packages = \["catlip"\]$', 'packages = ["catlip"]\nexclude = ["catlip/demo/sample"]')
     return text.replace(', "catlip/demo/sample/LICENSES.md"', "")
 
 

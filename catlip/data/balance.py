@@ -14,7 +14,7 @@ import numpy as np
 
 from catlip.data.dataset import Dataset
 from catlip.errors import UsageError
-from catlip.labels.vocabulary import Vocabulary
+from catlip.labels.vocabulary import Vocabulary, classes_in
 from catlip.notices import say
 
 AT_ONCE = 4096  # samples whose captions are in memory
@@ -46,16 +46,14 @@ def fair_shares(dataset: Dataset, vocabulary: Vocabulary, per_label: int) -> np.
 
 
 def _labels_of(dataset: Dataset, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """(int32 [L]: classes; int64 [N + 1]: where those of each sample begin)."""
+    """As `classes_in`, of a whole dataset, a few thousand samples at a time. int32 [sum L], int64 [N + 1]."""
     labeler = vocabulary.labeler()
-    classes, found, sizes = vocabulary.classes_of(labeler), [], [np.zeros(1, np.int64)]
+    classes, found, sizes = vocabulary.classes_of(labeler), [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
     samples = iter(dataset.captions())
     while some := list(islice(samples, AT_ONCE)):
-        sample = np.repeat(np.arange(len(some)), [len(captions) for captions in some])
-        labels, offsets = labeler.sparse([caption for captions in some for caption in captions], sample)
-        sample, labels = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), classes[labels]
-        found.append(labels[labels >= 0])
-        sizes.append(np.bincount(sample[labels >= 0], minlength=len(some)))
+        labels, offsets = classes_in(some, labeler, classes)
+        found.append(labels.astype(np.int32))
+        sizes.append(np.diff(offsets))
     return np.concatenate(found), np.cumsum(np.concatenate(sizes))
 
 

@@ -20,7 +20,7 @@ from catlip.data.steps import Step, Steps
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
 from catlip.labels.tokenizer import Tokenizer
-from catlip.labels.vocabulary import Vocabulary
+from catlip.labels.vocabulary import Vocabulary, classes_in
 
 if TYPE_CHECKING:
     from catlip.data.sentences import SentenceStore
@@ -215,9 +215,7 @@ class CaptionBatches(Batches):
 
     def _labels(self, records: list[Sample]) -> tuple[Tensor, Tensor]:
         """Classes that any of a picture's captions names."""
-        rows = np.repeat(np.arange(len(records)), [len(r.captions) for r in records])
-        indices, offsets = self.labeler.sparse([c for r in records for c in r.captions], rows)
-        labels, bounds = to_classes(indices, offsets, self._classes, len(records))
+        labels, bounds = classes_in([record.captions for record in records], self.labeler, self._classes)
         return torch.from_numpy(labels), torch.from_numpy(bounds)
 
 
@@ -253,14 +251,3 @@ def drawn_tokens(tokenizer: Tokenizer, records: list[Sample], draws: np.ndarray)
     tokens = tokenizer([r.captions[int(draw * len(r.captions))] if r.captions else "" for r, draw in pairs])
     # No step pays for padding that none of its captions needs.
     return torch.from_numpy(tokens[:, : max(1, int((tokens != 0).sum(1).max()))])
-
-
-def to_classes(
-    indices: np.ndarray, offsets: np.ndarray, classes: np.ndarray, n_rows: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of a labeler -> classes of a vocabulary; labels outside it fall away. int64 [sum L], int64 [rows + 1]."""
-    row = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    found = classes[indices]
-    row, found = row[found >= 0], found[found >= 0]
-    order = np.lexsort((found, row))
-    return found[order].astype(np.int64), np.searchsorted(row, np.arange(n_rows + 1)).astype(np.int64)

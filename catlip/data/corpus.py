@@ -279,8 +279,11 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
 def do_task(task: dict[str, Any], labeler: Labeler) -> None:
     """Label one file, write its labels if asked for, and then its counts: a task is done when its counts are there."""
     vocabulary = Vocabulary.load(task["vocab"]) if task["vocab"] else None
-    keep = None if vocabulary is None else vocabulary.classes_of(labeler) >= 0
-    draw = Draw(vocabulary, labeler, task) if vocabulary is not None and "per_label" in task else None
+    classes = None if vocabulary is None else vocabulary.classes_of(labeler)
+    keep = None if classes is None else classes >= 0
+    draw = None
+    if vocabulary is not None and classes is not None and "per_label" in task:
+        draw = Draw(vocabulary.counts, classes, labeler, task)
     columns, names = Columns(task["text"], tuple(task["keys"])), pa.array(labeler.synsets, pa.string())
     counts, troubles = Counts(), dict[str, str]()
     with ExitStack() as files:
@@ -305,10 +308,10 @@ def do_task(task: dict[str, Any], labeler: Labeler) -> None:
 class Draw:
     """Which samples of a file are kept."""
 
-    def __init__(self, vocabulary: Vocabulary, labeler: Labeler, task: dict[str, Any]) -> None:
+    def __init__(self, counts: list[int], classes: np.ndarray, labeler: Labeler, task: dict[str, Any]) -> None:
+        """counts: of each class. classes: of each of the labeler's labels."""
         self.labeler, self.per_label, self.place = labeler, task["per_label"], 0
-        classes = vocabulary.classes_of(labeler)
-        self.uses = np.where(classes >= 0, np.array(vocabulary.counts)[classes], 0)
+        self.uses = np.where(classes >= 0, np.array(counts)[classes], 0)
         where = json.dumps([Path(task["path"]).name, task["groups"], task["seed"]])
         self.seed = int(sha256(where.encode()).hexdigest()[:12], 16)
 

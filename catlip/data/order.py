@@ -153,8 +153,7 @@ class Order:
         if self.window:
             return self._windowed(places)
         if self._thinned is not None:
-            epoch = places // self.length
-            return self._thinned.samples(epoch, samples_at(places, self.length, self.seed))
+            return self._thinned.samples(places // self.length, samples_at(places, self.length, self.seed))
         if len(self.sizes) == 1 and self.seen == self.sizes:
             return samples_at(places, self.length, self.seed)
         # A source's own sequence is endless: what an epoch leaves out of it (weights that are no whole numbers)

@@ -14,14 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from catlip.atomic import write_text
-from catlip.data.batches import to_classes
 from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import Unreadable
 from catlip.data.subsets import some_of
 from catlip.errors import UsageError
 from catlip.evaluation.features import decoded
 from catlip.evaluation.multilabel import average_precision, top1
-from catlip.labels.vocabulary import Vocabulary
+from catlip.labels.vocabulary import Vocabulary, classes_in
 
 FILE = "held_out.json"
 SHEET = 48  # images whose predictions are kept for the report
@@ -67,10 +66,8 @@ def open_held_out(source: Dataset, vocabulary: Vocabulary, view: Callable[[Any],
 
 def sparse_labels(captions: list[list[str]], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
     """(int64 [L]: image of each label, int64 [L]: its class) of the captions of each image."""
-    rows = np.repeat(np.arange(len(captions)), [len(some) for some in captions])
     labeler = vocabulary.labeler()
-    sparse = labeler.sparse([caption for some in captions for caption in some], rows)
-    labels, offsets = to_classes(*sparse, vocabulary.classes_of(labeler), len(captions))
+    labels, offsets = classes_in(captions, labeler, vocabulary.classes_of(labeler))
     return torch.from_numpy(np.repeat(np.arange(len(captions)), np.diff(offsets))), torch.from_numpy(labels)
 
 

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from catlip.config import configure
-from catlip.data.batches import to_classes
 from catlip.data.image_lookup import Names
 from catlip.data.images import left_out
 from catlip.data.open import open_dataset
@@ -27,6 +26,7 @@ from catlip.evaluation.result import Result, Table
 from catlip.evaluation.transfer_init import head_of
 from catlip.evaluation.zero_shot import Route, embed_texts, open_routes
 from catlip.labels.labeler import Labeler
+from catlip.labels.vocabulary import classes_in
 from catlip.models.encoder import Encoder
 from catlip.training.distributed import one_device
 
@@ -155,7 +155,7 @@ def by_labels(encoder: Encoder, pooled: Tensor, texts: list[str], labeler: Label
     weight, _ = head_of(encoder)
     index = {label: i for i, label in enumerate(encoder.labels)}
     classes = torch.tensor([index.get(synset, -1) for synset in labeler.synsets], dtype=torch.int32).numpy()
-    labels, offsets = to_classes(*labeler.sparse(texts), classes, len(texts))
+    labels, offsets = classes_in([[text] for text in texts], labeler, classes)
     rows = torch.repeat_interleave(torch.arange(len(texts)), torch.from_numpy(offsets).diff())
     captions = torch.zeros(len(texts), weight.shape[1])
     for some, into in zip(torch.from_numpy(labels).split(100_000), rows.split(100_000), strict=True):

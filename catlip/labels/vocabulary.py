@@ -339,6 +339,29 @@ class Vocabulary:
         )
 
 
+def classes_in(
+    samples: Sequence[Sequence[str]], labeler: Labeler, classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the captions of each sample name: sample n has the classes labels[offsets[n]:offsets[n + 1]], ascending.
+
+    classes: `Vocabulary.classes_of` the labeler. Returns int64 [sum L], int64 [samples + 1].
+    """
+    rows = np.repeat(np.arange(len(samples)), [len(captions) for captions in samples])
+    sparse = labeler.sparse([caption for captions in samples for caption in captions], rows)
+    return to_classes(*sparse, classes, len(samples))
+
+
+def to_classes(
+    indices: np.ndarray, offsets: np.ndarray, classes: np.ndarray, n_rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of a labeler -> classes of a vocabulary; labels outside it fall away. int64 [sum L], int64 [rows + 1]."""
+    row = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    found = classes[indices]
+    row, found = row[found >= 0], found[found >= 0]
+    order = np.lexsort((found, row))
+    return found[order].astype(np.int64), np.searchsorted(row, np.arange(n_rows + 1)).astype(np.int64)
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Builds dicts, strings and numbers; looks up no class or function, so nothing in the file can run."""
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from catlip.data.batches import to_classes
 from catlip.data.dataset import Dataset
 from catlip.data.open import open_dataset
 from catlip.data.subsets import WithClasses, subset, with_classes
@@ -23,7 +22,7 @@ from catlip.evaluation.knn import knn
 from catlip.evaluation.linear_probe import linear_probe
 from catlip.evaluation.multilabel import average_precision
 from catlip.evaluation.ridge_probe import fit_ridge
-from catlip.labels.vocabulary import Vocabulary
+from catlip.labels.vocabulary import Vocabulary, classes_in
 from catlip.models.encoder import Encoder
 
 LEAST = 10  # images that a noun needs among those learned from: below, its classifier is a matter of luck
@@ -132,12 +131,8 @@ def noun_classes(train: Dataset, test: Dataset, vocabulary: Vocabulary) -> tuple
     Raises UsageError if there is none.
     """
     labeler = vocabulary.labeler()
-    found = []
-    for dataset in (train, test):
-        captions = list(dataset.captions())
-        rows = np.repeat(np.arange(len(captions)), [len(some) for some in captions])
-        sparse = labeler.sparse([caption for some in captions for caption in some], rows)
-        found.append(to_classes(*sparse, vocabulary.classes_of(labeler), len(captions)))
+    classes = vocabulary.classes_of(labeler)
+    found = [classes_in(list(dataset.captions()), labeler, classes) for dataset in (train, test)]
     counts = np.bincount(found[0][0], minlength=len(vocabulary))
     kept = np.flatnonzero((counts >= LEAST) & (counts < len(train)))
     if not len(kept):

@@ -61,13 +61,7 @@ class LanguagePhrases(PhraseIndex):
             for count in range(2, len(words)):
                 self._next.setdefault(" ".join(words[:count]), set()).add(words[count])
 
-    def read(self, text: str) -> Reading | None:
-        lemma = self._lemmas.get(text)
-        if lemma is None:
-            return None
-        own = self.terms.get(tuple(text.split(" ")))
-        if own:
-            return Reading(Kind.SINGULAR, text, f'phrase "{text}"', score=math.inf, synsets=own, own=True)
+    def _meaning(self, text: str, lemma: str) -> Reading | None:
         noun = self.language.entry(lemma)
         return reading_of(lemma, noun.synsets, noun.why) if noun else None
 

@@ -105,6 +105,10 @@ class PhraseIndex:
         own = self.terms.get(tuple(text.split(" ")))
         if own:
             return Reading(Kind.SINGULAR, text, f'phrase "{text}"', score=math.inf, synsets=own, own=True)
+        return self._meaning(text, lemma)
+
+    def _meaning(self, text: str, lemma: str) -> Reading | None:
+        """What an entry stands for that is none of the domain's own."""
         why = f'phrase "{lemma}"'
         if text in word_lists()["never"]:
             return Reading(Kind.SINGULAR, lemma, why)
