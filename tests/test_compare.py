@@ -52,13 +52,16 @@ def test_a_comparison_grows_and_repeats_nothing(settings: dict, monkeypatch) -> 
                     equal_time=True)  # fmt: skip
     page = compare(first)
     out = Path(settings["out"])
-    assert len(list(out.glob("runs/*/compared.json"))) == 4
+    assert len(list(out.glob("runs/*/compared.json"))) == 6  # two seeds of the start as well
     assert len(list(out.glob("search/*/compared.json"))) == 4
     assert len(list(out.glob("equal_time/clip-*/compared.json"))) == 2
     told = json.loads((out / "compare.json").read_text())
     clip = next(s for s in told["summaries"] if s["objective"] == "clip" and s["kind"] == "equal_time")
     ours = next(s for s in told["summaries"] if s["objective"] == "synsets")
     assert clip["seconds"] == pytest.approx(ours["seconds"], rel=0.3)  # whole batches of a very short run
+    start = next(s for s in told["summaries"] if s["objective"] == "start")
+    assert (start["seconds"], start["samples"], start["seeds"]) == (0, 0, [0, 1])
+    assert start["gain"]["seeds"] == 2
     assert clip["route"] == "text"
     assert ours["route"] == "head"
     assert all(name in page.read_text() for name in ("synsets", "clip", "The same time", "<svg", "zero-shot"))
@@ -101,14 +104,14 @@ def test_results_of_other_data_or_another_recipe_are_not_taken_up(
         """(how many runs were trained now, the probes that the page is made of)."""
         before, cfg = len(trained), CompareConfig(**{**settings, "objectives": ("synsets",), "seeds": 1, **changes})
         told = json.loads(compare(cfg).with_name("compare.json").read_text())
-        return len(trained) - before, [summary["score"] for summary in told["summaries"]]
+        return len(trained) - before, [s["score"] for s in told["summaries"] if s["objective"] != "start"]
 
     assert again() == (1, [51.0])
     assert again() == (0, [51.0])
     assert "not counted" not in capsys.readouterr().out
     other = coloured_shards(samples=24, shards=1, name="other", cls=True)
     assert again(test=(other,)) == (1, [52.0])
-    assert "1 results with other data, vocabulary or recipe are left there and not counted" in capsys.readouterr().out
+    assert "2 results with other data, vocabulary or recipe are left there and not counted" in capsys.readouterr().out
     assert again(train=(other,)) == (1, [53.0])
     assert again(data=other) == (1, [54.0])
     assert again() == (0, [51.0])

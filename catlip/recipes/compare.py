@@ -1,9 +1,9 @@
 """Every objective on the same encoder, data, augmentation and budget. The verb `compare`.
 
 Each objective is trained with the same recipe, several times with other seeds; then all encoders go before the same
-judges (judges.py). A learning rate may be searched for each, among the same candidates with the same short runs, by
-parts of what the judges learn from. What a sample costs is measured in turns (A B C, A B C, ...), so that a machine
-whose speed drifts is unfair to nobody.
+judges (judges.py), and so does the one that the runs began with. A learning rate may be searched for each, among the
+same candidates with the same short runs, by parts of what the judges learn from. What a sample costs is measured in
+turns (A B C, A B C, ...), so that a machine whose speed drifts is unfair to nobody.
 
 Every run is a run folder of its own below --out. What is finished there is not done again, so a comparison may be
 stopped, and may grow: the page is made of all runs that are found. The end of a folder's name is the key of what all
@@ -25,19 +25,20 @@ from catlip.errors import UsageError
 from catlip.evaluation.retrieval import retrieve
 from catlip.evaluation.zero_shot import zero_shot
 from catlip.labels.vocabulary import Vocabulary
-from catlip.models.weights import fingerprint, load
+from catlip.models.weights import ENCODER_FOLDER, fingerprint, load
 from catlip.notices import say
 from catlip.recipes import load_recipe
 from catlip.recipes.judges import FEW, Judge, open_judges
 from catlip.recipes.objectives import OBJECTIVES, label_of, objective_named
 from catlip.report import comparison
 from catlip.report.comparison import ComparedRun
-from catlip.tasks.pretrain import PretrainConfig, pretrain, speed_of
-from catlip.training.distributed import pick_device
+from catlip.tasks.pretrain import PretrainConfig, prepare, pretrain, speed_of
+from catlip.training.distributed import joined, pick_device
 from catlip.training.log import table
 from catlip.training.runfolder import key_of, read_card
 
 SECONDS = 8.0  # of measuring the speed of an objective, a turn
+START = "start"  # in place of an objective: the encoder as it is before the first step
 RESULT = "compared.json"  # in a run folder: what the run was, what it cost, what it can do
 
 
@@ -87,8 +88,12 @@ def planned(cfg: CompareConfig, speeds: dict[str, float], key: str) -> list[tupl
     equally often. Learning rates that are not searched yet are."""
     first = speeds[label_of(cfg.objectives[0])]
     bases = {name: settings_of(cfg, name, search_lr(cfg, name, key)) for name in cfg.objectives}
-    found = []
+    start = replace(bases[cfg.objectives[0]], samples=0, batch_size=0)
+    start.optim = replace(start.optim, lr=0.0)
+    found: list[tuple[str, str, PretrainConfig]] = []
     for seed in range(cfg.seeds):
+        if not (seed and start.start):  # given weights are the same for every seed
+            found.append(("runs", START, replace(start, seed=seed)))
         for name, base in bases.items():
             found.append(("runs", name, replace(base, seed=seed)))
             if cfg.equal_time and name != cfg.objectives[0]:
@@ -182,8 +187,13 @@ def run(cfg: CompareConfig, name: str, settings: PretrainConfig, parent: Path, k
     if (out / RESULT).is_file():
         return json.loads((out / RESULT).read_text(encoding="utf-8"))
     say(f"\n{out}")
-    trained = pretrain(config=replace(settings, out=str(out)))
-    if not (out / "encoder").is_dir():
+    seconds = 0.0
+    if name == START:
+        with joined(settings.device) as world:
+            prepare(settings, world)[0].encoder.save(out / ENCODER_FOLDER)
+    else:
+        seconds = pretrain(config=replace(settings, out=str(out))).seconds
+    if not (out / ENCODER_FOLDER).is_dir():
         raise UsageError(f"{out}: stopped; the same command goes on from there")
     found = {
         "objective": label_of(name),
@@ -192,8 +202,8 @@ def run(cfg: CompareConfig, name: str, settings: PretrainConfig, parent: Path, k
         "samples": settings.samples,
         "seed": settings.seed,
         "judges": judged(out, judges_of(cfg), cfg.device),
-        "seconds": round(trained.seconds, 1),
-        "commit": (card := read_card(out)).get("versions", {}).get("commit", ""),
+        "seconds": round(seconds, 1),
+        "commit": (card := read_card(out) if seconds else {}).get("versions", {}).get("commit", ""),
         "machine": card.get("machine", {}).get("machine", ""),
     }
     if (out / "text").is_dir() or load(out).labels:

@@ -1,5 +1,6 @@
 """Objectives side by side: what they cost and what their encoders can do, on one page."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -82,7 +83,7 @@ class Summary:
 def summarise(runs: Sequence[ComparedRun], speeds: dict[str, float], first: str) -> list[Summary]:
     """One line an objective, budget, batch size and learning rate; the best mean over the judges comes first.
 
-    speeds: images/s. first: the objective that the others' gains are over.
+    speeds: images/s, of what is trained. first: the objective that the others' gains are over.
     """
     groups: dict[tuple[str, str, float, int, int], list[ComparedRun]] = {}
     for run in runs:
@@ -92,7 +93,8 @@ def summarise(runs: Sequence[ComparedRun], speeds: dict[str, float], first: str)
     found = []
     for some in groups.values():
         compared = some[0].kind != "batch_sizes" and some is not base
-        found.append(_summary(some, speeds[some[0].objective], gain_over(base, some) if compared else None))
+        speed = speeds.get(some[0].objective, math.inf)
+        found.append(_summary(some, speed, gain_over(base, some) if compared else None))
     return sorted(found, key=lambda s: (s.kind, -s.score))
 
 
@@ -155,7 +157,7 @@ NOTE = (
     "In percent. Mean: over the judges, ± the deviation over seeds. Gain: over {first}, in points of the mean, ± its "
     "standard error, from differences test image by test image (class by class, of mean average precision) and seed by "
     "seed. kNN: 20 nearest. R@10: text to picture, among the pictures given; zero-shot: by class names alone; both by "
-    "the better route. Seconds: samples at the speed measured in turns."
+    "the better route. Seconds: samples at the speed measured in turns. Start: the encoder that all began with."
 )
 
 
