@@ -93,13 +93,19 @@ def pictures(captions: list[str]) -> list[tuple[np.ndarray, str]]:
 def test_an_epoch_holds_the_fair_share(tmp_path: Path) -> None:
     dataset = open_dataset(pictures(CAPTIONS))
     vocabulary = Vocabulary.count(dataset)
-    keep = fair_shares(dataset, vocabulary, 20)
+    keep, counted = fair_shares(dataset, vocabulary, 20)
     fair = thinned(dataset, keep)
     order = Order(fair.parts, 0, keep=fair.keep)
     found = Counter(CAPTIONS[i] for i in order.samples(np.arange(40 * order.length)).tolist())
     assert found[RARE] == pytest.approx(40 * 5, abs=5)
     assert found[COMMON] == pytest.approx(40 * keep[0] * 180, rel=0.02)
     assert "running fast" not in found
+    epoch: Counter[str] = Counter()
+    for caption, times in found.items():
+        epoch.update(dict.fromkeys(vocabulary.labeler()([caption])[0], times))
+    assert counted.synsets == vocabulary.synsets
+    assert counted.counts == pytest.approx([epoch[label] / 40 for label in vocabulary.synsets], abs=1)
+    assert counted.samples == order.length
     with pytest.raises(UsageError, match="not one caption"):
         fair_shares(open_dataset(pictures(["running fast"] * 3)), vocabulary, 20)
 

@@ -337,6 +337,18 @@ def test_each_side_of_the_adversarial_prior_has_its_own_gradient() -> None:
         torch.testing.assert_close(parameter.grad, grad)
 
 
+def test_weights_of_classes_are_those_of_their_own_terms() -> None:
+    encoder, batch, weights = make_encoder().eval(), make_batch(), [0.5, 1.0, 4.0, 0.0, 2.0]
+    objective = SynsetObjective(encoder, [1] * 5, 10, Synsets(), weights).eval()
+    with torch.no_grad():
+        loss, _ = objective(batch)
+        z = objective.head(encoder.pooled(batch.image).float())
+    truth = nn.functional.one_hot(batch.labels, 5).float()
+    each = nn.functional.binary_cross_entropy_with_logits(z, truth, pos_weight=torch.tensor(weights), reduction="sum")
+    torch.testing.assert_close(loss, each / len(truth))
+    assert "weights" not in objective.state_dict()
+
+
 def test_subwords_equal_a_loop_over_the_paper() -> None:
     objective = make_objective("subwords").train()
     df, pictures = [0] * VOCAB, 0

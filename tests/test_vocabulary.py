@@ -35,6 +35,24 @@ def test_save_and_load_give_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "v.tsv").read_text().splitlines()[1] == f"0\t{DOG}\tdog\t9"
 
 
+def test_weights_are_a_column_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "v.tsv"
+    vocabulary(dog=9, cat=4, horse=2).save(path)
+    plain = Vocabulary.load(path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], f"{lines[2]}\t2.5", *lines[3:]]) + "\n")
+    weighted = Vocabulary.load(path)
+    assert (plain.weights, weighted.weights) == ([], [1, 2.5, 1])
+    assert weighted.hash != plain.hash
+    assert weighted.prune(max_size=2).weights == [1, 2.5]
+    weighted.save(path)
+    assert Vocabulary.load(path) == weighted
+    for wrong in ("-1", "nan", "1e9", "1001", "2\t3"):
+        path.write_text("\n".join([*lines[:2], f"{lines[2]}\t{wrong}"]) + "\n")
+        with pytest.raises(UsageError, match=r"line 3: expected .* a weight from 0 to 1000"):
+            Vocabulary.load(path)
+
+
 def test_pruning() -> None:
     assert vocabulary(dog=9, cat=4, horse=1).prune(min_count=4).synsets == [DOG, CAT]
     assert vocabulary(dog=9, cat=4, horse=1).prune(max_size=1).synsets == [DOG]

@@ -8,6 +8,7 @@ label still comes more often than `per_label`, in the company of rare ones.
 The order of a run respects these probabilities exactly (`catlip.data.order.Thinned`). Nothing here needs torch.
 """
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -28,8 +29,9 @@ def keep_probabilities(labels: np.ndarray, offsets: np.ndarray, counts: np.ndarr
     return -np.expm1(np.bincount(sample, left_out[labels], minlength=len(offsets) - 1))
 
 
-def fair_shares(dataset: Dataset, vocabulary: Vocabulary, per_label: int) -> np.ndarray:
-    """float32 [N]: the probability of each sample, with counts of this dataset.
+def fair_shares(dataset: Dataset, vocabulary: Vocabulary, per_label: int) -> tuple[np.ndarray, Vocabulary]:
+    """(float32 [N], the probability of each sample, with counts of this dataset; the vocabulary with those of an epoch,
+    as a classifier's bias should begin with).
 
     Raises UsageError if no caption has a label of the vocabulary.
     """
@@ -42,7 +44,9 @@ def fair_shares(dataset: Dataset, vocabulary: Vocabulary, per_label: int) -> np.
     keep = keep_probabilities(labels, offsets, counts, per_label)
     uses = np.bincount(labels, np.repeat(keep, np.diff(offsets)), minlength=len(vocabulary))
     say(f"{keep.sum():,.0f} of {len(keep):,} samples an epoch\n{told(vocabulary, counts, uses)}")
-    return keep.astype(np.float32)
+    return keep.astype(np.float32), replace(
+        vocabulary, counts=np.rint(uses).astype(int).tolist(), samples=round(float(keep.sum()))
+    )
 
 
 def _labels_of(dataset: Dataset, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,8 @@ A vocabulary is one table in plain text, `vocab.tsv`, that a person can grep and
 
     # catlip vocabulary; rule=nouns version=2 canonical=1 heads=1 language=en ancestors=0 lexicon=1a2b3c samples=6 ...
     0   n10287213   man   2714
+
+A fifth column is yours to add: the class' weight in the loss.
 """
 
 import os
@@ -27,6 +29,7 @@ from catlip.labels.wordnet import open_lexicon
 
 _HEADER = "# catlip vocabulary;"
 _COUNT = re.compile("[0-9]{1,18}")
+_WEIGHT = re.compile(r"1000|[0-9]{1,3}(\.[0-9]{1,9})?")
 
 
 @dataclass(kw_only=True, slots=True, repr=False)
@@ -58,6 +61,7 @@ class Vocabulary:
     source: str = ""
     terms: str | None = None  # file of the domain's own terms, as given to the labeler
     terms_hash: str = ""  # of what that file said; "" in vocabularies of older versions
+    weights: list[float] = field(default_factory=list)  # of each class' own term in the loss; none: 1 for all
     _index: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,8 +97,9 @@ class Vocabulary:
 
     @property
     def hash(self) -> str:
-        """Identifies the classes, their order, the domain's own terms and the language of the captions."""
-        more = [self.terms_hash, self.language if self.language != "en" else ""]
+        """Identifies the classes, their order and weights, the domain's own terms and the language of the captions."""
+        weights = " ".join(map(str, self.weights))
+        more = [self.terms_hash, self.language if self.language != "en" else "", weights]
         return sha256("\n".join([*self.synsets, *filter(None, more)]).encode()).hexdigest()[:12]
 
     def labeler(self) -> Labeler:
@@ -210,11 +215,13 @@ class Vocabulary:
             synsets=[self.synsets[i] for i in kept],
             names=[self.names[i] for i in kept],
             counts=[self.counts[i] for i in kept],
+            weights=[self.weights[i] for i in kept if self.weights],
         )
 
     @classmethod
     def merge(cls, vocabularies: Sequence["Vocabulary"]) -> "Vocabulary":
         """Counts of several corpora added up. Merge before pruning: what one corpus has lost cannot come back.
+        Weights of classes fall away.
 
         Raises UsageError if they were not made with the same rule and lexicon.
         """
@@ -238,6 +245,7 @@ class Vocabulary:
             samples=sum(v.samples for v in vocabularies),
             captions=sum(v.captions for v in vocabularies),
             source=" + ".join(v.source for v in vocabularies),
+            weights=[],
         )
         return merged.prune()
 
@@ -271,10 +279,9 @@ class Vocabulary:
             "source": self.source,
         }
         header = " ".join(f"{key}={_quiet(value)}" for key, value in facts.items())
-        rows = (
-            f"{i}\t{synset}\t{_quiet(name)}\t{count}"
-            for i, (synset, name, count) in enumerate(zip(self.synsets, self.names, self.counts, strict=True))
-        )
+        more = [self.weights] if self.weights else []
+        columns = zip(self.synsets, map(_quiet, self.names), self.counts, *more, strict=True)
+        rows = ("\t".join(map(str, (i, *row))) for i, row in enumerate(columns))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "\n".join([f"{_HEADER} {header}", *rows]) + "\n")
 
@@ -288,19 +295,22 @@ class Vocabulary:
         if not lines[0].startswith(_HEADER):
             raise UsageError(f"{path} is no vocabulary: its first line should start with {_HEADER!r}")
         facts = _facts(path, lines[0].removeprefix(_HEADER))
-        synsets, names, counts = [], [], []
+        synsets, names, counts, weights = [], [], [], []
         for number, line in enumerate(lines[1:], 2):
-            fields = line.split("\t")
-            if len(fields) != 4 or fields[0] != str(len(synsets)) or not fields[1] or not _COUNT.fullmatch(fields[3]):
+            index, synset, name, count, weight = [*line.split("\t", 4), *5 * [""]][:5]
+            good = index == str(len(synsets)) and synset and _COUNT.fullmatch(count)
+            if not good or not _WEIGHT.fullmatch(weight or "1"):
                 raise UsageError(
-                    f"{path}, line {number}: expected `index<TAB>synset<TAB>name<TAB>count`, found {line!r}"
+                    f"{path}, line {number}: expected `index<TAB>synset<TAB>name<TAB>count`, and perhaps a weight from "
+                    f"0 to 1000, found {line!r}"
                 )
-            synsets.append(fields[1])
-            names.append(fields[2])
-            counts.append(int(fields[3]))
+            synsets.append(synset)
+            names.append(name)
+            counts.append(int(count))
+            weights.append(float(weight or 1))
         if not synsets:
             raise UsageError(f"{path} holds no classes")
-        return cls(synsets=synsets, names=names, counts=counts, **facts)
+        return cls(synsets=synsets, names=names, counts=counts, weights=weights if set(weights) != {1} else [], **facts)
 
     @classmethod
     def load_corenet(cls, path: str | Path, max_size: int | None = None) -> "Vocabulary":

@@ -8,6 +8,7 @@ nouns": a loss of 17,036 and a gradient norm of 2,732 on 24,320 classes, clipped
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -36,7 +37,8 @@ class Synsets:
 
     def build(self, encoder: Encoder, context: Context) -> "SynsetObjective":
         """The objective with its initial weights."""
-        return SynsetObjective(encoder, context.vocabulary.counts, context.vocabulary.samples, self)
+        vocabulary = context.vocabulary
+        return SynsetObjective(encoder, vocabulary.counts, vocabulary.samples, self, vocabulary.weights)
 
 
 class SynsetObjective(nn.Module):
@@ -44,8 +46,11 @@ class SynsetObjective(nn.Module):
 
     needs_global_batch = False  # a picture's loss needs no other picture: accumulation and uneven shares are exact
 
-    def __init__(self, encoder: Encoder, counts: list[int], samples: int, cfg: Synsets) -> None:
-        """counts: pictures that have each class's label, of `samples` pictures."""
+    def __init__(
+        self, encoder: Encoder, counts: list[int], samples: int, cfg: Synsets, weights: Sequence[float] = ()
+    ) -> None:
+        """counts: pictures that have each class's label, of `samples` pictures. weights: of its own term, for idf to
+        multiply; empty: 1 for all."""
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.width, len(counts))
@@ -56,6 +61,8 @@ class SynsetObjective(nn.Module):
             odds = log_odds(counts, samples)
             self.head.bias.data = odds if cfg.loss != "softmax" else torch.tensor(counts).add(1).float().log()
         self.met = DocumentFrequency(len(counts)) if cfg.idf else None
+        self.weights: Tensor | None
+        self.register_buffer("weights", torch.tensor(weights) if weights else None, persistent=False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """batch.image: float [B, 3, H, W] in the encoder's input space."""
@@ -63,12 +70,13 @@ class SynsetObjective(nn.Module):
 
     def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The same from what the encoder returned for the batch, [B, encoder.width]."""
-        weights = None
+        weights = self.weights
         if self.met is not None:
             if self.training:
                 self.met.update(batch.labels, len(pooled))
             # A softmax shares the target out, so only the weights' ratios matter to it.
-            weights = self.met.idf() if self.cfg.loss == "softmax" else self.met.evened_idf()
+            idf = self.met.idf() if self.cfg.loss == "softmax" else self.met.evened_idf()
+            weights = idf if weights is None else idf * weights
         loss = LOSSES[self.cfg.loss](
             pooled.float(), self.head.weight, self.head.bias, batch.labels, batch.offsets, weights
         )

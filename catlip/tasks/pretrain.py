@@ -95,7 +95,8 @@ def prepare(cfg: PretrainConfig, world: World) -> tuple["PretrainTask", Dataset]
     if cfg.per_label:  # one process reads the captions
         from catlip.data.balance import fair_shares
 
-        dataset = thinned(dataset, from_rank_0(lambda: fair_shares(dataset, vocabulary, cfg.per_label)))
+        keep, vocabulary = from_rank_0(lambda: fair_shares(dataset, vocabulary, cfg.per_label))
+        dataset = thinned(dataset, keep)
     return make_task(cfg, open_context(cfg, dataset, vocabulary, world.device)), dataset
 
 
