@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from catlip import Labeler
-from catlip.labels.languages.language import SPELLINGS
+from catlip.labels.languages.language import SHIPPED
 
 WORDS = (3, 5, 8)  # of a caption, to tell its language by
 
@@ -46,7 +46,7 @@ def detectors(codes: Sequence[str]) -> dict[str, Callable[[list[str]], list[str]
     """Name -> captions to languages: ours, and what is installed of others."""
     auto: Any = Labeler(language="auto")._rule
     found: dict[str, Callable[[list[str]], list[str]]] = {
-        "catlip auto": lambda captions: [("en", *SPELLINGS)[i] for i in auto.languages(captions)]
+        "catlip auto": lambda captions: [("en", *SHIPPED)[i] for i in auto.languages(captions)]
     }
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier  # pyright: ignore[reportMissingImports]
@@ -96,7 +96,7 @@ def main() -> None:
     args = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    languages = [code for code in ("en", *SPELLINGS) if (args.multi30k / f"train.{code}.gz").is_file()]
+    languages = [code for code in ("en", *SHIPPED) if (args.multi30k / f"train.{code}.gz").is_file()]
     name, step = ("val", 1) if args.part == "val" else ("train", 5)
     captions = {code: captions_of(args.multi30k, name, code)[::step] for code in languages}
     train = {code: captions_of(args.multi30k, "train", code) for code in languages}

@@ -1,10 +1,13 @@
 """Captions in other languages: golden examples, agreement with English, and the ways to ask, as for English."""
 
+import ast
 import gzip
+import lzma
 import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,12 +15,15 @@ from hypothesis import strategies as st
 from catlip.data.corpus import build_vocabulary, write_labels
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
-from catlip.labels.languages.language import ALONE, SPELLINGS, open_language
+from catlip.labels.languages.compile_nouns import compile_nouns
+from catlip.labels.languages.language import SHIPPED, open_languages
+from catlip.labels.languages.language_files import ALONE, MAX_BYTES
 from catlip.labels.vocabulary import Vocabulary
+from tests.documented import ROOT, blocks
 
 MULTI30K = Path(__file__).parents[2] / "shared" / "data" / "multi30k"
 ENGLISH = Labeler()
-LABELERS = {language: Labeler(language=language) for language in (*SPELLINGS, "auto")}
+LABELERS = {language: Labeler(language=language) for language in (*SHIPPED, "auto")}
 
 
 def names(caption: str, language: str) -> set[str]:
@@ -165,9 +171,9 @@ def test_files_by_worker_processes(tmp_path: Path, capsys: pytest.CaptureFixture
     write_labels(str(tmp_path / "de.tsv"), str(tmp_path / "labels"), language="auto", vocab=str(tmp_path / "vocab.tsv"))
 
 
-@pytest.mark.parametrize("language", SPELLINGS)
+@pytest.mark.parametrize("language", SHIPPED)
 def test_the_tables(language: str) -> None:
-    tables, wordnet = open_language(language), ENGLISH.wordnet
+    tables, wordnet = open_languages(language)[0], ENGLISH.wordnet
     for lemma in tables.lemmas:
         noun = tables.entry(lemma)
         assert noun is not None
@@ -188,3 +194,137 @@ def test_agreement_with_english_on_captions_that_the_tables_were_not_made_with(
     right = sum(len(set(a) & set(b)) for a, b in zip(wanted, found, strict=True))
     assert right / sum(map(len, found)) >= precision
     assert right / sum(map(len, wanted)) >= recall
+
+
+def own_language(folder: Path, words: str = "", nouns: str = "hund\tn02084071\n") -> Path:
+    folder.mkdir(exist_ok=True)
+    lines = "spelling\tname\tSwedish\nfunction\tdeterminer\ten ett\nending\tar\t-\n"
+    (folder / "words.tsv").write_text(lines + words, encoding="utf-8")
+    (folder / "nouns.tsv").write_text(nouns, encoding="utf-8")
+    return folder
+
+
+def test_the_documented_language_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks(ROOT / "docs" / "labels.md", "python", "Other languages")
+    scope: dict = {}
+    exec(compile(block, "labels.md", "exec"), scope)
+    *_, promised = block.splitlines()[-1].partition("# ")
+    labeler = scope["labeler"]
+    assert labeler(["Två hundar på stranden", "pojkarna utan boll"]) == ast.literal_eval(promised)
+    assert labeler(["en ung man"]) == [["n10287213", "n10804287"]]
+    assert pickle.loads(pickle.dumps(labeler))(["hundar"]) == [["n02084071"]]
+    assert "Swedish noun 'hund'" in str(labeler.explain("hundarna"))
+
+
+def test_a_vocabulary_of_ones_own_language_wants_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tables say decides, wherever they are; shipped languages win over folders of the same name."""
+    folder = own_language(tmp_path / "my language")
+    counted = build_vocabulary(["en hund"], language=str(folder), out=str(tmp_path / "vocab.tsv"))
+    again = Vocabulary.load(tmp_path / "vocab.tsv")
+    assert again == counted
+    assert again.labeler()(["hundar"]) == [["n02084071"]]
+    elsewhere = build_vocabulary(["en hund"], language=str(own_language(tmp_path / "b")), out="")
+    assert elsewhere.hash == counted.hash
+    assert Vocabulary.merge([counted, elsewhere]).counts == [2]
+    changed = build_vocabulary(["hund"], language=str(own_language(folder, "never\tkatt\tno cat\n")), out="")
+    assert changed.hash != counted.hash
+    with pytest.raises(UsageError, match="lexicon"):
+        again.labeler()
+    with pytest.raises(UsageError, match="lexicon"):
+        Vocabulary.merge([counted, changed])
+    monkeypatch.chdir(tmp_path)
+    own_language(Path("de"))
+    assert Labeler(language="de").data_hash == LABELERS["de"].data_hash
+    assert Labeler(language="my language").absolute_settings["language"] == str(folder)
+
+
+def test_files_in_ones_own_language(tmp_path: Path) -> None:
+    """Worker processes read the same tables, and labels of other tables are not mixed in one folder."""
+    folder, out = own_language(tmp_path / "swedish"), tmp_path / "labels"
+    (tmp_path / "a.tsv").write_text("key\tcaption\n1\ten hund\n", encoding="utf-8")
+    write_labels(str(tmp_path / "a.tsv"), str(out), language=str(folder))
+    (made,) = out.glob("*.parquet")
+    assert pq.read_table(made)["synsets"].to_pylist() == [["n02084071"]]
+    own_language(folder, nouns="hund\tn02121620\n")
+    with pytest.raises(UsageError, match="other captions or settings"):
+        write_labels(str(tmp_path / "a.tsv"), str(out), language=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("words", "nouns", "message"),
+    [
+        ("nonsense\ta\tb\n", "", r"words.tsv, line 4: 'nonsense' is none of spelling, function"),
+        ("function\tnoun\thund\n", "", r"words.tsv, line 4: expected .function<TAB>break|determiner"),
+        ("before\tnumber\t1 2 3\n", "", r"words.tsv, line 4: expected .before<TAB>KIND<TAB>7 NUMBERS"),
+        ("before\tnumber\t1 2 3 4 5 6 nan\n", "", r"words.tsv, line 4: expected .before<TAB>"),
+        ("\n# said\nsense\thund\tn00000000\n", "", r"words.tsv, line 6: expected .sense<TAB>NOUN<TAB>SYNSET"),
+        ("spelling\tcapitals\tmaybe\n", "", r"words.tsv, line 4: expected .spelling<TAB>name"),
+        ("spelling\tname\tNorwegian\n", "", r"words.tsv, line 4: there is a line .spelling. for 'name' already"),
+        ("", "hund\tn02084071\nkatt\tn99999999\n", r"nouns.tsv, line 2: 'n99999999' is no noun synset"),
+        ("", "hund\n", r"nouns.tsv, line 1: 'hund' has no synset|nouns.tsv, line 1: '' is no noun synset"),
+        ("", "hund\tn02084071\tx\n", r"nouns.tsv, line 1: expected .NOUN<TAB>n02084071"),
+        ("", "\tn02084071\n", r"nouns.tsv, line 1: expected .NOUN<TAB>n02084071"),
+    ],
+)
+def test_mistakes_in_ones_own_tables(tmp_path: Path, words: str, nouns: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Labeler(language=own_language(tmp_path / "own", words, nouns))
+
+
+def test_folders_that_are_no_language(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a folder of your own may be named"):
+        Labeler(language=tmp_path / "missing")
+    with pytest.raises(UsageError, match=r"words.tsv is missing"):
+        Labeler(language=tmp_path)
+    (tmp_path / "words.tsv").write_text("spelling\tname\tSwedish\n")
+    with pytest.raises(UsageError, match=r"there is no line .function"):
+        Labeler(language=tmp_path)
+    folder = own_language(tmp_path / "own")
+    (folder / "nouns.tsv").write_bytes("sjö\tn09328904".encode("latin-1"))
+    with pytest.raises(UsageError, match="UTF-8"):
+        Labeler(language=folder)
+    (folder / "nouns.tsv").unlink()
+    (folder / "nouns.tsv.xz").write_bytes(b"no xz at all")
+    with pytest.raises(UsageError, match="cannot be unpacked"):
+        Labeler(language=folder)
+    bomb = lzma.compress(b"\n" * (MAX_BYTES + 1))
+    (folder / "nouns.tsv.xz").write_bytes(bomb)
+    with pytest.raises(UsageError, match="more than 64 MiB"):
+        Labeler(language=folder)
+
+
+def test_odd_entries_harm_nobody(tmp_path: Path) -> None:
+    odd = [" ", "- -", "!", "a\u0000b c", "\ufeffx y", "n " * 40, "'", "_", "x" * 5000]
+    nouns = "".join(f"{lemma}\tn02084071\n" for lemma in odd if lemma.strip())
+    labeler = Labeler(language=own_language(tmp_path / "own", "sense\t- -\tn02084071\n", nouns))
+    for caption in [*odd, " ".join(odd)]:
+        labeler.explain(caption)
+
+
+def test_another_script_is_the_languages_own(tmp_path: Path) -> None:
+    folder = own_language(tmp_path / "ru", nouns="собака\tn02084071\nпляж\tn09217230\n")
+    text = "spelling\tname\tRussian\nfunction\tpreposition\tпо на в с\nending\tу\t-\n"
+    (folder / "words.tsv").write_text(text, encoding="utf-8")
+    labeler = Labeler(language=folder)
+    assert labeler(["собака бежит по пляжу", "ein Hund und eine Katze auf der Straße"]) == [
+        ["n02084071", "n09217230"],
+        [],
+    ]
+
+
+def test_nouns_are_compiled_from_a_wordnet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several synsets the one that English captions get; what cannot be seen and infinitives are left out."""
+    folder = own_language(tmp_path / "fr", "infinitive\ter\te\n", nouns="")
+    (folder / "nouns.tsv").unlink()
+    lines = ["# table", "02084071-n\tfra:lemma\tchien", "05816622-n\tlemma\tfait", "02472293-n\tfra:lemma\thomme",
+             "10287213-n\tfra:lemma\thomme", "03221720-n\tfra:lemma\tporte", "02717831-v\tfra:lemma\tporter",
+             "10280130-n\tfra:lemma\tporter", "02084071-n\tfra:def\tx", "99999999-n\tfra:lemma\trien"]  # fmt: skip
+    (tmp_path / "wn.tab").write_text("\n".join(lines), encoding="utf-8")
+    compile_nouns(folder, [tmp_path / "wn.tab"])
+    text = lzma.decompress((folder / "nouns.tsv.xz").read_bytes()).decode()
+    assert text == "chien\tn02084071\nhomme\tn10287213\nporte\tn03221720\tv\n"
+    assert Labeler(language=folder)(["chien"]) == [["n02084071"]]
+    (tmp_path / "wn.tab").write_text("2084071-n\tfra:lemma\tchien", encoding="utf-8")
+    with pytest.raises(UsageError, match="line 1"):
+        compile_nouns(folder, [tmp_path / "wn.tab"])

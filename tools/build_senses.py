@@ -1,4 +1,4 @@
-"""What captions mean by a noun in another language: the lines "sense" and "never" of catlip/labels/languages/CODE.tsv.
+"""What captions mean by a noun in another language: lines "sense" and "never" of languages/CODE/words.tsv.
 
     uv run tools/build_senses.py de --captions train.de.gz --english train.en.gz
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from catlip.labels.labeler import Labeler
-from catlip.labels.languages.language import Language, open_language
+from catlip.labels.languages.language import Language, open_languages
 from catlip.labels.nouns.words import Kind
 
 LEAST_USES = 4  # captions with a word, for a sense
@@ -177,7 +177,7 @@ def main() -> None:
     args = parser.parse_args()
     texts = [gzip.decompress(path.read_bytes()).decode().splitlines() for path in (args.captions, args.english)]
     kept = [pair for i, pair in enumerate(zip(*texts, strict=True)) if i % 5]
-    corpus = Corpus(open_language(args.language), *map(list, zip(*kept, strict=True)))
+    corpus = Corpus(open_languages(args.language)[0], *map(list, zip(*kept, strict=True)))
     found = [corpus.phrase(unit) if " " in unit else corpus.sense(unit) for unit in list(corpus.uses)]
     lines = [(len(corpus.uses[unit]), line) for unit, line in zip(list(corpus.uses), found, strict=True) if line]
     for uses, (section, word, labels, share) in sorted(lines, key=lambda item: (item[1][0], -item[0], item[1][1])):

@@ -69,7 +69,7 @@ class CorpusConfig(CaptionsConfig):
     rule: Literal["nouns", "corenet"] = "nouns"
     canonical: bool = True  # near-synonyms (girl, female child, lass) share one label
     heads: bool = True  # a phrase also carries the label of what it is a kind of (swimming pool: pool)
-    language: str = "en"  # of the captions: en, de, fr, ... (docs/labels.md lists them), or auto: each one's own
+    language: str = "en"  # of the captions: en, de, ..., auto (each one's own), or a folder (docs/labels.md)
     ancestors: int = 0  # add hypernyms up to so many levels
     lexicon: str | None = None  # TSV of your own terms: phrase, label
 
@@ -227,7 +227,7 @@ def _count_files(cfg: CaptionsConfig, labeler: Labeler, parts: Path, labels_fold
     for paths, columns in inputs:
         say(describe(paths, columns))
     job = {
-        "labeler": {**labeler.settings, "lexicon": labeler.lexicon and os.path.abspath(labeler.lexicon)},
+        "labeler": labeler.absolute_settings,
         "version": labeler.version,
         "terms_hash": labeler.terms_hash,
         "lexicon": labeler.data_hash,

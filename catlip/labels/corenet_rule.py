@@ -72,6 +72,8 @@ def _ends_sentence(word: str) -> bool:
 class CorenetRule:
     """See the module."""
 
+    tables_hash = ""
+
     def __init__(self, lexicon: Lexicon, index: dict[str, int]) -> None:
         self.lexicon = lexicon
         self.index = index

@@ -1,5 +1,6 @@
 """Caption -> synsets, with the reason for each: the public face of the caption side, and the verb explain."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class ExplainConfig:
     rule: Literal["nouns", "corenet"] = "nouns"
     canonical: bool = True  # near-synonyms (girl, female child, lass) share one label
     heads: bool = True  # a phrase also carries the label of what it is a kind of (swimming pool: pool)
-    language: str = "en"  # of the caption: en, de, fr, ... (docs/labels.md lists them), or auto
+    language: str = "en"  # of the caption: en, de, ..., auto, or a folder (docs/labels.md)
     ancestors: int = 0  # also show the labels with hypernyms up to so many levels
     lexicon: str | None = None  # TSV of your own terms: phrase, label
 
@@ -74,6 +75,8 @@ class Explanation:
 class Rule(Protocol):
     """Captions -> labels, by number."""
 
+    tables_hash: str  # identifies what it knows beside WordNet; "" if that is part of the program
+
     def labels(self, captions: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """(caption of each label, label); in any order, repetitions allowed."""
         ...
@@ -102,7 +105,8 @@ class Labeler:
 
     canonical: synsets that captions use for the same visible thing share one label (catlip/labels/nouns/synonyms.tsv).
     heads: a phrase also carries the label of what it is a kind of, so that "pool" and "swimming pool" agree.
-    language: of the captions, "en", "de", "fr", ..., or "auto": each caption's own. The labels are the same synsets.
+    language: of the captions, "en", "de", "fr", ..., a folder that describes another one (docs/labels.md), or "auto":
+        each caption's own of those that are shipped. The labels are the same synsets.
     rule: "nouns", ours, or "corenet", the official CatLIP code's behaviour, for whoever reproduces the paper or uses
         the official vocabulary and weights.
     ancestors: add the hypernyms of every synset, up to so many levels.
@@ -119,7 +123,7 @@ class Labeler:
         *,
         canonical: bool = True,
         heads: bool = True,
-        language: str = "en",
+        language: str | Path = "en",
         ancestors: int = 0,
         lexicon: str | Path | None = None,
     ) -> None:
@@ -133,7 +137,7 @@ class Labeler:
         self.version = VERSIONS[rule]
         self.canonical = canonical and rule == "nouns"
         self.heads = heads and rule == "nouns"
-        self.language = language
+        self.language = str(language)
         self.ancestors = ancestors
         self.lexicon = str(lexicon) if lexicon is not None else None
         self.terms = read_terms(Path(self.lexicon)) if self.lexicon else {}
@@ -176,6 +180,15 @@ class Labeler:
     def settings(self) -> dict[str, Any]:
         """What it was made with: `Labeler(**settings)` labels alike."""
         return {name: getattr(self, name) for name in SETTINGS}
+
+    @property
+    def absolute_settings(self) -> dict[str, Any]:
+        """`settings` for processes with another working directory."""
+        from catlip.labels.languages.language import NAMES
+
+        own = () if self.language in NAMES else ("language",)
+        paths = {name: os.path.abspath(path) for name in (*own, "lexicon") if (path := getattr(self, name))}
+        return {**self.settings, **paths}
 
     def __getstate__(self) -> dict[str, Any]:  # worker processes open their own
         return {**self.settings, "version": self.version, "terms": self.terms}
@@ -235,11 +248,8 @@ class Labeler:
     @property
     def data_hash(self) -> str:
         """Identifies the tables that labels are made with: WordNet, and those of the language."""
-        if self.language == "en":
-            return self.wordnet.hash
-        from catlip.labels.languages.language import tables_hash
-
-        return sha256(f"{self.wordnet.hash} {tables_hash(self.language)}".encode()).hexdigest()[:12]
+        tables = self._rule.tables_hash
+        return sha256(f"{self.wordnet.hash} {tables}".encode()).hexdigest()[:12] if tables else self.wordnet.hash
 
     def name(self, synset: str) -> str:
         """A label for people: the synset's first lemma, or the id itself for a label of one's own."""

@@ -99,7 +99,7 @@ class Vocabulary:
     def hash(self) -> str:
         """Identifies the classes, their order and weights, the domain's own terms and the language of the captions."""
         weights = " ".join(map(str, self.weights))
-        more = [self.terms_hash, self.language if self.language != "en" else "", weights]
+        more = [self.terms_hash, self.lexicon if self.language != "en" else "", weights]
         return sha256("\n".join([*self.synsets, *filter(None, more)]).encode()).hexdigest()[:12]
 
     def labeler(self) -> Labeler:
@@ -229,6 +229,8 @@ class Vocabulary:
         for other in vocabularies[1:]:
             terms = "terms_hash" if other.terms_hash else "terms"
             for fact in ("rule", "version", "canonical", "heads", "language", "ancestors", "lexicon", terms):
+                if fact == "language" and first.lexicon == other.lexicon:
+                    continue  # a folder by another path
                 if getattr(first, fact) != getattr(other, fact):
                     mine, theirs = getattr(first, fact), getattr(other, fact)
                     raise UsageError(f"vocabularies of different {fact} cannot be merged: {mine!r} and {theirs!r}")
@@ -269,7 +271,7 @@ class Vocabulary:
             "version": self.version,
             "canonical": int(self.canonical),
             "heads": int(self.heads),
-            "language": self.language,
+            "language": quote(os.fsencode(self.language)),
             "ancestors": self.ancestors,
             "lexicon": self.lexicon,
             "samples": self.samples,
@@ -397,7 +399,7 @@ def _facts(path: Path, header: str) -> dict[str, Any]:
             raise UsageError(f"{path}, line 1: unknown {part!r}; the header is damaged, or a newer catlip wrote it")
         if number and not _COUNT.fullmatch(value):
             raise UsageError(f"{path}, line 1: {part!r} is no number; the header is damaged")
-        facts[name] = int(value) if number else value
+        facts[name] = int(value) if number else os.fsdecode(unquote_to_bytes(value))
     return {"samples": 0, "version": 1, "canonical": 0, "heads": 0, **facts}  # of files of before there were versions
 
 

@@ -1,25 +1,23 @@
-"""What is known of one language other than English: its nouns with their synsets, its function words, its spelling.
+"""What is known of one language other than English: its nouns with their synsets, its function words, its spelling."""
 
-Two tables a language, `CODE.txt.xz` (nouns, compiled by tools/build_language.py from an open multilingual wordnet) and
-`CODE.tsv` (function words, endings, and what captions mean by a word where the wordnet does not say it).
-"""
-
-import lzma
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from catlip.errors import UsageError
 from catlip.labels import cleaning
 from catlip.labels.cleaning import BREAK, END
+from catlip.labels.languages.language_files import FLAGS, WORDS, read_nouns, read_words, tables_hash
 from catlip.labels.nouns.words import Kind
+from catlip.labels.wordnet import open_lexicon
 
 HERE = Path(__file__).parent
+SHIPPED = tuple(sorted(path.parent.name for path in HERE.glob(f"*/{WORDS}")))
+NAMES = ("en", *SHIPPED, "auto")
 _MARKS = re.compile("[«»„“”‚‘…–—―·•¡¿、。！？，：；（）「」『』]")
 _UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060\ufeff]")  # soft hyphens, joiners, directions
 _UMLAUTS = {"ä": "a", "ö": "o", "ü": "u", "Ä": "A", "Ö": "O", "Ü": "U"}
@@ -35,11 +33,6 @@ class Spelling:
     apostrophes: bool = False  # an apostrophe ends a word (l'eau)
 
 
-SPELLINGS = {"de": Spelling("German", capitals=True, compounds=True), "fr": Spelling("French", apostrophes=True)}
-LANGUAGES = ("en", *SPELLINGS)
-ALONE = "-"  # in place of a second synset: the first carries no other
-
-
 @dataclass(frozen=True, slots=True)
 class Noun:
     """What a spelling means as a noun."""
@@ -51,29 +44,27 @@ class Noun:
 
 
 class Language:
-    """Raises UsageError for a language that catlip has no tables of."""
+    """Reads a folder of `language_files`. Raises UsageError, naming the line, for what is no language's table."""
 
-    def __init__(self, code: str) -> None:
-        if code not in SPELLINGS:
-            raise UsageError(f"`language` {code!r}: there are {', '.join(LANGUAGES)} and auto")
-        self.code, self.spelling = code, SPELLINGS[code]
-        packed, by_hand = (HERE / f"{code}.txt.xz").read_bytes(), (HERE / f"{code}.tsv").read_bytes()
-        self.hash = sha256(packed + by_hand).hexdigest()[:12]
-        self._rows = dict(line.split("\t", 1) for line in lzma.decompress(packed).decode().splitlines())
-        self.lists: dict[str, dict[str, tuple[str, ...]]] = {}
-        for line in by_hand.decode().splitlines():
-            if line and not line.startswith("#"):
-                section, word, *fields = line.split("\t")
-                self.lists.setdefault(section, {})[word] = tuple(fields)
+    def __init__(self, folder: Path) -> None:
+        lexicon = open_lexicon()
+        self.lists = read_words(folder, lexicon)
+        self._nouns = read_nouns(folder, lexicon)
+        self.hash = tables_hash(folder)
+        spelling = self.lists["spelling"]
+        self.spelling = Spelling(spelling["name"][0], *(spelling.get(flag) == ("yes",) for flag in FLAGS))
         self.function = {
             word: Kind[kind.upper()] for kind, (words,) in self.lists["function"].items() for word in words.split()
         }
         self.endings = [
-            (old, new.strip("-")) for old, fields in self.lists["ending"].items() for new in fields[0].split()
+            (old, new.strip("-"))
+            for old, (replacements,) in self.lists.get("ending", {}).items()
+            for new in replacements.split()
         ]
         self.adjectives = self.words("adjective")
         self.common = self.words("common")
         self.deny, self.join = self.words("deny"), self.words("join")
+        self.scripts = {_script(letter) for word in self.function for letter in word}
         self._meant = self.lists.get("sense", {})
         self._never = self.lists.get("never", {})
         self.noun = lru_cache(maxsize=100_000)(self._noun)
@@ -84,22 +75,27 @@ class Language:
 
     @property
     def lemmas(self) -> list[str]:
-        return [*self._rows, *self._meant, *self._never]
+        return [*self._nouns, *self._meant, *self._never]
+
+    def writes(self, letter: str) -> bool:
+        """Whether a letter is of the language's script."""
+        return _script(letter) in self.scripts
 
     def by_hand(self, lemma: str) -> bool:
-        """Whether CODE.tsv says what a noun or phrase means."""
+        """Whether words.tsv says what a noun or phrase means."""
         return lemma in self._meant or lemma in self._never
 
     def entry(self, lemma: str) -> Noun | None:
         """A noun, or phrase, as the tables spell it."""
         if lemma in self._never:
             return Noun(lemma, (), why=self._never[lemma][0])
-        row = self._rows.get(lemma)
-        offset, _, other = row.partition("\t") if row else ("", "", "")
         if lemma in self._meant:
             synsets = tuple(self._meant[lemma][0].split())
             return Noun(lemma, synsets, why=f"{self.spelling.name} {lemma!r}, as captions use it")
-        return Noun(lemma, (f"n{offset}",), other, why=f"{self.spelling.name} noun {lemma!r}") if row else None
+        if lemma not in self._nouns:
+            return None
+        synset, other = self._nouns[lemma]
+        return Noun(lemma, (synset,), other, why=f"{self.spelling.name} noun {lemma!r}")
 
     def _noun(self, word: str) -> Noun | None:
         """What a word, as it is written, may mean as a noun: itself, its singular, or the end of the compound."""
@@ -141,7 +137,7 @@ class Language:
     def _begins(self, word: str) -> bool:
         """Whether a compound may begin like this: with a noun, and what joins it to the next."""
         return any(
-            word.removesuffix(joint) in self._rows or word.removesuffix(joint) + "e" in self._rows
+            word.removesuffix(joint) in self._nouns or word.removesuffix(joint) + "e" in self._nouns
             for joint in ("", "s", "n", "en", "es", "er", "e")
         )
 
@@ -151,7 +147,7 @@ class Language:
         if noun is not None and " " not in noun.lemma:
             return noun.lemma.lower()
         lower = word.lower()
-        for ending in self.lists["adjective-ending"]:
+        for ending in self.lists.get("adjective-ending", ()):
             if lower.endswith(ending) and len(lower) > len(ending) + 2:
                 return lower.removesuffix(ending)
         return lower
@@ -185,13 +181,26 @@ def _without_umlaut(word: str) -> str:
     return word
 
 
+def _script(letter: str) -> str:
+    """LATIN, CYRILLIC, ..."""
+    return unicodedata.name(letter, "").split(" ")[0]
+
+
 @cache
-def open_language(code: str) -> Language:
-    """The tables of a language, read once a process. Raises UsageError for a language without."""
-    return Language(code)
+def _shipped(code: str) -> Language:
+    return Language(HERE / code)
 
 
-def tables_hash(language: str) -> str:
-    """Identifies the tables of a language, or of all of them ("auto")."""
-    codes = SPELLINGS if language == "auto" else [language]
-    return " ".join(open_language(code).hash for code in codes)
+def open_languages(language: str) -> list[Language]:
+    """The tables of a language: of one that is shipped, by its code, of a folder, or of all that are shipped ("auto").
+
+    Raises UsageError for a language that there are no tables of, and for a folder that is none.
+    """
+    if language == "auto":
+        return list(map(_shipped, SHIPPED))
+    if language in SHIPPED:
+        return [_shipped(language)]
+    if not Path(language).is_dir():
+        known = ", ".join(NAMES)
+        raise UsageError(f"`language` {language!r}: there are {known}; and a folder of your own may be named")
+    return [Language(Path(language))]

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from catlip.labels.languages.language import ALONE, SPELLINGS, Language, open_language
+from catlip.labels.languages.language import Language, open_languages
+from catlip.labels.languages.language_files import ALONE
 from catlip.labels.nouns.phrases import MAX_PHRASE, PhraseIndex, Terms, pair_table
 from catlip.labels.nouns.rule import DENIED, FOREIGN, NOT_ENGLISH, Batch, NounRule, evidence, foreignness_of
 from catlip.labels.nouns.words import (
@@ -47,7 +48,7 @@ class LanguagePhrases(PhraseIndex):
         for lemma in language.lemmas:
             if " " in lemma or ("-" in lemma and not language.spelling.compounds):
                 words = language.normalize([lemma]).split()[:-1]
-                if words[0].lower() not in language.function or language.by_hand(lemma):
+                if words and (words[0].lower() not in language.function or language.by_hand(lemma)):
                     self._enter(" ".join(map(language.key, words)), lemma)
         for words in terms:
             self._enter(" ".join(words), " ".join(words))
@@ -136,7 +137,7 @@ class LanguageTable(WordTable):
             return 0
         if lower in _OTHERS:
             return FOREIGN_WORD
-        letters = sum(character > "ɏ" for character in text)
+        letters = sum(letter > "ɏ" and not self.language.writes(letter) for letter in text)
         if letters:
             return min(letters, SCRIPT)
         if reading.synsets:
@@ -150,6 +151,7 @@ class LanguageRule(NounRule):
     def __init__(self, phrases: LanguagePhrases, english: NounRule) -> None:
         """english: the rule whose labels and settings are shared."""
         self.language, self.phrases, self.several = phrases.language, phrases, False
+        self.tables_hash = self.language.hash
         self.spoken_language = self.language.spelling.name
         self.index, self.canonical, self.heads = english.index, english.canonical, english.heads
         self._synsets = list(english.index)
@@ -217,6 +219,7 @@ class AutoRule:
     def __init__(self, rules: Sequence[NounRule]) -> None:
         """rules: of the languages, English first."""
         self.rules = rules
+        self.tables_hash = " ".join(rule.tables_hash for rule in rules[1:])
 
     def languages(self, captions: Sequence[Any]) -> np.ndarray:
         """int64 [captions]: the number of the rule of each."""
@@ -249,14 +252,12 @@ class AutoRule:
 def language_rule(language: str, english: NounRule, terms: dict[str, tuple[str, ...]]) -> LanguageRule | AutoRule:
     """The rule of a language, or of all ("auto"), with the settings of the English one.
 
-    terms: a domain's own, phrase -> labels. Raises UsageError for a language that there are no tables of.
+    terms: a domain's own, phrase -> labels. Raises UsageError as `open_languages` does.
     """
 
-    def rule_of(code: str) -> LanguageRule:
-        tables = open_language(code)
+    def rule_of(tables: Language) -> LanguageRule:
         own = {tuple(map(tables.key, tables.normalize([text]).split()[:-1])): labels for text, labels in terms.items()}
         return LanguageRule(LanguagePhrases(english.phrases.lexicon, tables, own), english)
 
-    if language != "auto":
-        return rule_of(language)
-    return AutoRule([english, *map(rule_of, SPELLINGS)])
+    rules = list(map(rule_of, open_languages(language)))
+    return AutoRule([english, *rules]) if language == "auto" else rules[0]

@@ -66,6 +66,7 @@ class NounRule:
     """
 
     spoken_language = "English"
+    tables_hash = ""
 
     def __init__(
         self, phrases: PhraseIndex, index: dict[str, int], *, canonical: bool, heads: bool, several: bool = False
