@@ -5,18 +5,20 @@ Text from outside is escaped here. Charts are drawn by matplotlib as SVG whose c
 """
 
 import base64
+import html
 import io
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from catlip.atomic import write_text as write  # noqa: F401 - pages are written whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+TALL = 40  # rows of a table, from which on it scrolls
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5b6675;--line:#e3e7ec;--card:#fff;--back:#f6f7f9;--good:#1a7f4b;
@@ -29,24 +31,28 @@ font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif
 main{max-width:1080px;margin:0 auto;padding:2rem 1.2rem 4rem}h1{font-size:1.6rem;margin:.2rem 0 .4rem}
 h2{font-size:1.15rem;margin:2.2rem 0 .6rem}p,li{max-width:75ch}
 h1,p,li,summary{overflow-wrap:anywhere}.soft{color:var(--soft)}
-table{border-collapse:collapse;background:var(--card);border:1px solid var(--line);border-radius:8px}
+.scroll{--under:var(--back);overflow-x:auto;width:fit-content;max-width:100%;
+background:linear-gradient(to left,var(--under) 30%,transparent) right/3rem 100% no-repeat local,
+linear-gradient(to left,var(--line),transparent) right/1rem 100% no-repeat var(--under)}
+.framed{--under:var(--card);border:1px solid var(--line);border-radius:8px}
+.tall{max-height:26rem;overflow-y:auto}.tall th{position:sticky;top:0;z-index:1;background:var(--card)}
+table{border-collapse:collapse}
 th,td{padding:.4rem .9rem;text-align:right;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
 th:first-child,td:first-child,.text td,.text th{text-align:left}tr:last-child td{border-bottom:0}
-td:not(:first-child){white-space:nowrap}
-th{font-weight:600;color:var(--soft)}
-.scroll{overflow-x:auto}.tall{max-height:26rem;overflow-y:auto;display:inline-block;max-width:100%}
+td{white-space:nowrap}.text td{white-space:normal;overflow-wrap:anywhere}
+th,td:first-child{white-space:normal;overflow-wrap:break-word;max-width:min(24rem,45vw)}
+tr>:first-child{position:sticky;left:0;background:var(--card)}th{font-weight:600;color:var(--soft)}
 input{font:inherit;color:inherit;background:var(--card);border:1px solid var(--line);border-radius:8px;
 padding:.35rem .7rem;width:20rem;max-width:100%}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:.8rem}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(var(--w),100%),1fr));gap:.8rem}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.7rem;font-size:13px;
-overflow-wrap:anywhere}.card img{width:100%;max-height:150px;object-fit:contain;border-radius:6px;background:#fff}
-.wide{grid-template-columns:1fr}.wide .card img{max-height:none}
+overflow-wrap:anywhere}.card img{width:100%;max-height:calc(.9*var(--w));object-fit:contain;border-radius:6px;
+background:#fff}
 .card .caption{color:var(--soft);margin:.35rem 0}.tag{display:inline-block;border:1px solid var(--line);
 border-radius:999px;padding:0 .5em;margin:.1em .15em .1em 0}.good{color:var(--good);border-color:currentColor}
 .bad{color:var(--bad)}code,pre{font:13px/1.5 ui-monospace,"DejaVu Sans Mono",monospace}pre{background:var(--card);
 border:1px solid var(--line);border-radius:8px;padding:.7rem;overflow-x:auto}details{margin:.4rem 0}
-summary{cursor:pointer;margin-bottom:.4rem}svg{display:block;width:860px;max-width:100%;height:auto;
-stroke-linejoin:round}
+summary{cursor:pointer;margin-bottom:.4rem}svg{display:block;width:860px;min-width:640px;max-width:100%;height:auto;stroke-linejoin:round}
 """
 
 
@@ -63,6 +69,18 @@ class Html:
     """Text that is HTML already."""
 
     text: str
+
+
+def escape(text: str, most: int = 0) -> str:
+    """Text as HTML, of so many characters at most. What is no Unicode, as the file names of another encoding are,
+    becomes question marks."""
+    return html.escape(_plain(text, most))
+
+
+def _plain(text: str, most: int) -> str:
+    """Whoever writes a name or a caption does not decide how long a page is."""
+    text = text[: most - 3] + "..." if most and len(text) > most else text
+    return text.encode(errors="replace").decode()
 
 
 def join(parts: list[Html]) -> Html:
@@ -90,37 +108,39 @@ def code(text: str) -> Html:
     return Html(f"<pre>{escape(text)}</pre>")
 
 
-def table(header: list[str], rows: list[list[str]], *, text: bool = False) -> Html:
-    """text: the cells are words, which begin on the left, and no numbers."""
-    head = "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>" if any(header) else ""
+def table(name: str, header: list[str], rows: list[list[str]], *, text: bool = False) -> Html:
+    """name: for screen readers. text: the cells are words, which begin on the left and may be long, and no numbers."""
+    cells = "".join(f'<th scope="col">{escape(cell, 100)}</th>' for cell in header)
+    head = f"<tr>{cells}</tr>" if any(header) else ""
     width = max((len(row) for row in rows), default=0)
     full = ([*row, *[""] * (width - len(row))] for row in rows)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in full)
-    return Html(f'<div class="scroll"><table{" class=text" if text else ""}>{head}{body}</table></div>')
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell, 1000)}</td>" for cell in row) + "</tr>" for row in full)
+    kind, tall = " class=text" if text else "", ' tall" tabindex="0' if len(rows) > TALL else ""
+    return Html(f'<div class="scroll framed{tall}"><table aria-label="{escape(name)}"{kind}>{head}{body}</table></div>')
 
 
-def searchable(label: str, header: list[str], rows: list[list[str]]) -> Html:
-    """A table with a field above it: only rows that hold what is typed are shown. label: what the field is called."""
-    inside = table(header, rows).text.replace('class="scroll"', 'class="scroll tall" tabindex="0" id="searched"', 1)
-    name, count = escape(label), f"{len(rows):,}"
+def searchable(name: str, header: list[str], rows: list[list[str]]) -> Html:
+    """A table with a field above it: only rows that hold what is typed are shown."""
+    inside, count, name = table(name, header, rows).text, f"{len(rows):,}", escape(f"Search {name}")
     return Html(
         f'<p><input type="search" id="search" placeholder="{name}" aria-label="{name}" aria-controls="searched"> '
-        f'<span class="soft" role="status" id="shown">{count}</span></p>{inside}<script>{_SEARCH}</script>'
+        f'<span class="soft" role="status" id="shown">{count}</span></p><div id="searched">{inside}</div>'
+        f"<script>{_SEARCH}</script>"
     )
 
 
 def tags(words: list[str], good: set[str] | None = None) -> Html:
     """Words in little frames; those in `good` green, the others grey. Without `good`, plain."""
     style = {True: "tag good", False: "tag bad"}
-    cells = (f'<span class="{style[w in good] if good is not None else "tag"}">{escape(w)}</span>' for w in words)
+    cells = (f'<span class="{style[w in good] if good is not None else "tag"}">{escape(w, 100)}</span>' for w in words)
     return Html("".join(cells) or '<span class="soft">none</span>')
 
 
 def image(data: bytes, alt: str) -> Html:
-    """An encoded image: JPEG, PNG, WebP or GIF."""
+    """An encoded image: JPEG, PNG, WebP or GIF. alt: what it shows."""
     kinds = {b"\xff\xd8": "jpeg", b"\x89P": "png", b"RI": "webp", b"GI": "gif"}
     kind = kinds.get(data[:2], "jpeg")
-    return Html(f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">')
+    return Html(f'<img alt="{escape(alt, 200)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">')
 
 
 def drawing(pixels: "Image", alt: str, quality: int = 85) -> Html:
@@ -132,23 +152,19 @@ def drawing(pixels: "Image", alt: str, quality: int = 85) -> Html:
 
 def card(picture: Html, caption: str, lines: list[tuple[str, Html]]) -> Html:
     rows = "".join(f'<div><span class="soft">{escape(name)}</span> {value.text}</div>' for name, value in lines)
-    return Html(f'<div class="card">{picture.text}<div class="caption">{escape(caption)}</div>{rows}</div>')
+    return Html(f'<div class="card">{picture.text}<div class="caption">{escape(caption, 400)}</div>{rows}</div>')
 
 
-def grid(cards: list[Html]) -> Html:
-    return Html(f'<div class="grid">{join(cards).text}</div>')
-
-
-def column(cards: list[Html]) -> Html:
-    """Cards as wide as the page, one below the other."""
-    return Html(f'<div class="grid wide">{join(cards).text}</div>')
+def grid(cards: list[Html], width: int = 170) -> Html:
+    """Cards in as many columns as there is room for. width: pixels of a card, at least."""
+    return Html(f'<div class="grid" style="--w:{width}px">{join(cards).text}</div>')
 
 
 def legend(entries: list[tuple[str, tuple[int, ...]]]) -> Html:
     """Names, each with a patch of its colour (red, green, blue)."""
     cells = (
         f'<span class="tag"><span style="color:rgb({",".join(str(int(part)) for part in rgb)})">&#9632;</span> '
-        f"{escape(name)}</span>"
+        f"{escape(name, 100)}</span>"
         for name, rgb in entries
     )
     return Html(f"<p>{''.join(cells)}</p>")
@@ -198,7 +214,7 @@ def chart(
     shown = [one for one in series if len(one.points)]
     if not shown:
         return Html("")
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "catlip", "text.parse_math": False, "font.size": 9}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "catlip", "text.parse_math": False, "font.size": 10}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(8.6, height), layout="constrained")
         axes: Any = figure.add_subplot()
@@ -215,21 +231,22 @@ def chart(
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return Html(_embedded(buffer.getvalue(), f"{y_label} against {x_label}"))
+    return Html(f'<div class="scroll">{_embedded(buffer.getvalue(), f"{y_label} against {x_label}")}</div>')
 
 
 def _draw(axes: Any, one: Series, number: int, colour: str) -> None:
     x, y = zip(*one.points, strict=True)
+    name = _plain(one.name, 40)
     if one.dots:
-        drawn = axes.scatter(x, y, s=20, color=colour, alpha=0.6, linewidths=0, clip_on=False, label=one.name)
+        drawn = axes.scatter(x, y, s=20, color=colour, alpha=0.6, linewidths=0, clip_on=False, label=name)
         # A collection has no tooltips, but links, which become tooltips below.
         drawn.set_urls([f"title:{escape(title)}" for title in one.titles])
     elif one.spread:
-        drawn = axes.errorbar(x, y, yerr=one.spread, color=colour, elinewidth=1, marker="o", ms=3, label=one.name)[0]
+        drawn = axes.errorbar(x, y, yerr=one.spread, color=colour, elinewidth=1, marker="o", ms=3, label=name)[0]
     else:
         # One measurement is a point; a line would be invisible.
         marker = "o" if len(x) == 1 else None
-        (drawn,) = axes.plot(x, y, color=colour, linewidth=1 if one.soft else 1.8, marker=marker, label=one.name)
+        (drawn,) = axes.plot(x, y, color=colour, linewidth=1 if one.soft else 1.8, marker=marker, label=name)
     drawn.set_gid(f"series-{number}")
 
 

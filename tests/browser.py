@@ -16,7 +16,8 @@ LOOK = """(() => {
   const wide = root.scrollWidth > root.clientWidth;
   const beyond = e => e.getBoundingClientRect().right > root.clientWidth + 1 && !e.closest(".scroll, pre, svg");
   const out = wide ? [...document.body.querySelectorAll("*")].filter(beyond).slice(0, 3) : [];
-  const nameless = [...document.querySelectorAll("img:not([alt]), svg:not([aria-label]), input:not([aria-label])")]
+  const named = "img:not([alt]), svg:not([aria-label]), input:not([aria-label]), table:not([aria-label])";
+  const nameless = [...document.querySelectorAll(named)]
     .filter(e => !e.parentElement.closest("svg") && !(e.id && document.querySelector(`label[for=${e.id}]`)))
     .map(e => e.outerHTML.slice(0, 120));
   return {wide, out: out.map(e => e.outerHTML.slice(0, 120)), nameless,

@@ -27,7 +27,7 @@ def test_a_chart_is_safe_and_the_same_every_time() -> None:
 
 def test_a_chart_follows_the_page_and_reaches_nothing_outside() -> None:
     found = chart([Series("loss", [(0, 2.0), (1, 1.0)])], "samples", "loss").text
-    assert found.startswith("<svg")
+    assert found.startswith('<div class="scroll"><svg')
     assert "var(--c0)" in found
     assert not re.search(r"#0[12]01", found)  # no stand-in colour is left
     for outside in ("http", "<style", "font-family", "DOCTYPE"):

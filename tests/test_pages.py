@@ -3,6 +3,7 @@ Also with what nobody would write on purpose."""
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,19 @@ from PIL import Image
 
 import catlip
 from catlip import Vocabulary
+from catlip.data.objects import Objects
+from catlip.demo.demo import DemoConfig, demo
+from catlip.evaluation.detection import DetectionResult, Shown
+from catlip.evaluation.grounding import GroundResult, RelevanceMap
+from catlip.evaluation.learning_curve import CurveResult
+from catlip.evaluation.segmentation import Seen, SegmentationResult
+from catlip.evaluation.zero_shot import ZeroShotResult
 from catlip.labels.labeler import Labeler
 from catlip.models.encoder import Encoder
+from catlip.report import comparison
+from catlip.report.comparison import ComparedRun, summarise
 from catlip.report.label_report import label_report
+from catlip.report.results import write_report
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import COLOURS, jpeg
 
@@ -114,3 +125,91 @@ def test_pages_of_runs_and_of_what_is_measured(browser: Browser, tmp_path: Path)
     for name, result in results.items():
         (tmp_path / f"{name}.html").write_text(result.to_html(), encoding="utf-8")
         assert_right(browser, tmp_path / f"{name}.html")
+
+
+# What nobody would write on purpose: HTML, quotes, marks that turn the reading direction, a word without an end.
+BAD_NAMES = [
+    HTML,
+    "\"double\" 'single' `back` &amp;",
+    "\u202eright to left \u05d0\u05d1\u05d2",
+    "x" * 5_000,
+    "",
+    "\ud800",
+]
+
+
+def test_detections(browser: Browser, tmp_path: Path) -> None:
+    scores: dict[str, float | None] = dict.fromkeys(("AP", "AP50", "AP75", "small", "medium", "large"))
+    told = {"classes": 3, "train": 1, "test": 1, "image_size": 64, "data": ["a", "b"], "detections": 0}
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    boxes = np.array([[2, 2, 30, 30]], np.float32)
+    one = np.zeros(1)
+    shown = []
+    for name in BAD_NAMES:
+        truth = Objects(1, name, 60, 40, boxes, one.astype(int), one > 0, one + 784, [None])
+        found = [{"score": 0.9, "bbox": [0.0, 0.0, 70.0, 0.0], "category_id": 7}, {"score": 0.1, "category_id": 7}]
+        shown.append(Shown(pixels, truth, found, {7: name}))
+    result = DetectionResult(encoder=HTML, box=scores, mask=scores, shown=shown, **told)
+    assert_right(browser, write_report(result, tmp_path / "many.html"))
+    assert_right(browser, write_report(replace(result, shown=[]), tmp_path / "none.html"))
+
+
+def test_masks(browser: Browser, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    names = [*BAD_NAMES, *(f"class {i}" for i in range(200))]
+    masks = noise.integers(0, len(names), (2, 30, 400)).astype(np.uint8)
+    pixels = noise.integers(0, 255, (30, 400, 3), dtype=np.uint8)
+    seen = [Seen(name, pixels, masks[0], masks[1], float("nan")) for name in BAD_NAMES]
+    told = {"miou": 1.0, "mean_accuracy": 2.0, "pixel_accuracy": 3.0, "classes": len(names), "train": 1, "test": 1}
+    told |= {"samples": 1, "epochs": None, "head": "linear", "stride": 8, "image_size": 64, "short_side": 0}
+    result = SegmentationResult(
+        encoder=HTML, iou=dict.fromkeys(names), pixels=dict.fromkeys(names, 0), data=["a", "b"], seen=seen, **told
+    )
+    assert_right(browser, write_report(result, tmp_path / "many.html"))
+    assert_right(browser, write_report(replace(result, seen=[]), tmp_path / "none.html"))
+
+
+def test_maps_of_phrases(browser: Browser, tmp_path: Path) -> None:
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    maps = [RelevanceMap(name, pixels, torch.zeros(1, 1), [(0.0, 0.0, 1.0, 1.0)], (0.5, 0.5)) for name in BAD_NAMES]
+    lost = {f"noun {i}": "missing" for i in range(10_000)} | dict.fromkeys(BAD_NAMES, "missing")
+    told = {"route": "head", "pictures": 1, "images": "a", "boxes": None, "image_size": 64}
+    result = GroundResult(encoder=HTML, maps=maps, names=lost, **told)
+    page = write_report(result, tmp_path / "many.html")
+    assert page.stat().st_size < 500_000
+    assert_right(browser, page)
+    assert_right(browser, write_report(replace(result, maps=[], names={}), tmp_path / "none.html"))
+
+
+def test_a_comparison(browser: Browser, tmp_path: Path) -> None:
+    judges = {name: {"measure": "top-1", "value": 50.0, "each": [1.0, 0.0], "knn": None} for name in BAD_NAMES}
+    runs = [
+        ComparedRun(kind, name, 1e-3, batch_size, 64, seed=0, judges=judges)
+        for name in BAD_NAMES
+        for kind, batch_size in (("runs", 64), ("equal_time", 64), ("batch_sizes", 64), ("batch_sizes", 8))
+    ]
+    speeds = dict.fromkeys(BAD_NAMES, 100.0)
+    page = comparison.write_report(tmp_path, runs, summarise(runs, speeds, HTML), HTML, HTML)
+    assert_right(browser, page)
+    alone = summarise(runs[:1], speeds, HTML)
+    assert_right(browser, comparison.write_report(tmp_path, runs[:1], alone, "one run", HTML))
+
+
+def test_the_demo(browser: Browser, tmp_path: Path) -> None:
+    demo(DemoConfig(out=str(tmp_path / "demo"), samples=64))
+    assert_right(browser, tmp_path / "demo" / "index.html")
+
+
+def test_tables_of_10_000_classes_and_of_none(browser: Browser, tmp_path: Path) -> None:
+    names = [*BAD_NAMES, *(f"class {i}" for i in range(10_000))]
+    told = {"pictures": 1, "data": "a", "image_size": 64, "calibrate": "none"}
+    accuracies = {"top1": 1.0, "top5": 2.0, "mean_per_class": 3.0}
+    found = dict.fromkeys(names, f"exact: {HTML}")
+    result = ZeroShotResult(encoder=HTML, head=accuracies, classes=len(names), names=found, alike=[names], **told)
+    page = write_report(result, tmp_path / "many.html")
+    assert page.stat().st_size < 5_000_000
+    assert_right(browser, page)
+    assert_right(browser, write_report(replace(result, names={}, classes=1), tmp_path / "none.html"))
+    curve = [{"told": HTML, "share": 1.0, "pictures": 1, "random": [50.0]}]
+    told = {"classes": 2, "test": 1, "image_size": 64, "data": ["a", "b"]}
+    assert_right(browser, write_report(CurveResult(encoder=HTML, curve=curve, **told), tmp_path / "curve.html"))

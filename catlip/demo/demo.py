@@ -174,7 +174,7 @@ def _write_sheet(
                 f"tested on {len(scores):,} drawings by "
                 f"{TEST}, an artist it never saw. {len(vocabulary)} labels, all found in the captions by catlip."
             ),
-            page.table(["", "top-1", "mean AP"], rows),
+            page.table("Scores", ["", "top-1", "mean AP"], rows),
             page.heading("Drawings of the unseen artist: caption, its labels, the four best predictions"),
             page.grid(cards),
             page.paragraph("Emoji: Noto (Google), OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0)", soft=True),

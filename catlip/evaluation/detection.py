@@ -95,7 +95,7 @@ class DetectionResult(Result):
             lines = [(f"{d['score']:.2f}", page.tags([one.name_of[d["category_id"]]])) for d in one.sure()]
             cards.append(page.card(page.drawing(one.drawn(), one.truth.name), one.truth.name, lines))
         note = f"Detections with a score of {SURE} or more, {DRAWN} at most; dotted: what should be found."
-        return [page.heading("Pictures"), page.paragraph(note), page.grid(cards)]
+        return [page.heading("Pictures"), page.paragraph(note), page.grid(cards, 300)]
 
 
 def rounded(scores: dict[str, float | None]) -> dict[str, float | None]:

@@ -23,7 +23,7 @@ from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher, run_labeler
 from catlip.evaluation.features import data_name, name_of
 from catlip.evaluation.relevance import Pointed, area, inside, peak, pointing_game, position_vectors
-from catlip.evaluation.result import NOT_SAVED, Result, Table, percent
+from catlip.evaluation.result import NOT_SAVED, Result, Table, listed, percent
 from catlip.evaluation.transfer_init import head_of
 from catlip.evaluation.zero_shot import TEMPLATES, Route, embed_names, matching, open_routes
 from catlip.notices import say
@@ -113,7 +113,7 @@ class GroundResult(Result):
 
     def tables(self) -> list[Table]:
         lost = [name for name, told in self.names.items() if told.startswith("missing")]
-        note = f"Left out, no synset near them in the vocabulary: {', '.join(lost)}" if lost else ""
+        note = f"Left out, no synset near them in the vocabulary: {listed(lost)}" if lost else ""
         if not self.pointing:
             title = f"{self.encoder}, {self.route} route: {self.pictures:,} pictures at {self.image_size} px"
             return [Table(title, [], note=note)]
@@ -146,7 +146,7 @@ class GroundResult(Result):
         ]
         boxes = "; boxes in white." if self.pointing else "."
         note = f"Blue answers little, red most; the cross is the best point{boxes}"
-        return [page.heading("Maps"), page.paragraph(note), page.grid(cards)]
+        return [page.heading("Maps"), page.paragraph(note), page.grid(cards, 300)]
 
 
 class Pointer:

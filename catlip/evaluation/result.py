@@ -1,6 +1,6 @@
 """What evaluations return: numbers with what led to them, which print, save and draw themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
@@ -38,7 +38,7 @@ class Table:
         return "\n".join([self.title, *(line.rstrip() for line in told), *([f"  {self.note}"] if self.note else [])])
 
     def html(self) -> page.Html:
-        parts = [page.table(list(self.header), [list(row) for row in self.rows], text=self.is_text)]
+        parts = [page.table(self.title, list(self.header), [list(row) for row in self.rows], text=self.is_text)]
         return page.join([*parts, page.paragraph(self.note, soft=True)] if self.note else parts)
 
 
@@ -104,6 +104,13 @@ class Result:
 
     def __str__(self) -> str:
         return self.table()
+
+
+def listed(names: Iterable[str], between: str = ", ", most: int = 40) -> str:
+    """The first of them, and how many more there are."""
+    found = list(names)
+    more = f" and {len(found) - most:,} more" if len(found) > most else ""
+    return between.join(found[:most]) + more
 
 
 def percent(value: float | None, digits: int = 2) -> str:

@@ -107,7 +107,7 @@ class SegmentationResult(Result):
             text = f"{one.accuracy:.1f} % of the pixels right" if known else "nothing labelled"
             cards.append(page.card(page.drawing(one.drawn(colours), one.key), one.key, [("", page.tags([text]))]))
         note = "Left the picture, in the middle the prediction over it, right the truth; void is not coloured."
-        return [page.heading("Predictions"), page.paragraph(note), page.legend(legend), page.column(cards)]
+        return [page.heading("Predictions"), page.paragraph(note), page.legend(legend), page.grid(cards, 720)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from catlip.errors import UsageError
 from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike, read_names, rows_of, run_labeler
 from catlip.evaluation.classification import MEASURES, accuracies, combine, per_class, ranks, standard
 from catlip.evaluation.features import data_name, features, name_of, open_encoder, open_labelled
-from catlip.evaluation.result import NOT_SAVED, Result, Table, percent
+from catlip.evaluation.result import NOT_SAVED, Result, Table, listed, percent
 from catlip.evaluation.transfer_init import head_of as head_of
 from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.wordnet import open_lexicon
@@ -80,7 +80,7 @@ class ZeroShotResult(Result):
         header = ["", *(MEASURES[name] for name in next(iter(routes.values())))]
         found = [Table(title, [*rows, ["chance", percent(100 / self.classes)]], header)]
         if self.names:
-            same = "; ".join(", ".join(group) for group in self.alike)
+            same = listed(map(listed, self.alike), "; ")
             note = f"cannot be told apart, they share their rows: {same}" if same else ""
             own = [[percent(of.get(name), 1) for of in self.per_class.values()] for name in self.names]
             rows = [[f"{name}: {told}", *cells] for (name, told), cells in zip(self.names.items(), own, strict=True)]

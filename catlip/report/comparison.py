@@ -168,13 +168,9 @@ def write_report(out: Path, runs: Sequence[ComparedRun], summaries: Sequence[Sum
     own = [s for s in equal if s.objective == first]
     timed = own + [s for s in summaries if s.kind == "equal_time"]
     if equal:
-        parts += [
-            page.heading("The same number of samples"),
-            table(equal),
-            page.paragraph(NOTE.format(first=first), soft=True),
-        ]
+        parts += [*_table("The same number of samples", equal), page.paragraph(NOTE.format(first=first), soft=True)]
     if len(timed) > len(own):
-        parts += [page.heading("The same time"), table(sorted(timed, key=lambda s: -s.score))]
+        parts += _table("The same time", sorted(timed, key=lambda s: -s.score))
     if equal:
         parts += [page.heading("Score against cost"), _cost(runs, summaries)]
     if sizes := [s for s in summaries if s.kind == "batch_sizes"]:
@@ -184,11 +180,11 @@ def write_report(out: Path, runs: Sequence[ComparedRun], summaries: Sequence[Sum
     return out / FILE
 
 
-def table(summaries: Sequence[Summary]) -> page.Html:
+def _table(title: str, summaries: Sequence[Summary]) -> list[page.Html]:
     """One line a summary, a column a judge."""
     measures = summaries[0].measures
     header = ["objective", "mean", "gain", *(f"{name}, {measure}" for name, measure in measures.items())]
-    return page.table([*header, *COLUMNS], [_row(s) for s in summaries])
+    return [page.heading(title), page.table(title, [*header, *COLUMNS], [_row(s) for s in summaries])]
 
 
 COLUMNS = ["kNN", "R@10", "zero-shot", "seconds", "samples", "learning rate", "seeds"]

@@ -180,7 +180,7 @@ def _labels(vocabulary: Vocabulary) -> page.Html:
     """All labels, to be searched."""
     top = islice(zip(vocabulary.names, vocabulary.synsets, vocabulary.counts, strict=True), LISTED)
     rows = [[n.replace("_", " "), s, f"{c:,}", f"{c / max(vocabulary.samples, 1):.2%}"] for n, s, c in top]
-    return page.searchable("Search labels", ["label", "synset", "samples", "share"], rows)
+    return page.searchable("labels", ["label", "synset", "samples", "share"], rows)
 
 
 def _alike(vocabulary: Vocabulary) -> list[page.Html]:
@@ -198,8 +198,8 @@ def _alike(vocabulary: Vocabulary) -> list[page.Html]:
         ]
         for group in several
     ]
-    told = "A line of your own terms (--lexicon) makes one label of two."
-    return [page.heading("Labels of one name"), page.paragraph(told), page.table(["name", "labels"], rows, text=True)]
+    title, told = "Labels of one name", "A line of your own terms (--lexicon) makes one label of two."
+    return [page.heading(title), page.paragraph(told), page.table(title, ["name", "labels"], rows, text=True)]
 
 
 def _unlabelled(examples: Examples) -> list[page.Html]:
@@ -213,7 +213,8 @@ def _dropped(examples: Examples) -> list[page.Html]:
         [reason, f"{words.total():,}", ", ".join(word[:40] for word, _ in words.most_common(12))]
         for reason, words in ranked
     ]
-    return [page.heading("Words that give no label, by reason"), page.table(["reason", "uses", "most frequent"], rows)]
+    title = "Words that give no label, by reason"
+    return [page.heading(title), page.table(title, ["reason", "uses", "most frequent"], rows, text=True)]
 
 
 def _cards(
@@ -262,5 +263,5 @@ def _card(source: Dataset, number: int, vocabulary: Vocabulary, labeler: Labeler
     names = [(vocabulary.name(s) if s in vocabulary else labeler.name(s)).replace("_", " ") for s in labels]
     kept = {name for label, name in zip(labels, names, strict=True) if label in vocabulary}
     caption = " / ".join(record.captions)
-    picture_html = page.drawing(picture, caption[:200], quality=75)
-    return page.card(picture_html, caption[:400], [("", page.tags(names, good=kept))]), labels
+    picture_html = page.drawing(picture, caption, quality=75)
+    return page.card(picture_html, caption, [("", page.tags(names, good=kept))]), labels

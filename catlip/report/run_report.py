@@ -74,7 +74,7 @@ def _numbers(run: Path, card: dict[str, Any], entries: list[dict[str, Any]]) -> 
     }
     rows = [[name, told] for name, told in found.items() if told]
     rows += [["changed on the way", "; ".join(step.get("changed", []))] for step in card.get("history") or []]
-    return page.table(["", ""], rows, text=True)
+    return page.table("The run", ["", ""], rows, text=True)
 
 
 def _curves(entries: list[dict[str, Any]]) -> list[page.Html]:
@@ -143,6 +143,7 @@ def _labels(run: Path) -> list[page.Html]:
         chart([Series("chance", chance, soft=True), dots], "pictures with the label in training", "AP, %", log_x=True),
         page.heading("Least learned of the frequent labels"),
         page.table(
+            "Least learned of the frequent labels",
             ["label", "in training", "held out", "AP", "chance"],
             [
                 [
