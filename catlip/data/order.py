@@ -69,6 +69,58 @@ def uniforms(places: np.ndarray, count: int, seed: int) -> np.ndarray:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+class Mixture:
+    """Sources with a weight each: an epoch holds so many times the samples of one.
+
+    A source's own sequence is endless: what an epoch leaves out of it (weights that are no whole numbers) comes next.
+    """
+
+    def __init__(self, parts: Sequence[tuple[int, float]], seed: int) -> None:
+        """parts: (samples, weight) of each source."""
+        self.seed = seed
+        self.sizes = [n for n, _ in parts]
+        self.seen = [max(1, round(n * weight)) for n, weight in parts]  # samples of each source an epoch
+        self.length = sum(self.seen)
+        self._first = np.cumsum([0, *self.sizes])
+        self._bounds = np.cumsum([0, *self.seen])
+
+    def samples(self, epochs: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """The samples with these numbers, 0..length - 1, in these epochs: int64, of the same shape."""
+        if len(self.sizes) == 1 and self.seen == self.sizes:
+            return numbers
+        part = np.searchsorted(self._bounds, numbers, side="right") - 1
+        found = np.empty(numbers.shape, np.int64)
+        for i, (n, seen) in enumerate(zip(self.sizes, self.seen, strict=True)):
+            mine = part == i
+            own = epochs[mine] * seen + numbers[mine] - self._bounds[i]
+            found[mine] = self._first[i] + samples_at(own, n, self.seed + i + 1)
+        return found
+
+
+class Repeated:
+    """Shards of sources with whole weights, each so often in every epoch."""
+
+    def __init__(self, parts: Sequence[tuple[int, float]], shards: Sequence[int]) -> None:
+        """parts: (samples, weight) of each source. shards: their sizes. Raises UsageError for other weights."""
+        if any(weight != round(weight) for _, weight in parts):
+            raise UsageError("weights of sources that are fetched piece by piece are whole numbers (a@2, not a@1.5)")
+        begins = np.cumsum([0, *shards])[:-1]
+        owner = np.searchsorted(np.cumsum([0, *(n for n, _ in parts)]), begins, side="right") - 1
+        self.shards = np.repeat(np.arange(len(shards)), np.array([round(weight) for _, weight in parts])[owner])
+        self._first = begins[self.shards]
+        self._bounds = np.cumsum([0, *np.asarray(shards, np.int64)[self.shards]])
+        self.length = int(self._bounds[-1])
+
+    def samples(self, epochs: Any, numbers: np.ndarray) -> np.ndarray:
+        """As of `Mixture`; the samples of a shard have successive numbers."""
+        unit = np.searchsorted(self._bounds, numbers, side="right") - 1
+        return self._first[unit] + numbers - self._bounds[unit]
+
+    def bounds(self, epoch: int) -> np.ndarray:
+        """int64 [shards + 1], repeated ones too: the number of the first sample of each, and the length."""
+        return self._bounds
+
+
 class Thinned:
     """Systematic sampling: a sample of weight .3 is in three of ten epochs, evenly spread; all epochs are equally long.
 
@@ -77,8 +129,8 @@ class Thinned:
     of a weight up to 1 never twice in an epoch. All is integer arithmetic: the same on every machine.
     """
 
-    def __init__(self, weights: np.ndarray, seed: int) -> None:
-        """weights: float [N], 0 or more: how often a sample is in an epoch, on average.
+    def __init__(self, weights: np.ndarray, seed: int, shards: Sequence[int] = ()) -> None:
+        """weights: float [N], 0 or more: how often a sample is in an epoch, on average. shards: their sizes.
 
         Raises UsageError if an epoch would hold no sample.
         """
@@ -90,23 +142,25 @@ class Thinned:
         # What is too much for a whole number of samples is taken from all alike.
         self.ends = ends - np.floor(ends * ((total - self.length * SCALE) / total)).astype(np.int64)
         self.ends[-1] = self.length * SCALE
+        self.shards = np.arange(len(shards))
+        self._begins = np.cumsum([0, *shards])
         with np.errstate(over="ignore"):
             self._start = int(_key(seed, np.asarray(0)) % np.uint64(SCALE))
 
     def _offset(self, epoch: Any) -> Any:
         return (self._start + epoch * STRIDE) % SCALE
 
-    def samples(self, epoch: Any, numbers: np.ndarray) -> np.ndarray:
-        """Sample at the points of these numbers, 0..length - 1, of an epoch: int64, ascending with the number."""
-        return np.searchsorted(self.ends, self._offset(epoch) + numbers * SCALE, side="right") - 1
+    def samples(self, epochs: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """As of `Mixture`: the samples at the points of these numbers, ascending with them."""
+        return np.searchsorted(self.ends, self._offset(epochs) + numbers * SCALE, side="right") - 1
 
-    def points_before(self, epoch: int, sample: np.ndarray) -> np.ndarray:
-        """How many points of an epoch come before these samples, 0..N: int64."""
-        return -((self._offset(epoch) - self.ends[sample]) // SCALE)
+    def bounds(self, epoch: int) -> np.ndarray:
+        """As of `Repeated`: how many points of the epoch come before each shard."""
+        return -((self._offset(epoch) - self.ends[self._begins]) // SCALE)
 
 
 class Order:
-    """Which sample stands at which place, over one source or a weighted mixture of several."""
+    """Which sample stands at which place: an epoch's samples have numbers, and these are shuffled."""
 
     def __init__(
         self,
@@ -124,51 +178,20 @@ class Order:
         nothing is kept.
         """
         self.seed, self.window = seed, window
-        self.sizes = [n for n, _ in parts]
-        self._thinned = None
         if keep is not None:
-            weights = np.repeat([weight for _, weight in parts], self.sizes)
-            self._thinned = Thinned(keep * weights, seed)
-            self.length = self._thinned.length
-            self._shards = np.cumsum([0, *shards])
-            self._units = np.arange(len(shards))
-            return
-        self.seen = [max(1, round(n * weight)) for n, weight in parts]  # samples of each source an epoch
-        self.length = sum(self.seen)
-        self._first = np.cumsum([0, *self.sizes])
-        self._bounds = np.cumsum([0, *self.seen])
-        if window:
-            if any(weight != round(weight) for _, weight in parts):
-                raise UsageError(
-                    "weights of sources that are fetched piece by piece are whole numbers (a@2, not a@1.5)"
-                )
-            owner = np.searchsorted(self._first, np.cumsum([0, *shards])[:-1], side="right") - 1
-            repeats = np.array([round(weight) for _, weight in parts])[owner]
-            self._units = np.repeat(np.arange(len(shards)), repeats)
-            self._unit_sizes = np.asarray(shards, dtype=np.int64)[self._units]
-            self._unit_first = np.cumsum([0, *shards])[:-1][self._units]
+            weights = np.repeat([weight for _, weight in parts], [n for n, _ in parts])
+            self._epochs = Thinned(keep * weights, seed, shards)
+        else:
+            self._epochs = Repeated(parts, shards) if window else Mixture(parts, seed)
+        self.length = self._epochs.length
 
     def samples(self, places: np.ndarray) -> np.ndarray:
         """Sample numbers (over the concatenated sources) at places of the endless sequence: int64, same shape."""
-        if self.window:
-            return self._windowed(places)
-        if self._thinned is not None:
-            return self._thinned.samples(places // self.length, samples_at(places, self.length, self.seed))
-        if len(self.sizes) == 1 and self.seen == self.sizes:
-            return samples_at(places, self.length, self.seed)
-        # A source's own sequence is endless: what an epoch leaves out of it (weights that are no whole numbers)
-        # comes next.
-        v = samples_at(places, self.length, self.seed)
-        epoch = places // self.length
-        part = np.searchsorted(self._bounds, v, side="right") - 1
-        found = np.empty(places.shape, np.int64)
-        for i, (n, seen) in enumerate(zip(self.sizes, self.seen, strict=True)):
-            mine = part == i
-            own = epoch[mine] * seen + v[mine] - self._bounds[i]
-            found[mine] = self._first[i] + samples_at(own, n, self.seed + i + 1)
-        return found
+        numbers = self._windowed(places) if self.window else samples_at(places, self.length, self.seed)
+        return self._epochs.samples(places // self.length, numbers)
 
     def _windowed(self, places: np.ndarray) -> np.ndarray:
+        """Numbers within the epoch."""
         found = np.empty(places.shape, np.int64)
         epochs, within = np.divmod(places, self.length)
         for epoch in np.unique(epochs):
@@ -184,42 +207,32 @@ class Order:
                     key = _key(self.seed ^ 0x57696E64, np.asarray(int(epoch) * len(order) + int(w)))
                 at[inside] = low + permute(x[inside] - low, int(high - low), key)
             unit = np.searchsorted(starts, at, side="right") - 1
-            chosen = firsts[unit] + at - starts[unit]
-            found[here] = chosen if self._thinned is None else self._thinned.samples(int(epoch), chosen)
+            found[here] = firsts[unit] + at - starts[unit]
         return found
 
     @lru_cache(maxsize=4)  # noqa: B019 - one object a run; batches cross at most from one epoch into the next
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(order of the units, first place of each, bounds of the windows, first sample of each unit) of an epoch.
-
-        Of thinned samples the first point of each unit, in place of the sample.
-        """
-        sizes, firsts = self._units_of(epoch)
+        """(order of the shards, first place of each, bounds of the windows, number of each one's first sample)."""
+        assert not isinstance(self._epochs, Mixture)  # windows have shards
+        numbers = self._epochs.bounds(epoch)
+        n = len(numbers) - 1
         with np.errstate(over="ignore"):
-            n = len(self._units)
             order = permute(np.arange(n), n, _key(self.seed, np.asarray(epoch)))
-        starts = np.cumsum([0, *sizes[order]])
+        starts = np.cumsum([0, *np.diff(numbers)[order]])
         bounds = [0]
         for end in starts[1:].tolist():
             if end - bounds[-1] >= self.window:
                 bounds.append(end)
         if bounds[-1] != starts[-1]:
             bounds[-1 if len(bounds) > 1 else len(bounds) :] = [int(starts[-1])]
-        return order, starts[:-1], np.array(bounds), firsts[order]
-
-    def _units_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(samples, first one) of each unit in an epoch."""
-        if self._thinned is None:
-            return self._unit_sizes, self._unit_first
-        points = self._thinned.points_before(epoch, self._shards)
-        return np.diff(points), points[:-1]
+        return order, starts[:-1], np.array(bounds), numbers[:-1][order]
 
     def shards_from(self, place: int, windows: int = 2) -> list[int]:
         """Shards of the window at `place` and of the ones after it, in order: what to fetch ahead."""
-        if not self.window:
+        if isinstance(self._epochs, Mixture) or not self.window:
             return []
         epoch, within = divmod(place, self.length)
         order, starts, bounds, _ = self._epoch(epoch)
         first = int(np.searchsorted(bounds, within, side="right")) - 1
         low, high = bounds[first], bounds[min(first + windows, len(bounds) - 1)]
-        return [int(self._units[unit]) for unit, start in zip(order, starts, strict=True) if low <= start < high]
+        return self._epochs.shards[order[(low <= starts) & (starts < high)]].tolist()
