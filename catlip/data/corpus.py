@@ -122,7 +122,7 @@ def build_vocabulary(data: Any = None, *, config: VocabularyConfig | None = None
         source = str(cfg.data)
         with TemporaryDirectory() as folder:
             parts = Path(f"{cfg.out}.parts") if cfg.out else Path(folder, "parts")
-            counts = _count_files(cfg, labeler, parts, labels_folder=None)
+            counts = _count_files(cfg, labeler, parts)
             shutil.rmtree(parts)  # the counts are complete: whatever fails from here on leaves nothing behind
     else:
         counts, source = _count_in_memory(cfg, labeler)
@@ -160,8 +160,7 @@ def write_labels(
         raise UsageError("`data`: files are labelled here; for captions in memory call catlip.Labeler()(captions)")
     if cfg.vocab:
         Vocabulary.load(cfg.vocab)  # a mistake is better found before the work than after it
-    labeler = cfg.labeler()
-    counts = _count_files(cfg, labeler, Path(cfg.out, "_parts"), labels_folder=Path(cfg.out))
+    counts = _count_files(cfg, cfg.labeler(), Path(cfg.out, "_parts"), writes=Path(cfg.out), vocab=cfg.vocab)
     say(f"{cfg.out}: labels of {counts.samples:,} samples as Parquet")
     return counts
 
@@ -178,7 +177,8 @@ def balance(
     if cfg.per_label < 1:
         raise UsageError(f"`per_label` {cfg.per_label}: 1 or more")
     vocabulary = Vocabulary.load(cfg.vocab)
-    counts = _count_files(cfg, vocabulary.labeler(), Path(cfg.out, "_parts"), labels_folder=Path(cfg.out))
+    draw = {"vocab": cfg.vocab, "per_label": cfg.per_label, "seed": cfg.seed}
+    counts = _count_files(cfg, vocabulary.labeler(), Path(cfg.out, "_parts"), writes=Path(cfg.out), **draw)
     if counts.samples != vocabulary.samples:
         warn(
             f"`vocab` {cfg.vocab} was counted on {vocabulary.samples:,} samples, and here are {counts.samples:,}: its "
@@ -221,8 +221,20 @@ def _count_in_memory(cfg: VocabularyConfig, labeler: Labeler) -> tuple[Counts, s
     return counts, getattr(data, "name", "captions in memory")
 
 
-def _count_files(cfg: CaptionsConfig, labeler: Labeler, parts: Path, labels_folder: Path | None) -> Counts:
-    """Do the tasks that are not done yet and add up the results of all."""
+def _count_files(
+    cfg: CaptionsConfig,
+    labeler: Labeler,
+    parts: Path,
+    *,
+    writes: Path | None = None,
+    vocab: str | None = None,
+    **draw: int,
+) -> Counts:
+    """Do the tasks that are not done yet and add up the results of all.
+
+    writes: folder for a Parquet file of each task. vocab: the file of the labels that count; None: all do. draw: of
+    `Draw`, if not every sample is written.
+    """
     inputs = corpus_files(cfg.data, cfg.text_col, cfg.key_cols)
     for paths, columns in inputs:
         say(describe(paths, columns))
@@ -233,22 +245,20 @@ def _count_files(cfg: CaptionsConfig, labeler: Labeler, parts: Path, labels_fold
         "lexicon": labeler.data_hash,
         "format": FORMAT,
         "parts": str(parts.absolute()),
-        "labels": str(labels_folder.absolute()) if labels_folder else None,
-        "vocab": None,
+        "writes": str(writes.absolute()) if writes else None,
+        "vocab": vocab and os.path.abspath(vocab),
+        "vocab_hash": vocab and sha256(Path(vocab).read_bytes()).hexdigest(),
+        "draw": draw,
     }
-    if isinstance(cfg, LabelConfig | BalanceConfig) and cfg.vocab:
-        job |= {"vocab": os.path.abspath(cfg.vocab), "vocab_hash": sha256(Path(cfg.vocab).read_bytes()).hexdigest()}
-    if isinstance(cfg, BalanceConfig):
-        job |= {"per_label": cfg.per_label, "seed": cfg.seed}
     tasks = [
         _task({**job, "path": str(path.absolute()), **asdict(columns), "groups": groups})
         for paths, columns in inputs
         for path in paths
         for groups in row_groups(path, GROUPS_PER_TASK_ROWS)
     ]
-    if labels_folder and (others := {p.stem for p in labels_folder.glob("*.parquet")} - {t["name"] for t in tasks}):
+    if writes and (others := {p.stem for p in writes.glob("*.parquet")} - {t["name"] for t in tasks}):
         raise UsageError(
-            f"`out` {labels_folder} has files of other captions or settings, e.g. {min(others)}.parquet; name another "
+            f"`out` {writes} has files of other captions or settings, e.g. {min(others)}.parquet; name another "
             "folder, or delete it"
         )
     parts.mkdir(parents=True, exist_ok=True)
@@ -277,42 +287,48 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def do_task(task: dict[str, Any], labeler: Labeler) -> None:
-    """Label one file, write its labels if asked for, and then its counts: a task is done when its counts are there."""
+    """Label one file, write what the verb writes, and then the counts: a task is done when its counts are there."""
     vocabulary = Vocabulary.load(task["vocab"]) if task["vocab"] else None
     classes = None if vocabulary is None else vocabulary.classes_of(labeler)
     keep = None if classes is None else classes >= 0
-    draw = None
-    if vocabulary is not None and classes is not None and "per_label" in task:
-        draw = Draw(vocabulary.counts, classes, labeler, task)
-    columns, names = Columns(task["text"], tuple(task["keys"])), pa.array(labeler.synsets, pa.string())
-    counts, troubles = Counts(), dict[str, str]()
+    if vocabulary is not None and classes is not None and task["draw"]:
+        table_of: Any = Draw(vocabulary.counts, classes, labeler, task)
+    else:
+        table_of = LabelTable(labeler)
+    columns, counts, troubles = Columns(task["text"], tuple(task["keys"])), Counts(), dict[str, str]()
     with ExitStack() as files:
         writer: pq.ParquetWriter | None = None
-        if task["labels"]:
-            labels_file = files.enter_context(whole(Path(task["labels"], task["name"] + ".parquet")))
+        if task["writes"]:
+            written = files.enter_context(whole(Path(task["writes"], task["name"] + ".parquet")))
         for rows in read_rows(Path(task["path"]), columns, task["groups"], troubles):
             indices, offsets = counts.count(rows.captions, labeler, keep)
-            if not task["labels"]:
-                continue
-            if draw is not None:
-                table = draw(rows, indices, offsets, counts)
-            else:
-                synsets = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names.take(pa.array(indices)))
-                table = pa.table({**rows.keys, "synsets": synsets})
-            writer = writer or files.enter_context(pq.ParquetWriter(labels_file, table.schema))
-            writer.write_table(table)
+            if task["writes"]:
+                table = table_of(rows, indices, offsets, counts)
+                writer = writer or files.enter_context(pq.ParquetWriter(written, table.schema))
+                writer.write_table(table)
     counts.troubles = bounded(troubles)
     write_text(Path(task["part"]), json.dumps({name: getattr(counts, name) for name in counts.__slots__}))
 
 
+class LabelTable:
+    """Rows of `label`: the key columns, and the synsets of each sample."""
+
+    def __init__(self, labeler: Labeler) -> None:
+        self.synsets = pa.array(labeler.synsets, pa.string())
+
+    def __call__(self, rows: Rows, indices: np.ndarray, offsets: np.ndarray, counts: Counts) -> pa.Table:
+        synsets = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), self.synsets.take(pa.array(indices)))
+        return pa.table({**rows.keys, "synsets": synsets})
+
+
 class Draw:
-    """Which samples of a file are kept."""
+    """Rows of `balance`: which samples of a file are kept."""
 
     def __init__(self, counts: list[int], classes: np.ndarray, labeler: Labeler, task: dict[str, Any]) -> None:
         """counts: of each class. classes: of each of the labeler's labels."""
-        self.labeler, self.per_label, self.place = labeler, task["per_label"], 0
+        self.labeler, self.per_label, self.place = labeler, task["draw"]["per_label"], 0
         self.uses = np.where(classes >= 0, np.array(counts)[classes], 0)
-        where = json.dumps([Path(task["path"]).name, task["groups"], task["seed"]])
+        where = json.dumps([Path(task["path"]).name, task["groups"], task["draw"]["seed"]])
         self.seed = int(sha256(where.encode()).hexdigest()[:12], 16)
 
     def __call__(self, rows: Rows, indices: np.ndarray, offsets: np.ndarray, counts: Counts) -> pa.Table:
