@@ -12,7 +12,8 @@ from PIL import Image
 
 from catlip.data.dataset import Sample
 from catlip.data.loader import Loader
-from catlip.data.mask_sets import VOID, Classes, find_classes, open_masks, pixels_of, read_mask, survey, table
+from catlip.data.mask_classes import VOID, Classes, find_classes, pixels_of, read_mask, survey, table
+from catlip.data.mask_sets import open_masks
 from catlip.data.maskbatches import MaskBatch, MaskBatches, Window, check_window, random_place
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import catlip
 from catlip import cli
-from catlip.data.mask_sets import VOID
+from catlip.data.mask_classes import VOID
 from catlip.data.maskbatches import MaskBatch, Window
 from catlip.errors import UsageError
 from catlip.evaluation.segmentation import confusion, file_names, fit_of, palette

@@ -34,7 +34,7 @@ def open_dataset(
         Hugging Face `datasets.Dataset`; an image is bytes, a path, a PIL image or uint8 [h, w, 3]. A `Dataset` is
         returned as it is.
     target: "classes": labelled images (see `class_labels.py`). "objects": a COCO file of boxes, whose
-        targets are `Objects`. "masks": images with a mask each (see `mask_sets.py`).
+        targets are `Objects`. "masks": images with a mask each (see `mask_classes.py`).
     image_col, text_col, label_col: columns of a table or keys of dicts; None: guessed, and stated in `described`.
     images: of a COCO file of boxes: a folder, or tars; None: where they usually lie.
     multi: whether images may have several classes; None: the data decide.

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from catlip import page
-from catlip.data.mask_sets import VOID, Classes
+from catlip.data.mask_classes import VOID, Classes
 from catlip.evaluation.result import NOT_SAVED, Result, Table, percent
 
 

@@ -19,7 +19,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from catlip.atomic import write_text
 from catlip.data.images import decode_upright, to_rgb
-from catlip.data.mask_sets import Classes
+from catlip.data.mask_classes import Classes
 from catlip.errors import UsageError
 from catlip.models.encoder import REFUSALS, Encoder, misfit, size_refused
 from catlip.models.pyramid import freeze_unused

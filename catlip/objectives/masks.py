@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from catlip.data.batches import Batch
-from catlip.data.mask_sets import VOID
+from catlip.data.mask_classes import VOID
 from catlip.data.maskbatches import MaskBatch
 from catlip.models.segmenter import Segmenter
 

@@ -14,10 +14,9 @@ from catlip.config import configure, opened, plain, required
 from catlip.data.batches import Batches
 from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, UnreadableImageError, decode_upright, left_out
-from catlip.data.mask_sets import (
+from catlip.data.mask_classes import (
     VOID,
     Classes,
-    MaskDataset,
     Survey,
     check_numbers,
     check_readable,
@@ -26,6 +25,7 @@ from catlip.data.mask_sets import (
     read_mask,
     survey,
 )
+from catlip.data.mask_sets import MaskDataset
 from catlip.data.maskbatches import MaskBatches, Window, check_window
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
