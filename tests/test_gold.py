@@ -37,6 +37,15 @@ def test_texts_of_the_web(half: str, precision: float, recall: float) -> None:
     assert scores.recall >= recall, scores
 
 
+@pytest.mark.parametrize("language", ["it", "es", "pt", "nl"])
+def test_languages_without_parallel_captions(language: str) -> None:
+    labeler = Labeler(language=language)
+    for half in ("development", "held_out"):
+        scores = gold.score(labeler, [one for one in gold.load(f"languages_{half}") if one.language == language])
+        assert scores.precision >= 0.92, scores
+        assert scores.recall >= 0.90, scores
+
+
 def test_scorer_by_hand() -> None:
     mentions = (
         gold.Mention("dog", frozenset({"n02084071"}), frozenset({"n02083346"})),

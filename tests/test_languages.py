@@ -56,6 +56,17 @@ def names(caption: str, language: str) -> set[str]:
         ("fr", "Une planche à roulettes, des planches de surf", {"skateboard", "surfboard"}),
         ("fr", "un jeune homme", {"young_buck", "man"}),
         ("fr", "HOMME À VÉLO", {"man", "bicycle"}),
+        ("it", "Due cani corrono sull'erba con gli occhiali da sole", {"dog", "grass", "sunglasses"}),
+        ("it", "Un uomo senza cappello né scarpe e una donna", {"man", "woman"}),
+        ("it", "Una donna porta un bambino davanti alla porta", {"woman", "child", "door"}),
+        ("it", "Porta in legno con maniglie", {"door", "wood", "handle"}),
+        ("es", "Los jóvenes con camiones y peces", {"truck", "fish"}),
+        ("es", "Una mujer sin sombrero ni zapatos cocina en la cocina", {"woman", "kitchen"}),
+        ("pt", "Dois cães e os animais nos balões", {"dog", "animal", "balloon"}),
+        ("pt", "Uma mulher sem chapéu na praia", {"woman", "beach"}),
+        ("nl", "Twee honden en een boot naast de bomen en huizen", {"dog", "boat", "tree", "house"}),
+        ("nl", "Een hondje op een tuinstoel bij de kerktoren", {"dog", "chair", "steeple"}),  # compounds
+        ("nl", "Een man zonder hoed of schoenen eet een appel", {"man", "apple"}),
     ],
 )
 def test_labels(language: str, caption: str, wanted: set[str]) -> None:

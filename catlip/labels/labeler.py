@@ -105,7 +105,7 @@ class Labeler:
 
     canonical: synsets that captions use for the same visible thing share one label (catlip/labels/nouns/synonyms.tsv).
     heads: a phrase also carries the label of what it is a kind of, so that "pool" and "swimming pool" agree.
-    language: of the captions, "en", "de", "fr", ..., a folder that describes another one (docs/labels.md), or "auto":
+    language: of the captions, "en", "de", "es", ..., a folder that describes another one (docs/labels.md), or "auto":
         each caption's own of those that are shipped. The labels are the same synsets.
     rule: "nouns", ours, or "corenet", the official CatLIP code's behaviour, for whoever reproduces the paper or uses
         the official vocabulary and weights.

@@ -1,10 +1,14 @@
 """Print the quality of both rules on the gold set, with --reach how many ImageNet classes a name can mean and a caption
 gets as its label, with --consistency how often captions of one picture agree.
 
-uv run python -m tests.gold [--reach] [--consistency]
+--languages: the quality in languages without parallel captions, and captions a second of one core, words known.
+
+uv run python -m tests.gold [--reach] [--consistency] [--languages]
 """
 
+import statistics
 import sys
+import time
 from pathlib import Path
 
 from catlip.labels.labeler import Labeler
@@ -41,6 +45,23 @@ def consistent() -> None:
             print(f"{consistency(Labeler(**settings), some.values()):.4f}  {name}, {len(some):,} pictures  {settings}")
 
 
+def languages(copies: int = 400, rounds: int = 5) -> None:
+    halves = [load(f"languages_{half}") for half in ("development", "held_out")]
+    codes = list(dict.fromkeys(gold.language for golds in halves for gold in golds))
+    rates: dict[str, list[float]] = {code: [] for code in codes}
+    labelers = {code: Labeler(language=code) for code in codes}
+    for _ in range(rounds + 1):
+        for code in codes:
+            some = [gold.caption for golds in halves for gold in golds if gold.language == code] * copies
+            began = time.process_time()
+            labelers[code].sparse(some)
+            rates[code].append(len(some) / (time.process_time() - began))
+    for code in codes:
+        scores = "   ".join(str(score(labelers[code], [g for g in golds if g.language == code])) for golds in halves)
+        rate, english = (statistics.median(rates[key][1:]) for key in (code, "en"))
+        print(f"{code}   {scores}   {rate:,.0f} captions/s, {rate / english:.0%} of English")
+
+
 def reach(labeler: Labeler) -> int:
     """Classes of ImageNet-1k whose synset is among the meanings of one of their lemmas, as a class name."""
     import timm
@@ -74,9 +95,12 @@ def reach_by_captions(labeler: Labeler) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    quality()
+    if "--languages" not in sys.argv:
+        quality()
     if "--consistency" in sys.argv:
         consistent()
+    if "--languages" in sys.argv:
+        languages()
     if "--reach" in sys.argv:
         for rule in ("corenet", "nouns"):
             print(f"{rule:<8} ImageNet-1k classes reached: {reach(Labeler(rule))}; {reach_by_captions(Labeler(rule))}")

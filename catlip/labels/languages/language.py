@@ -89,13 +89,11 @@ class Language:
         """A noun, or phrase, as the tables spell it."""
         if lemma in self._never:
             return Noun(lemma, (), why=self._never[lemma][0])
+        synset, other = self._nouns.get(lemma, ("", ""))
         if lemma in self._meant:
             synsets = tuple(self._meant[lemma][0].split())
-            return Noun(lemma, synsets, why=f"{self.spelling.name} {lemma!r}, as captions use it")
-        if lemma not in self._nouns:
-            return None
-        synset, other = self._nouns[lemma]
-        return Noun(lemma, (synset,), other, why=f"{self.spelling.name} noun {lemma!r}")
+            return Noun(lemma, synsets, other, why=f"{self.spelling.name} {lemma!r}, as captions use it")
+        return Noun(lemma, (synset,), other, why=f"{self.spelling.name} noun {lemma!r}") if synset else None
 
     def _noun(self, word: str) -> Noun | None:
         """What a word, as it is written, may mean as a noun: itself, its singular, or the end of the compound."""
@@ -103,7 +101,7 @@ class Language:
         found = [noun for look in (self.entry, self._singular) for noun in map(look, spellings) if noun is not None]
         if found:
             return found[0]
-        if self.spelling.compounds and len(word) > 6 and not word.islower():
+        if self.spelling.compounds and len(word) > 6 and not (self.spelling.capitals and word.islower()):
             return self._compound(word)
         return None
 
@@ -115,8 +113,8 @@ class Language:
 
     def _singular(self, word: str) -> Noun | None:
         for old, new in self.endings:
-            if word.endswith(old) and len(word) - len(old) > 1:
-                stem = word[: len(word) - len(old)]
+            stem = word.removesuffix(old)
+            if word.endswith(old) and (len(stem) > 1 or len(stem + new) > 3):
                 for base in (stem, _without_umlaut(stem)) if self.spelling.capitals else (stem,):
                     found = self.entry(base + new)
                     if found is not None:
@@ -124,21 +122,25 @@ class Language:
         return None
 
     def _compound(self, word: str) -> Noun | None:
+        spelled = str.capitalize if self.spelling.capitals else str
         *_, last = word.split("-")
         if last != word:
-            return self._noun(last.capitalize()) if len(last) > 2 else None
+            return self._noun(spelled(last)) if len(last) > 2 else None
         for cut in range(3, len(word) - 2):
-            tail = word[cut:].capitalize()
+            tail = spelled(word[cut:])
             found = self.entry(tail) or self._singular(tail)
             if found is not None and self._begins(word[:cut]):
                 return Noun(found.lemma, found.synsets, why=f"{self.spelling.name} compound with {found.lemma!r}")
         return None
 
     def _begins(self, word: str) -> bool:
-        """Whether a compound may begin like this: with a noun, and what joins it to the next."""
+        """Whether a compound may begin like this: with a noun, labelled or not, and what joins it to the next."""
+        known = (self._nouns, self._meant, self._never)
         return any(
-            word.removesuffix(joint) in self._nouns or word.removesuffix(joint) + "e" in self._nouns
+            word.removesuffix(joint) + more in nouns
             for joint in ("", "s", "n", "en", "es", "er", "e")
+            for more in ("", "e")
+            for nouns in known
         )
 
     def key(self, word: str) -> str:

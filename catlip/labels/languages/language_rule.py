@@ -36,6 +36,8 @@ from catlip.labels.wordnet import Lexicon
 
 _OTHERS = FUNCTION_WORDS.keys() | COMMON_WORDS | word_list("language", "other")  # function words of any language
 _FORMS = {"": Form.PLAIN, "a": Form.ADJECTIVE, "v": Form.S_FORM, "av": Form.S_FORM}
+CERTAIN = -12  # log-odds from which on a caption is English, whatever the other languages say of it
+ENGLISH_FIRST = 3  # log-odds by which another language has to be likelier
 UNKNOWN = 1  # log-odds that a word which nothing knows speaks against the language
 
 
@@ -223,9 +225,14 @@ class AutoRule:
 
     def languages(self, captions: Sequence[Any]) -> np.ndarray:
         """int64 [captions]: the number of the rule of each."""
-        if not captions:
-            return np.zeros(0, np.int64)
-        return np.stack([rule.against(captions) for rule in self.rules]).argmin(0)
+        found = np.zeros(len(captions), np.int64)
+        english = self.rules[0].against(captions) if len(captions) else found
+        unsure = np.flatnonzero(english > CERTAIN)
+        if len(unsure):
+            some = [captions[i] for i in unsure.tolist()]
+            others = [rule.against(some) for rule in self.rules[1:]]
+            found[unsure] = np.stack([english[unsure] - ENGLISH_FIRST, *others]).argmin(0)
+        return found
 
     def _parts(self, captions: Sequence[Any]) -> list[tuple[NounRule, np.ndarray, list[Any]]]:
         """(rule, numbers of its captions, they themselves) of each language that there is."""
