@@ -19,6 +19,7 @@ __all__ = [
     "Vocabulary",
     "adapt",
     "align",
+    "atlas",
     "bias",
     "convert",
     "detect",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from catlip.models.segmenter import load_segmenter
     from catlip.models.weights import load
     from catlip.recipes.curves import finetune
+    from catlip.report.atlas import atlas
     from catlip.tasks.adapt import adapt
     from catlip.tasks.align import align
     from catlip.tasks.detect import detect
@@ -106,6 +108,7 @@ _HOMES = {  # public name -> module, and the name there if it is another one
     "predict": "export.predict",
     "export": "export.export",
     "convert": "export.convert",
+    "atlas": "report.atlas",
     "load": "models.weights",
     "load_detector": "models.detector",
     "load_segmenter": "models.segmenter",

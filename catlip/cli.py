@@ -107,6 +107,9 @@ VERBS = {
     ),
     "export": Verb("run -> timm, open_clip, ONNX, ...", "catlip.export.export", "ExportConfig", "export", ("run",)),
     "embed": Verb("pictures -> Parquet with vectors", "catlip.export.embed", "EmbedConfig", "embed", ("run", "images")),
+    "atlas": Verb(
+        "pictures on a map by their features: HTML", "catlip.report.atlas", "AtlasConfig", "atlas", ("run", "images")
+    ),
     "predict": Verb("a picture's labels, drawn", "catlip.export.predict", "PredictConfig", "predict", ("run", "photo")),
     "push": Verb("run -> Hugging Face Hub, with a card", "catlip.export.hub", "PushConfig", "push", ("run", "repo")),
 }
@@ -130,6 +133,7 @@ NEEDS = {
     "convert": "checkpoint out",
     "export": "run",
     "embed": "run images",
+    "atlas": "run images",
     "predict": "run photo",
     "push": "run repo",
 }

@@ -36,7 +36,7 @@ GROUPS = {
     "Labels": "Labeler Vocabulary",
     "Training": "pretrain head adapt finetune detect segment align train TrainConfig Task Run",
     "Encoders": "load Encoder load_detector load_segmenter",
-    "Measuring": "probe zero_shot retrieve ground bias",
+    "Measuring": "probe zero_shot retrieve ground bias atlas",
     "Weights out": "export convert embed predict",
 }
 
