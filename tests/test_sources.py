@@ -548,6 +548,56 @@ def test_a_wrong_guess_shows_columns_and_values(tmp_path: Path) -> None:
         open_dataset(str(tmp_path / "t.csv"), image_col="photo_id")
 
 
+SHOP = [
+    {"image": "1.jpg", "category": "dog toys", "colour": "red", "material": "soft rubber"},
+    {"image": "2.jpg", "category": "chair", "colour": None, "material": "wood"},
+    {"image": "3.jpg", "category": None, "colour": "nan", "material": None},
+]
+TAGS = [["dog toys", "red", "soft rubber"], ["chair", "wood"], []]
+
+
+@pytest.mark.parametrize("kind", ["shop.csv", "shop.tsv", "shop.jsonl", "shop.parquet", "bytes.parquet", "bytes.jsonl"])
+def test_several_columns_of_tags(tmp_path: Path, kind: str) -> None:
+    """Each cell is a caption of its own, or several, whatever the table; names with spaces around them are found."""
+    rows, path = [dict(row) for row in SHOP], tmp_path / kind
+    for i, row in enumerate(rows):
+        if kind == "bytes.parquet":
+            row["image"] = jpeg(seed=i)
+        elif kind == "bytes.jsonl":
+            row["image"] = base64.b64encode(jpeg(seed=i)).decode()
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps({k: v for k, v in row.items() if v}) for row in rows))
+    else:
+        separator = "," if path.suffix == ".csv" else "\t"
+        path.write_text(
+            "\n".join(separator.join(v or "" for v in row) for row in [list(rows[0]), *map(dict.values, rows)])
+        )
+    source = open_dataset(str(path), text_col="category, colour,material")
+    assert [record.captions for record in records(source)] == TAGS
+    if not kind.startswith("bytes"):
+        columns = Columns.of(path, "category, colour,material", None)
+        assert [captions for rows in read_rows(path, columns) for captions in rows.captions] == TAGS
+    with pytest.raises(UsageError, match=r"no column 'size' .*`text_col`"):
+        open_dataset(str(path), text_col="category,size")
+    with pytest.raises(UsageError, match="no column 'image,colour'"):
+        open_dataset(str(path), image_col="image,colour")
+
+
+def test_a_column_whose_name_has_a_comma_is_one_column(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('image,"a,b",a,b\n1.jpg,a dog,a cat,a cow\n')
+    assert open_dataset(str(tmp_path / "t.csv"), text_col="a,b")[0].captions == ["a dog"]
+    assert open_dataset(str(tmp_path / "t.csv"), text_col="a, b")[0].captions == ["a cat", "a cow"]
+
+
+def test_several_columns_of_what_is_in_memory() -> None:
+    rows = [{**row, "image": jpeg(seed=i)} for i, row in enumerate(SHOP)]
+    for data in (rows, pytest.importorskip("datasets").Dataset.from_list(rows)):
+        source = open_dataset(data, text_col="category,colour,material")
+        assert [source[i].captions for i in range(3)] == list(source.captions()) == [*TAGS[:2], ["nan"]]
+
+
 # No tags, which are split, and not an empty cell's word.
 words = st.text(st.characters(exclude_characters=";|,"), max_size=8).filter(lambda s: s.strip().lower() != "nan")
 

@@ -20,7 +20,7 @@ from catlip.data.dataset import Dataset, Sample
 from catlip.data.image_files import Folders, plain
 from catlip.data.images import image_content
 from catlip.data.subsets import Subset
-from catlip.data.tables import IMAGE_COLUMNS, TEXT_COLUMNS, captions_of, find_column
+from catlip.data.tables import IMAGE_COLUMNS, TEXT_COLUMNS, captions_of, find_column, text_columns
 from catlip.errors import UsageError
 
 MAX_HASHED = 1 << 30  # bytes of images: what a fingerprint is computed of without being told
@@ -71,6 +71,10 @@ class Adapted(Dataset):
         texts = [name for name in found if _is_text(self.first[name])]
         return next(iter(texts or [name for name in found if self.first[name] in (None, [])]), None)
 
+    @property
+    def text_columns(self) -> list[str]:
+        return text_columns(self.text, self.first) if self.text else []
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -85,7 +89,10 @@ class Adapted(Dataset):
             with self._lock:
                 row = self.row(index)
         image, key = row.pop(self.image, None), row.pop("key", None)
-        captions = captions_of(_listed(row.pop(self.text, None))) if self.text else []
+        columns = self.text_columns
+        captions = [text for column in columns for text in captions_of(_listed(row.get(column)))]
+        if len(columns) == 1:
+            row.pop(columns[0], None)
         return Sample(str(index if key is None else key), image_of(image), captions, None, plain(_simple(row).items()))
 
     def column(self, name: str) -> Iterable[Any]:
@@ -95,7 +102,8 @@ class Adapted(Dataset):
     def captions(self) -> Iterator[list[str]]:
         if not self.text:
             return ([] for _ in range(len(self)))
-        return (captions_of(_listed(cell)) for cell in self.column(self.text))
+        columns = map(self.column, self.text_columns)
+        return ([text for cell in cells for text in captions_of(_listed(cell))] for cells in zip(*columns, strict=True))
 
     def class_cells(self, label_col: str | None) -> tuple[Iterable[Any], list[str] | None]:
         """(class of every sample: a name, a number or a list of them; names of the numbers, where they are known)."""

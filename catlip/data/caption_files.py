@@ -23,6 +23,8 @@ from catlip.data.tables import (
     find_column,
     first_rows,
     open_parquet,
+    text_cells,
+    text_columns,
 )
 from catlip.data.tars import TarDataset
 from catlip.errors import UsageError
@@ -56,7 +58,7 @@ class Columns:
                 schema = open_parquet(path, str(path)).schema_arrow
                 pictures = {name for name in names if is_bytes(schema.field(name).type)}
             usual = (name for name in names if name.lower() in KEY_COLUMNS)
-            keys = tuple(name for name in usual if name != text and name not in pictures)
+            keys = tuple(name for name in usual if name not in pictures and name not in text_columns(text, names))
         return cls(text, keys)
 
 
@@ -116,13 +118,15 @@ def read_rows(
         yield from _source_rows(path, kind, troubles)
         return
     captions = _captions_of(path, columns)
-    for chunk in chunks(path, [columns.text, *columns.keys], groups, troubles=troubles):
+    texts = text_columns(columns.text, column_names(path, kind))
+    for chunk in chunks(path, list(dict.fromkeys([*texts, *columns.keys])), groups, troubles=troubles):
         keys = {name: _plain(chunk[name]) for name in columns.keys}
-        yield Rows(keys, captions(chunk[columns.text]))
+        yield Rows(keys, captions(text_cells(chunk, columns.text)))
 
 
 def _captions_of(path: Path, columns: Columns) -> CaptionColumn:
-    return CaptionColumn(path, columns.text, first_rows(path, [columns.text]).get(columns.text, []))
+    first = first_rows(path, text_columns(columns.text, column_names(path, _kind(path))))
+    return CaptionColumn(path, columns.text, text_cells(first, columns.text) if first else [])
 
 
 def _plain(values: Any) -> pa.Array:

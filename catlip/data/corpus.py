@@ -55,7 +55,7 @@ class CaptionsConfig:
     # What `catlip pretrain` takes, on this machine; also tables without images. Weights do not count here. In Python
     # also a Dataset, what `catlip.open` takes, or an iterable of the caption, or list of captions, of each image
     data: str
-    text_col: str | None = None  # column with the captions; default: guessed by its name, and stated
+    text_col: str | None = None  # column with the captions, or several: category,colour; default: guessed, and stated
     key_cols: str | None = None  # columns copied to the output, comma-separated; default: guessed
     runner: Literal["native", "ray"] = "native"  # this machine, or a Ray cluster
     address: str | None = None  # of the Ray cluster; default: one is started here

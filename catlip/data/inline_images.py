@@ -21,7 +21,18 @@ from catlip.data.dataset import Dataset, Sample
 from catlip.data.files import Files, OpenFile, Reader, encoding_of, identity, in_threads, is_url
 from catlip.data.image_files import Folders, plain
 from catlip.data.path_tables import RELATIVE, columns_said, guess
-from catlip.data.tables import ROWS, TEXT_COLUMNS, CaptionColumn, column_names, first_rows, open_parquet, repaired
+from catlip.data.tables import (
+    ROWS,
+    TEXT_COLUMNS,
+    CaptionColumn,
+    column_names,
+    first_rows,
+    open_parquet,
+    repaired,
+    text_cell,
+    text_cells,
+    text_columns,
+)
 from catlip.errors import UsageError
 
 KEYS = ("key", "__key__", "uid", "id", "sample_id", "image_id", "file_name", "filename")
@@ -62,11 +73,13 @@ class ParquetDataset(Dataset):
             parquet = open_parquet(file, self.files.names[0])
             schema = parquet.schema_arrow
             self.image, self.text = parquet_columns(self.files.names[0], schema, image_col, text_col)
-            first = next(parquet.iter_batches(100, columns=[self.text]), None) if self.text else None
-        self._captions = CaptionColumn(self.files.names[0], self.text, [] if first is None else first.column(0))
+            texts = text_columns(self.text, schema.names) if self.text else []
+            first = next(parquet.iter_batches(100, columns=texts), None) if texts else None
+        cells = [] if first is None else text_cells(_columns(first), self.text)
+        self._captions = CaptionColumn(self.files.names[0], self.text, cells)
         self.key = next((c for c in schema.names if c.lower() in KEYS and c not in (self.image, self.text)), None)
         self.columns = [column for column in schema.names if not is_bytes(schema.field(column).type)]
-        self.columns = list(dict.fromkeys([self.image, *[self.text][: bool(self.text)], *self.columns]))
+        self.columns = list(dict.fromkeys([self.image, *texts, *self.columns]))
         self._identities = list(in_threads(lambda i: identity(self.files.names[i]), len(self.files), 16))
         self.files.expect(self._identities)
         groups = self._groups()
@@ -106,10 +119,11 @@ class ParquetDataset(Dataset):
         with _opened(name) as file:
             meta = open_parquet(file, name).metadata
         schema = meta.schema.to_arrow_schema()
-        missing = {self.image, self.text} - {"", *schema.names}
+        texts = text_columns(self.text, schema.names)
+        missing = {self.image, *texts} - {"", *schema.names}
         if missing:
             raise UsageError(f"{name}: no column {missing.pop()!r}, which the first of the files has")
-        if self.text:
+        if len(texts) == 1 and self.text:
             self._captions.check(schema.field(self.text).type)
         groups = []
         for group in range(meta.num_row_groups):
@@ -154,7 +168,7 @@ class ParquetDataset(Dataset):
         rows = self._rows(shard).slice(number - int(self.starts[shard]), 1).to_pylist()[0]
         file = self.files.names[int(self._file_of[shard])]
         image, path = image_in(rows.pop(self.image), "" if is_url(file) else os.path.dirname(file) or ".")
-        captions = self._captions([rows.pop(self.text, None)])[0]
+        captions = self._captions([text_cell(rows, self.text)])[0]
         key = rows.get(self.key) if self.key else path
         return Sample(str(key or number), image, captions, metadata=plain(rows.items()))
 
@@ -164,8 +178,10 @@ class ParquetDataset(Dataset):
             return
         for name in self.files.names:
             with _opened(name) as file:
-                for batch in open_parquet(file, name).iter_batches(batch_size=ROWS, columns=[self.text]):
-                    yield from self._captions(batch.column(0))
+                parquet = open_parquet(file, name)
+                texts = text_columns(self.text, parquet.schema_arrow.names)
+                for batch in parquet.iter_batches(batch_size=ROWS, columns=texts):
+                    yield from self._captions(text_cells(_columns(batch), self.text))
 
     def fingerprint(self) -> list[Any]:
         return [[os.path.basename(name), size] for name, size, *_ in self._identities] + [len(self)]
@@ -177,6 +193,10 @@ class ParquetDataset(Dataset):
 class _Slot:
     def __init__(self) -> None:
         self.lock, self.rows = threading.Lock(), None
+
+
+def _columns(batch: pa.RecordBatch) -> dict[str, Any]:
+    return dict(zip(batch.schema.names, batch.columns, strict=True))
 
 
 def _opened(name: str) -> Any:
@@ -224,8 +244,8 @@ class JsonLinesDataset(Dataset):
         self._ends = [_line_ends(self.files.open(number)) for number in range(len(self.files))]
         self.shards = np.array([len(ends) - 1 for ends in self._ends], np.int64)
         self.described = columns_said(f"{len(self):,} lines, pictures in base64", self.image, self.text)
-        first = first_rows(paths[0], [self.text]).get(self.text, [])
-        self._captions = CaptionColumn(paths[0], self.text, first if self.text else [])
+        first = first_rows(paths[0]) if self.text else {}
+        self._captions = CaptionColumn(paths[0], self.text, text_cells(first, self.text) if first else [])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -244,12 +264,12 @@ class JsonLinesDataset(Dataset):
     def __getitem__(self, number: int) -> Sample:
         row, folder = self._line(number)
         image, path = image_in(row.pop(self.image, None), folder)
-        captions = self._captions([row.pop(self.text, None)])[0]
+        captions = self._captions([text_cell(row, self.text)])[0]
         key = next((row[name] for name in KEYS if row.get(name)), path)
         return Sample(str(key or number), image, captions, metadata=plain(row.items()))
 
     def captions(self) -> Iterator[list[str]]:
-        return (self._captions([self._line(number)[0].get(self.text)])[0] for number in range(len(self)))
+        return (self._captions([text_cell(self._line(number)[0], self.text)])[0] for number in range(len(self)))
 
     def fingerprint(self) -> list[Any]:
         return [

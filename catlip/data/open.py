@@ -36,6 +36,7 @@ def open_dataset(
     target: "classes": labelled images (see `class_labels.py`). "objects": a COCO file of boxes, whose
         targets are `Objects`. "masks": images with a mask each (see `mask_classes.py`).
     image_col, text_col, label_col: columns of a table or keys of dicts; None: guessed, and stated in `described`.
+        Captions may be in several columns, "category,colour".
     images: of a COCO file of boxes: a folder, or tars; None: where they usually lie.
     multi: whether images may have several classes; None: the data decide.
     split: which part of a folder of masks is meant.

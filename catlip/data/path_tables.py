@@ -23,6 +23,8 @@ from catlip.data.tables import (
     encodable,
     find_column,
     first_rows,
+    text_cells,
+    text_columns,
 )
 from catlip.errors import UsageError
 
@@ -118,10 +120,12 @@ def _read(paths: list[Path], image: str, text: str) -> pa.Table:
 
 
 def _file_rows(path: Path, image: str, text: str, folder: int, troubles: dict[str, str]) -> Iterator[pa.Table]:
-    missing = {image, text} - {"", *column_names(path, kind_of(path))}
+    names = column_names(path, kind_of(path))
+    missing = {image, *text_columns(text, names)} - {"", *names}
     if missing:
         raise UsageError(f"{path}: no column {missing.pop()!r}, which the first of the files has")
-    captions = CaptionColumn(path, text, first_rows(path, [text] if text else None).get(text, []))
+    first = first_rows(path, text_columns(text, names)) if text else {}
+    captions = CaptionColumn(path, text, text_cells(first, text) if first else [])
     for chunk in chunks(path, troubles=troubles):
         yield _rows(chunk, image, text, folder, captions)
 
@@ -129,7 +133,7 @@ def _file_rows(path: Path, image: str, text: str, folder: int, troubles: dict[st
 def _rows(chunk: Chunk, image: str, text: str, folder: int, captions: CaptionColumn | None = None) -> pa.Table:
     images = [_path_of(cell) for cell in values_of(chunk.get(image, []))]
     others = {name: values_of(column) for name, column in chunk.items() if name not in (image, text)}
-    found = captions(chunk[text]) if captions and text in chunk else [[] for _ in images]
+    found = captions(text_cells(chunk, text)) if captions and text and chunk else [[] for _ in images]
     return image_table(images, found, _rest(others, len(images)), folder)
 
 

@@ -9,7 +9,7 @@ import io
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -100,7 +100,7 @@ def find_column(
     flag: str,
     first: Callable[[], Chunk] = dict,
 ) -> str:
-    """The column of a role: the one asked for, or the first with a usual name.
+    """The column of a role: the one asked for, or the first with a usual name. Captions may be in several, "a,b".
 
     first: gives a few rows, to be shown in the UsageError of a column that is not there.
     """
@@ -110,14 +110,37 @@ def find_column(
             if name in by_lower:
                 return by_lower[name]
         asked = f"which column holds the {role}?"
-    elif wanted in columns:
-        return wanted
     else:
-        asked = f"no column {wanted!r} ({flag})."
+        missing = [name for name in text_columns(wanted, columns) if name not in columns]
+        if not missing and (role == "caption" or wanted in columns):
+            return wanted
+        asked = f"no column {[*missing, wanted][0]!r} ({flag})."
     shown = first()
     values = "; ".join(f"{name} holds {_shown(shown[name])}" for name in columns if name in shown)
     found = ", ".join(columns) + (f" ({values})" if values else "")
     raise UsageError(f"{path}: {asked} Columns found: {found}. Name it with {flag}")
+
+
+def text_columns(name: str, columns: Collection[str]) -> list[str]:
+    """The columns of captions that a name stands for: the one of this name, or those that it joins by commas."""
+    return [name] if name in columns else [part.strip() for part in name.split(",")]
+
+
+def text_cells(chunk: Chunk, name: str) -> Any:
+    """The column of captions of a chunk; of several columns a list of all texts of each row."""
+    columns = [chunk[column] for column in text_columns(name, chunk)]
+    if len(columns) == 1:
+        return columns[0]
+    rows = zip(*(column.to_pylist() if isinstance(column, pa.Array) else column for column in columns), strict=True)
+    return [[text for cell in row for text in captions_of(cell) if not _is_nan(text)] for row in rows]
+
+
+def text_cell(row: dict[str, Any], name: str) -> Any:
+    """As `text_cells` of one row, from which a lone column is taken out."""
+    columns = text_columns(name, row)
+    if len(columns) == 1:
+        return row.pop(name, None)
+    return text_cells({column: [row.get(column)] for column in columns}, name)[0]
 
 
 def _shown(values: Any) -> str:

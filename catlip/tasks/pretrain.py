@@ -47,7 +47,7 @@ class PretrainConfig(TrainConfig):
     image_size: int = 224  # pixels
     start: str = ""  # weights: a run or model folder, timm:NAME, hf-hub:ORG/NAME, open_clip:FOLDER, NAME=FILE
     image_col: str | None = None  # tables: column with the images or their paths
-    text_col: str | None = None  # tables: column with the captions
+    text_col: str | None = None  # tables: column with the captions, or several: category,colour
     cache_gb: float = 100.0  # remote shards: bound of the local cache
     per_label: int = 0  # thin common labels to about so many samples an epoch (MetaCLIP), rare ones stay; 0: do not
     held_out: str = ""  # captioned images, as data: mean average precision of the labels in their captions
