@@ -1,6 +1,7 @@
 """The documentation site: `uv run --group docs sphinx-build -W docs site`, site/index.html. Needs no network."""
 
 import dataclasses
+import json
 import re
 import typing
 from importlib import import_module
@@ -41,20 +42,33 @@ GROUPS = {
 }
 
 
-NOTEBOOKS = {"RESULTS.md": "results.md", "LOG.md": "log.md", "CHANGELOG.md": "changelog.md"}  # beside docs/
+RECORDS = {"RESULTS.md": "results.md", "LOG.md": "log.md", "CHANGELOG.md": "changelog.md"}  # beside docs/
 
 
-def write_reference(app: Sphinx) -> None:
-    """The pages that come from elsewhere: every verb's settings, every public name, what was measured and learned."""
+def write_pages(app: Sphinx) -> None:
+    """The pages that come from elsewhere: every verb's settings, every public name, what was measured and learned, and
+    the notebooks."""
     pages = {"verbs.md": verbs_page(), "api.md": api_page()}
-    for source, name in NOTEBOOKS.items():
+    for source, name in RECORDS.items():
         pages[name] = (HERE.parent / source).read_text(encoding="utf-8").replace("](docs/", "](../")
-    for source, name in NOTEBOOKS.items():
+    for source, name in RECORDS.items():
         pages = {page: text.replace(f"]({source})", f"]({name})") for page, text in pages.items()}
+    pages = {f"reference/{name}": text for name, text in pages.items()}
+    for notebook in (HERE / "notebooks").glob("*.ipynb"):
+        pages[f"notebooks/{notebook.stem}.md"] = notebook_page(notebook)
     for name, text in pages.items():
-        path = HERE / "reference" / name
+        path = HERE / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+
+
+def notebook_page(notebook: Path) -> str:
+    """A notebook's text and code; it is stored without outputs."""
+    parts = [f"{{download}}`This page as a notebook <{notebook.name}>`"]
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"]).replace(".ipynb)", ".md)")
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+    return "\n\n".join([parts[1], parts[0], *parts[2:]])
 
 
 def verbs_page() -> str:
@@ -124,9 +138,10 @@ def api_page() -> str:
 
 
 def within_site(app: Sphinx, name: str, source: list[str]) -> None:
-    """Links out of docs/, which the repository's pages need, lead to the site's copies."""
-    for file, page in NOTEBOOKS.items():
+    """Links out of docs/ and to notebooks, which the repository's pages need, lead to the site's copies."""
+    for file, page in RECORDS.items():
         source[0] = source[0].replace(f"](../{file}", f"](reference/{page}")
+    source[0] = source[0].replace(".ipynb)", ".md)")
 
 
 def house_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -149,4 +164,4 @@ def house_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
 def setup(app: Sphinx) -> None:
     app.connect("source-read", within_site)
     app.connect("autodoc-process-docstring", house_docstring)
-    app.connect("builder-inited", write_reference)
+    app.connect("builder-inited", write_pages)
