@@ -1,4 +1,4 @@
-"""catlip from Python: docs/python.md runs word for word, and people's own objects train, resume and are measured."""
+"""catlip from Python: people's own objects train, resume and are measured (test_docs.py runs docs/python.md)."""
 
 import io
 import json
@@ -19,9 +19,7 @@ from catlip.recipes.compare import CompareConfig, compare
 from catlip.training.optim import OptimConfig
 from catlip.training.state import LoopConfig
 from tests.conftest import COLOURS, cut_short, jpeg
-from tests.documented import ROOT, blocks
 
-BLOCKS = blocks(ROOT / "docs" / "python.md", "python")
 SMALL: dict[str, Any] = {
     "backbone": "test_resnet", "image_size": 32, "samples": 96, "batch_size": 24, "workers": 1, "device": "cpu",
     "loop": LoopConfig(ema=0.9, precision="fp32", save_every=24),
@@ -47,34 +45,6 @@ def vocab() -> Vocabulary:
 
 def weights(run: catlip.Run) -> dict[str, torch.Tensor]:
     return run.encoder.state_dict()
-
-
-def test_the_journey_runs_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With smaller numbers in two places, on pictures of a cat's and a hydrant's colour."""
-    pytest.importorskip("onnxruntime")
-    names = {"cat": (200, 120, 40), "fire hydrant": (210, 20, 20)}
-    rows = ["image,caption"]
-    for i in range(48):
-        name, colour = list(names.items())[i % 2]
-        (tmp_path / f"{i}.jpg").write_bytes(jpeg(colour, seed=i))
-        rows.append(f"{i}.jpg,a {name} on the road")
-        for part in ("train", "test"):
-            folder = tmp_path / "photos" / part / name
-            folder.mkdir(parents=True, exist_ok=True)
-            if i < 16:
-                (folder / f"{i}.jpg").write_bytes(jpeg(colour, seed=100 * len(part) + i))
-    (tmp_path / "products.csv").write_text("\n".join(rows) + "\n")
-    monkeypatch.chdir(tmp_path)
-    less = {"hours=6": "samples=8, batch_size=4, device='cpu'", "samples=1_000_000": "samples=24, **small"}
-    scope: dict[str, Any] = {"small": {**SMALL, "samples": 24}}
-    scope["small"].pop("samples")
-    for block in BLOCKS:
-        for word, instead in less.items():
-            block = block.replace(word, instead)
-        exec(compile(block, "docs/python.md", "exec"), scope)
-    assert scope["model"].labels == ["cat", "fire hydrant"]
-    assert (tmp_path / "runs" / "c" / "encoder" / "model.safetensors").is_file()
-    assert any("spread" in line for line in catlip.Run(tmp_path / "runs" / "c", 24).log)
 
 
 class Torch(torch.utils.data.Dataset):
