@@ -89,9 +89,9 @@ def demo(config: DemoConfig) -> dict[str, float]:
 
 NEXT = """
 Next, on your own pictures (a CSV with a column of paths and a column of captions):
-  catlip pack     pictures.csv --out shards/ --size 256
-  catlip vocab    'shards/*.tar' --min-count 8 --out vocab.tsv
-  catlip pretrain flickr8k_cpu --data 'shards/*.tar' --vocab vocab.tsv --out runs/mine"""
+  catlip vocab    pictures.csv --min-count 8 --out vocab.tsv
+  catlip head     timm:resnet50 --data pictures.csv --out runs/head   # or adapt: some hundred pictures will do
+  catlip pretrain flickr8k_cpu --data pictures.csv --vocab vocab.tsv --out runs/mine   # from some thousand on"""
 
 
 def _recipe(cfg: DemoConfig, train: str, out: Path) -> PretrainConfig:
