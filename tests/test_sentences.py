@@ -257,7 +257,7 @@ def config(flow, out: Path, **changes: Any) -> PretrainConfig:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    from catlip.models.weights import read_tensors
+    from catlip.models.state_dicts import read_tensors
 
     return {
         f"{path.name}.{name}": value

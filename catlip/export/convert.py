@@ -21,8 +21,8 @@ from catlip.errors import UsageError
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.corenet_vit import architecture_of
 from catlip.models.encoder import Encoder, misfit
-from catlip.models.state_dicts import read_state
-from catlip.models.weights import ENCODER_FOLDER, check_empty, write_tensors
+from catlip.models.model_folders import ENCODER_FOLDER, check_empty
+from catlip.models.state_dicts import read_state, write_tensors
 
 # CoreNet's names -> timm's. Some models write out_proj for out_proj_attn.
 _LAYER = r"transformer\.(\d+)\."

@@ -28,16 +28,9 @@ from catlip.errors import UsageError
 from catlip.export.graphs import Outputs, Run, facts_of, other_size, takes_any_size, to_onnx, to_torch
 from catlip.export.open_clip import text_tower_of, to_open_clip
 from catlip.models.encoder import Encoder, has_fixed_size
-from catlip.models.weights import (
-    TIMM_FILES,
-    check_empty,
-    load,
-    model_folder,
-    origin,
-    read_json,
-    read_tensors,
-    write_tensors,
-)
+from catlip.models.model_folders import TIMM_FILES, check_empty, model_folder, read_json
+from catlip.models.state_dicts import read_tensors, write_tensors
+from catlip.models.weights import load, origin
 from catlip.notices import say
 
 FORMATS = ("timm", "open_clip", "onnx", "torch-export", "state-dict")

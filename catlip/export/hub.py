@@ -12,7 +12,8 @@ from catlip.errors import UsageError, first_line
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.dual_encoder import TEXT_FOLDER
 from catlip.models.encoder import Encoder
-from catlip.models.weights import TIMM_FILES, load, model_folder, origin, read_json
+from catlip.models.model_folders import TIMM_FILES, model_folder, read_json
+from catlip.models.weights import load, origin
 
 # Bookkeeping of results.jsonl, not measurements.
 NOT_MEASURED = {"task", "encoder", "data", "seconds", "penalty", "classes", "train", "test", "image_size", "seed"}

@@ -23,8 +23,10 @@ from catlip.export.graphs import Run
 from catlip.labels.tokenizer import BOS, EOS, FILE, PAD, Tokenizer
 from catlip.models.dual_encoder import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder, misfit, without_classifier
+from catlip.models.model_folders import OPEN_CLIP_FILES
+from catlip.models.state_dicts import write_tensors
 from catlip.models.text_tower import HEAD_WIDTH, TextTower
-from catlip.models.weights import OPEN_CLIP_FILES, Source, write_tensors
+from catlip.models.weights import Source
 
 CAPTIONS = ["a dog", "", "two men eating hot dogs in front of a red brick wall on a rainy day"]  # that are compared
 # Of an encoder without text side: open_clip cannot do without one, so it gets the smallest, all zeros.

@@ -25,8 +25,10 @@ from catlip.data.boxes import GREY, Placed, place
 from catlip.data.crops import Box, decode_part, empty
 from catlip.errors import UsageError
 from catlip.models.encoder import Encoder, misfit
+from catlip.models.model_folders import read_json
 from catlip.models.pyramid import Pyramid, freeze_lowest, freeze_unused
-from catlip.models.weights import Source, on_device, open_weights, origin, read_json, read_tensors
+from catlip.models.state_dicts import read_tensors
+from catlip.models.weights import Source, on_device, open_weights, origin
 
 WEIGHTS, CLASSES = "objective.safetensors", "classes.json"
 ENCODER = "detector.backbone.encoder."  # begins the names of the encoder's weights

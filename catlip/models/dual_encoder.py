@@ -21,9 +21,11 @@ from catlip.data.batches import Batch
 from catlip.errors import UsageError, first_line
 from catlip.labels.tokenizer import FILE, Tokenizer
 from catlip.models.encoder import Encoder
+from catlip.models.model_folders import HUB, download, read_json
 from catlip.models.sentences import FrozenText, Sentences
+from catlip.models.state_dicts import read_tensors, write_tensors
 from catlip.models.text_tower import TextConfig, TextTower
-from catlip.models.weights import HUB, Source, download, load, origin, read_json, read_tensors, write_tensors
+from catlip.models.weights import Source, load, origin
 
 TEXT_FOLDER = "text"
 Side = Literal["tower", "frozen"]  # a text tower that is trained along, or frozen sentence embeddings

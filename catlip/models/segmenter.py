@@ -22,18 +22,11 @@ from catlip.data.images import decode_upright, to_rgb
 from catlip.data.mask_classes import Classes
 from catlip.errors import UsageError
 from catlip.models.encoder import REFUSALS, Encoder, misfit, size_refused
+from catlip.models.model_folders import ENCODER_FOLDER, read_json
 from catlip.models.pyramid import freeze_unused
 from catlip.models.sliding_window import segment
-from catlip.models.weights import (
-    ENCODER_FOLDER,
-    Source,
-    on_device,
-    open_weights,
-    origin,
-    read_json,
-    read_tensors,
-    write_tensors,
-)
+from catlip.models.state_dicts import read_tensors, write_tensors
+from catlip.models.weights import Source, on_device, open_weights, origin
 
 CARD, WEIGHTS = "segmentation.json", "segmentation.safetensors"
 

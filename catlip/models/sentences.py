@@ -32,7 +32,7 @@ from catlip.data.sentences import (
     whitening,
 )
 from catlip.errors import UsageError, first_line
-from catlip.models.weights import HUB, download
+from catlip.models.model_folders import HUB, download
 from catlip.notices import say
 
 FILES = ("*.json", "*.txt", "*.safetensors", "*/config.json", "*/*.safetensors")  # of a model; no pickles, no code

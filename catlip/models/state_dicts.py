@@ -15,8 +15,10 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from catlip.atomic import whole
 from catlip.errors import UsageError, first_line
 from catlip.models.encoder import check_name, misfit, translated, without_classifier
 
@@ -73,6 +75,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise UsageError(f"{path} is damaged or cut off: {first_line(error)}") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, which appears whole or not at all."""
+    with whole(path) as part:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part, metadata)
 
 
 def named_file(source: str) -> tuple[str, str] | None:

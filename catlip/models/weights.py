@@ -9,7 +9,6 @@ Folders are read from safetensors files only, and torch's checkpoints as tensors
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,10 +18,8 @@ from typing import Any, TypeVar
 
 import timm
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from catlip.atomic import whole
 from catlip.errors import UsageError, first_line
 from catlip.models.encoder import (
     MEAN,
@@ -35,13 +32,19 @@ from catlip.models.encoder import (
     translated,
     without_classifier,
 )
+from catlip.models.model_folders import (
+    OPEN_CLIP,
+    OPEN_CLIP_FILES,
+    TIMM_FILES,
+    model_folder,
+    open_clip_folder,
+    read_folder,
+    read_json,
+)
 from catlip.models.state_dicts import matched_to, named_file, read_state, read_tensors, tensors_of, timm_model
 from catlip.notices import say
 
-ENCODER_FOLDER = "encoder"
-HUB, TIMM, OPEN_CLIP = "hf-hub:", "timm:", "open_clip:"
-TIMM_FILES = ("config.json", "model.safetensors")
-OPEN_CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
+TIMM = "timm:"
 OPEN_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # what open_clip assumes where a folder says nothing
 OPEN_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -79,7 +82,7 @@ def load(source: Source, backbone: str = "") -> Encoder:
         return encoder
     if named_file(name) is not None:
         return _with_own_view(open_weights(name), name)
-    folder, card, state = _read_folder(name)
+    folder, card, state = read_folder(name)
     architecture = card.get("architecture")
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise UsageError(f"{folder / 'config.json'}: timm {timm.__version__} has no architecture {architecture!r}")
@@ -251,7 +254,7 @@ def open_weights(source: Source, untrained: bool = False) -> Weights:
     elif (named := named_file(name)) is not None:
         weights = _of_state(read_state(named[1]), named[0], name)
     else:
-        _, card, state = _read_folder(name)
+        _, card, state = read_folder(name)
         cfg = {**(card.get("pretrained_cfg") or {}), "architecture": card.get("architecture")}
         weights = _weights(name, cfg, state, card.get("model_args") or {}, card.get("label_names") or [])
         weights.multi_label = _is_multi_label(card)
@@ -285,7 +288,7 @@ def fingerprint(source: Source, untrained: bool = False) -> str:
     if (named := named_file(name)) is not None:
         file = Path(named[1])
     elif name.startswith(OPEN_CLIP):
-        file = _open_clip_folder(name) / OPEN_CLIP_FILES[1]
+        file = open_clip_folder(name) / OPEN_CLIP_FILES[1]
     else:
         file = model_folder(name) / TIMM_FILES[1]
     with file.open("rb") as opened:
@@ -301,46 +304,6 @@ def pretrained(name: str, **changes: Any) -> Any:
         raise UsageError(f"timm:{name} cannot be had: {first_line(error)}") from None
 
 
-def model_folder(path: str | Path) -> Path:
-    """The folder in timm's layout that is meant: a run's encoder, the path itself, or "hf-hub:org/name" downloaded.
-
-    Raises UsageError, naming the file that is missing.
-    """
-    folder = download(str(path), TIMM_FILES) if str(path).startswith(HUB) else Path(path)
-    if folder.is_file():
-        raise UsageError(f"{path}: a file of weights does not say its architecture; name it as timm does: NAME={path}")
-    if (folder / ENCODER_FOLDER).is_dir():
-        folder = folder / ENCODER_FOLDER
-    return _complete(folder, TIMM_FILES, f"{path} is no run and no model folder")
-
-
-def download(name: str, files: tuple[str, ...]) -> Path:
-    """The folder with these files (or patterns) of a model on the Hugging Face Hub, or of its cache."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name.removeprefix(HUB), allow_patterns=list(files)))
-    except Exception as error:  # the hub's and the net's errors have no common base
-        raise UsageError(f"{name} cannot be had: {first_line(error)}") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises UsageError for anything but a JSON object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} holds no JSON object")
-    return found
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file, which appears whole or not at all."""
-    with whole(path) as part:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part, metadata)
-
-
 def on_device(module: M, device: str) -> M:
     """The module on a device; "auto": the accelerator if there is one. Raises UsageError for one that is not there."""
     if device == "auto":
@@ -349,25 +312,6 @@ def on_device(module: M, device: str) -> M:
         return module.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"`device` {device!r} cannot be used: {first_line(error)}") from None
-
-
-def check_empty(folder: Path, field: str) -> None:
-    """Raises UsageError for a folder that holds something: nothing of the user's is overwritten."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{field} {folder} exists already; choose another folder")
-
-
-def _read_folder(name: str) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
-    """(folder in timm's layout, its config.json, its weights)."""
-    folder = model_folder(name)
-    card = read_json(folder / TIMM_FILES[0])
-    state = read_tensors(folder / TIMM_FILES[1])
-    labels = card.get("label_names") or []
-    for head in classifiers(card.get("pretrained_cfg") or {}):
-        rows = state.get(f"{head}.weight")
-        if labels and rows is not None and len(labels) != len(rows):
-            raise UsageError(f"{folder}: {len(labels):,} labels for a classifier of {len(rows):,} classes")
-    return folder, card, state
 
 
 def _weights(
@@ -403,7 +347,7 @@ def _say_once(text: str) -> None:
 
 def _from_open_clip(source: str) -> Weights:
     """The image side of a dual encoder: a timm backbone, or open_clip's own ViT, which timm can translate."""
-    folder = _open_clip_folder(source)
+    folder = open_clip_folder(source)
     card = read_json(folder / OPEN_CLIP_FILES[0])
     state = read_tensors(folder / OPEN_CLIP_FILES[1])
     trunk = {k.removeprefix("visual.trunk."): v for k, v in state.items() if k.startswith("visual.trunk.")}
@@ -412,18 +356,6 @@ def _from_open_clip(source: str) -> Weights:
         raise UsageError(f"{folder} holds no image side: none of its tensors is named visual.*")
     cfg = {"mean": OPEN_CLIP_MEAN, "std": OPEN_CLIP_STD, **(card.get("preprocess_cfg") or {})}
     return Weights(source=source, state=state, **_space(cfg))
-
-
-def _open_clip_folder(source: str) -> Path:
-    path = source.removeprefix(OPEN_CLIP)
-    return _complete(Path(path), OPEN_CLIP_FILES, f"{path} is no open_clip folder")
-
-
-def _complete(folder: Path, files: tuple[str, str], otherwise: str) -> Path:
-    for file in files:
-        if not (folder / file).is_file():
-            raise UsageError(f"{otherwise}: {folder / file} does not exist")
-    return folder
 
 
 def _space(cfg: Mapping[str, Any]) -> dict[str, Any]:

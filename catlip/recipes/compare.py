@@ -25,7 +25,8 @@ from catlip.errors import UsageError
 from catlip.evaluation.retrieval import retrieve
 from catlip.evaluation.zero_shot import zero_shot
 from catlip.labels.vocabulary import Vocabulary
-from catlip.models.weights import ENCODER_FOLDER, fingerprint, load
+from catlip.models.model_folders import ENCODER_FOLDER
+from catlip.models.weights import fingerprint, load
 from catlip.notices import say
 from catlip.recipes import load_recipe
 from catlip.recipes.judges import FEW, Judge, open_judges

@@ -27,7 +27,8 @@ from catlip.errors import UsageError
 from catlip.evaluation.adaptation import AdaptResult, Judge, choose, each_label, labels_of
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.encoder import Encoder
-from catlip.models.weights import interpolated, read_tensors
+from catlip.models.state_dicts import read_tensors
+from catlip.models.weights import interpolated
 from catlip.notices import say
 from catlip.objectives.base import build_objective
 from catlip.tasks.head import EPOCHS as HEAD_EPOCHS

@@ -22,8 +22,9 @@ from catlip.data.steps import Steps
 from catlip.data.vectors import VectorBatch, VectorBatches
 from catlip.errors import UsageError
 from catlip.labels.tokenizer import TokenizerConfig, make_tokenizer
+from catlip.models.model_folders import ENCODER_FOLDER, HUB, model_folder
 from catlip.models.text_tower import TextConfig
-from catlip.models.weights import ENCODER_FOLDER, HUB, fingerprint, load, model_folder, origin
+from catlip.models.weights import fingerprint, load, origin
 from catlip.objectives.align import Align, AlignObjective
 from catlip.tasks.head import as_vectors
 from catlip.tasks.pretrain import as_vocabulary

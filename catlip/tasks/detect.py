@@ -25,7 +25,8 @@ from catlip.errors import UsageError
 from catlip.evaluation.detection import DetectionResult, Shown, average_precision, rounded
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.detector import DetectorConfig, in_image
-from catlip.models.weights import ENCODER_FOLDER, fingerprint, open_weights
+from catlip.models.model_folders import ENCODER_FOLDER
+from catlip.models.weights import fingerprint, open_weights
 from catlip.notices import say
 from catlip.objectives.boxes import BoxObjective
 from catlip.training.distributed import World, joined

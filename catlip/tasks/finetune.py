@@ -26,7 +26,8 @@ from catlip.evaluation.features import features
 from catlip.evaluation.transfer_init import ALPHA, TransferRows, match_rows, told, transfer_rows
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.encoder import Encoder
-from catlip.models.weights import ENCODER_FOLDER, Weights, fingerprint, interpolated, load, open_weights
+from catlip.models.model_folders import ENCODER_FOLDER
+from catlip.models.weights import Weights, fingerprint, interpolated, load, open_weights
 from catlip.notices import say
 from catlip.objectives.classes import Classes, ClassObjective
 from catlip.objectives.synsets import log_odds

@@ -21,8 +21,9 @@ from catlip.labels.tokenizer import FILE, Tokenizer, TokenizerConfig, make_token
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.encoder import Encoder
+from catlip.models.model_folders import ENCODER_FOLDER
 from catlip.models.text_tower import TextConfig
-from catlip.models.weights import ENCODER_FOLDER, fingerprint, open_weights, start_from
+from catlip.models.weights import fingerprint, open_weights, start_from
 from catlip.notices import say, warn
 from catlip.objectives.base import Context, build_objective, needs_of
 from catlip.objectives.synsets import Synsets

@@ -15,7 +15,9 @@ from catlip.data.dataset import Dataset
 from catlip.data.order import Order
 from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
-from catlip.models.weights import ENCODER_FOLDER, load, origin, write_tensors
+from catlip.models.model_folders import ENCODER_FOLDER
+from catlip.models.state_dicts import write_tensors
+from catlip.models.weights import load, origin
 from catlip.training.distributed import World
 
 Evaluation = Callable[["Task"], dict[str, float]]  # a task whose weights are all here, in eval mode -> numbers
