@@ -130,7 +130,7 @@ def test_several_processes_may_write_at_once(tmp_path: Path) -> None:
     for process in some:
         process.start()
     for process in some:
-        process.join(60)
+        process.join(600)
         assert process.exitcode == 0
     store = SentenceStore(tmp_path)
     assert store.known(keys_of([f"caption {i}" for i in range(300)])).all()
