@@ -138,12 +138,14 @@ NEEDS = {
     "push": "run repo",
 }
 PATHS = {"run", "train", "test", "data", "images", "boxes", "test_images", "test_boxes"}  # those of them that are there
+PEERS = ("zeroshot", "retrieve", "probe")  # whose results CLIP_benchmark has, too
 HELP = """catlip: captioned pictures in, a vision encoder out
 
 {verbs}
 
 `catlip VERB --help` lists the settings of a verb. Each also takes --json (the result as JSON on standard output, what
-is told on the way on standard error) and --quiet (results and warnings only). On your own data:
+is told on the way on standard error) and --quiet (results and warnings only); zeroshot, retrieve and probe also take
+--format clip-benchmark, JSON as CLIP_benchmark writes it. On your own data:
   catlip vocab    'shards/*.tar' --min-count 8 --out vocab.tsv
   catlip pretrain flickr8k_cpu --data 'shards/*.tar' --vocab vocab.tsv --out runs/mine
   catlip probe    runs/mine --train train.tar --test test.tar
@@ -175,6 +177,11 @@ def run(args: list[str]) -> Any:
     """Carry out a command line; what the verb's function returns."""
     flags = [] if "--" in args else [flag for flag in ("--json", "--quiet") if flag in args]
     args = [argument for argument in args if argument not in flags]
+    if args[:1] and args[0] in PEERS:
+        form, args = _take("--format", args)
+        if form not in (None, "clip-benchmark"):
+            raise UsageError(f"--format {form}: there is clip-benchmark alone; --json is catlip's own")
+        flags += ["--json", "--format"] if form else []
     if not args or args[0] in ("-h", "--help", "help"):
         width = max(map(len, VERBS))
         print(HELP.format(verbs="\n".join(f"  {name:<{width}}  {verb.says}" for name, verb in VERBS.items())))
@@ -183,9 +190,11 @@ def run(args: list[str]) -> Any:
         print(import_module("catlip").__version__)
         return None
     if args[0] == "--completion":
-        from catlip.completion import script
+        from catlip.completion import script, settings_of
 
-        print(script(args[1:], VERBS, RECIPES))
+        settings = settings_of(VERBS)
+        settings["pretrain"] = settings["pretrain"] and load_recipe(next(iter(RECIPES["pretrain"])), "pretrain")
+        print(script(args[1:], settings, RECIPES))
         return None
     name, *rest = [" ".join(args[:2]), *args[2:]] if " ".join(args[:2]) in VERBS else args
     if name not in VERBS:
@@ -234,7 +243,8 @@ def _carry_out(name: str, rest: list[str], asked: list[str]) -> Any:
         if page and not asked:
             notices.say(f"{page}: the page")
         if "--json" in asked:
-            print(json.dumps(as_json(result), ensure_ascii=False), flush=True)
+            shown = result.to_clip_benchmark() if result and "--format" in asked else result
+            print(json.dumps(as_json(shown), ensure_ascii=False), flush=True)
     return result
 
 

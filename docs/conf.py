@@ -75,7 +75,8 @@ def verbs_page() -> str:
     parts = [
         "# Verbs",
         "Every setting of every verb, from the same source as `catlip VERB --help`. What stands in capitals behind a "
-        "verb may be given without its flag. Each verb also takes `--json` and `--quiet`.",
+        "verb may be given without its flag. Each verb also takes `--json` and `--quiet`; `zeroshot`, `retrieve` and "
+        "`probe` take `--format clip-benchmark`.",
     ]
     for name, verb in cli.VERBS.items():
         kind = getattr(import_module(verb.module), verb.settings)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from unittest import mock
 import pytest
 
 from catlip import Labeler, Vocabulary, cli
+from catlip.completion import flag_names, settings_of
 from catlip.errors import UsageError
 from tests.conftest import jpeg
 
@@ -315,10 +317,23 @@ def test_completion(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture) -
         (tmp_path / "c.sh").write_text(script)
         ask = "source c.sh; COMP_WORDS=(catlip {}); COMP_CWORD={}; _catlip; echo ${{COMPREPLY[@]}}"
         asked = {"pretr": "pretrain", "pretrain flickr8k_cp": "flickr8k_cpu", "vocab c": "c.sh", "vocab --q": "--quiet"}
+        asked |= {
+            "embed runs/mine --tok": "--tokens",
+            "pretrain x --micro": "--micro-batch",
+            "bench data --b": "--batch-size --blur",
+        }
         for words, answer in asked.items():
             command = ["bash", "-c", ask.format(words, len(words.split()))]
             done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
             assert done.stdout.strip() == answer
+
+
+@pytest.mark.parametrize("verb", ["embed", "vocab", "zeroshot", "detect", "bench data"])
+def test_completed_flags_are_those_of_help(verb: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        cli.run([*verb.split(), "--help"])
+    shown = set(re.findall(r"^\W*--([a-z][\w-]*)", capsys.readouterr().out, flags=re.MULTILINE))
+    assert set(flag_names(settings_of(cli.VERBS)[verb])) == shown - {"help"}
 
 
 @pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("script")), reason="util-linux makes the terminal")

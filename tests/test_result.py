@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -23,10 +23,10 @@ from catlip.evaluation.grounding import ground
 from catlip.evaluation.learning_curve import CurveResult
 from catlip.evaluation.probe import ProbeResult, probe
 from catlip.evaluation.result import NOT_SAVED, Result, Table
-from catlip.evaluation.retrieval import retrieve
+from catlip.evaluation.retrieval import RetrievalResult, retrieve
 from catlip.evaluation.segmentation import Seen, SegmentationResult
 from catlip.evaluation.svm_probe import MultiLabelProbeResult
-from catlip.evaluation.zero_shot import zero_shot
+from catlip.evaluation.zero_shot import ZeroShotResult, zero_shot
 from catlip.models.encoder import Encoder
 from catlip.models.weights import load
 from catlip.report.results import beside_encoder, in_run_folder
@@ -230,3 +230,33 @@ def test_the_command_line_prints_the_result_and_writes_the_page(
     cli.run([*probing, "--shots", "1,2", "--seeds", "2"])
     assert f"{tmp_path / 'run' / 'efficiency.html'}" in capsys.readouterr().out
     assert "<svg" in (tmp_path / "run" / "efficiency.html").read_text()
+
+
+def test_results_as_clip_benchmark_names_them() -> None:
+    recalls = {"r@1": 10.0, "r@5": 50.0, "r@10": 100.0, "median_rank": 2.0}
+    route = {"image_to_text": recalls, "text_to_image": recalls | {"r@1": 20.0}}
+    told = {"encoder": "runs/a", "data": "test.tar", "image_size": 64, "pictures": 9}
+    accuracies = {"top1": 25.0, "top5": 75.0, "mean_per_class": 12.5}
+    zero = ZeroShotResult(head=accuracies, classes=9, calibrate="none", **told)
+    found = {
+        "zeroshot_classification": zero,
+        "zeroshot_retrieval": RetrievalResult(head=recalls, text=route, captions=9, **told),
+        "linear_probe": ProbeResult(
+            encoder="runs/a", linear_probe=50.0, knn=1.0, penalty=1.0, classes=9, train=9, test=9, image_size=64,
+            data=["train.tar", "test.tar"],
+        ),
+    }  # fmt: skip
+    told = {task: result.to_clip_benchmark() for task, result in found.items()}
+    for task, one in told.items():
+        assert list(one) == ["dataset", "model", "pretrained", "task", "metrics", "language"]
+        assert (one["dataset"], one["pretrained"], one["task"]) == ("test.tar", "runs/a", task)
+    assert told["zeroshot_classification"]["metrics"] == {"acc1": 0.25, "acc5": 0.75, "mean_per_class_recall": 0.125}
+    assert told["zeroshot_retrieval"]["metrics"] == {
+        "image_retrieval_recall@1": 0.2, "text_retrieval_recall@1": 0.1, "image_retrieval_recall@5": 0.5,
+        "text_retrieval_recall@5": 0.5, "image_retrieval_recall@10": 1.0, "text_retrieval_recall@10": 1.0,
+    }  # fmt: skip
+    assert told["zeroshot_retrieval"]["model"] == "catlip text"
+    assert told["linear_probe"]["metrics"] == {"acc1": 0.5}
+    assert replace(zero, classes=4).to_clip_benchmark()["metrics"]["acc5"] is None
+    with pytest.raises(UsageError, match="no name"):
+        Counted(encoder="a", number=1).to_clip_benchmark()

@@ -114,6 +114,10 @@ class ProbeResult(Result):
     def to_json(self) -> dict[str, Any]:
         return super().to_json() | ({"curve": [point.to_json() for point in self.curve]} if self.curve else {})
 
+    def to_clip_benchmark(self) -> dict[str, Any]:
+        """The linear probe's accuracy; kNN has no name there, and neither have parts of the training set."""
+        return self.as_clip_benchmark("linear_probe", self.data[1], {"acc1": self.linear_probe})
+
     def tables(self) -> list[Table]:
         chance = ["chance", percent(100 / self.classes)]
         nearest = f"{self.neighbours} nearest"

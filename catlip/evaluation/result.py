@@ -5,6 +5,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from catlip import page
+from catlip.errors import UsageError
 from catlip.evaluation.features import folder_of
 from catlip.models.encoder import Encoder
 from catlip.training.log import append_json
@@ -79,6 +80,26 @@ class Result:
             if one.metadata.get("saved", True) and (one.metadata.get("always") or value != default):
                 kept[one.name] = value
         return kept
+
+    def to_clip_benchmark(self) -> dict[str, Any]:
+        """As LAION's CLIP_benchmark writes its results, so that `clip_benchmark build` puts them into one table.
+
+        Raises UsageError for what it has no name for.
+        """
+        raise UsageError(f"CLIP_benchmark has no name for what {self.task} measured here; --json has it")
+
+    def as_clip_benchmark(
+        self, task: str, data: str, percents: dict[str, float | None], route: str = ""
+    ) -> dict[str, Any]:
+        """percents: metrics by CLIP_benchmark's names, which are shares there."""
+        return {
+            "dataset": data,
+            "model": f"catlip {route}".rstrip(),
+            "pretrained": self.encoder,
+            "task": task,
+            "metrics": {name: None if value is None else value / 100 for name, value in percents.items()},
+            "language": "en",
+        }
 
     def to_html(self) -> str:
         """A self-contained page."""

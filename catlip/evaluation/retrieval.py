@@ -64,6 +64,13 @@ class RetrievalResult(Result):
     data: str
     image_size: int
 
+    def to_clip_benchmark(self) -> dict[str, Any]:
+        """Of the text tower if there is one; `image_retrieval` is what texts find."""
+        found = self.text or self.head
+        ways = {"image": "text_to_image", "text": "image_to_text"}
+        metrics = {f"{way}_retrieval_recall@{k}": found[ways[way]][f"r@{k}"] for k in (1, 5, 10) for way in ways}
+        return self.as_clip_benchmark("zeroshot_retrieval", self.data, metrics, "text" if self.text else "head")
+
     def tables(self) -> list[Table]:
         rows = []
         for route in ("head", "text"):

@@ -73,6 +73,15 @@ class ZeroShotResult(Result):
     def to_json(self) -> dict[str, Any]:
         return super().to_json() | ({"alike": self.alike} if self.names else {})
 
+    def to_clip_benchmark(self) -> dict[str, Any]:
+        """Of the text tower, as CLIP_benchmark measures, if there is one; else of the classifier's rows."""
+        found: dict[str, float | None] = {**(self.text or self.head)}
+        names = {"acc1": "top1", "acc5": "top5", "mean_per_class_recall": "mean_per_class"}
+        metrics = {name: found[ours] for name, ours in names.items()}
+        if self.classes < 5:
+            metrics["acc5"] = None
+        return self.as_clip_benchmark("zeroshot_classification", self.data, metrics, "text" if self.text else "head")
+
     def tables(self) -> list[Table]:
         title = f"{self.encoder}: {self.classes} classes, {self.pictures:,} pictures"
         routes = {route: found for route in ("head", "text") if (found := getattr(self, route))}
