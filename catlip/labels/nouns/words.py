@@ -287,7 +287,7 @@ def _cues(field: str) -> tuple[str, frozenset[str]]:
 
 def _other_readings(lexicon: Lexicon, word: str, lemma: str) -> tuple[Form, float]:
     """(the strongest other reading of a word, how much its readings other than noun weigh)."""
-    own = lexicon.other_readings(word)
+    own = {} if word in word_lists()["noun"] else lexicon.other_readings(word)
     inflected = Form.ING_FORM if word.endswith("ing") else Form.S_FORM if word.endswith("s") else Form.PAST_FORM
     readings = [
         (Form.BASE_VERB, BASE_VERB, own.get("b")),
