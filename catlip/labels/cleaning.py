@@ -126,10 +126,13 @@ def normalize(
     if not texts:
         return ""
     as_written = _GLUE.join(texts)
+    if as_written.count(END) != len(texts) - 1:  # somebody else's separator
+        texts = [text.replace(END, f" {BREAK} ") for text in texts]
+        as_written = _GLUE.join(texts)
     joined = as_written.lower()
     odd = _odd(texts, joined)
     changed = {i: clean(texts[i], tag_words) for i in odd}
-    if mark_names and as_written.count(END) == len(texts) - 1:
+    if mark_names:
         for i in _capitals(f" {as_written}"):
             text = changed.get(i, texts[i])
             if (marked := mark_names(text)) is not text:
