@@ -226,7 +226,7 @@ cursor:crosshair;touch-action:none;background:var(--card);border:1px solid var(-
 #panel{flex:1 1 14rem;min-width:0}#panel canvas{width:100%}button{font:inherit;color:inherit;background:var(--card);
 cursor:pointer}[aria-pressed=true]{background:var(--line)}
 #matches{display:flex;flex-wrap:wrap;gap:.4rem;margin-top:.8rem}#matches .card{padding:.3rem}
-#matches canvas{display:block}:focus-visible{outline:2px solid var(--c0);outline-offset:1px}
+#matches canvas{display:block}#count{white-space:nowrap}:focus-visible{outline:2px solid var(--c0);outline-offset:1px}
 """
 
 
