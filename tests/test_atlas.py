@@ -1,5 +1,7 @@
 """The map of images: who is where, by whose labels, the same every time; looked at in a browser."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -74,9 +76,13 @@ def test_what_is_alike_is_near() -> None:
 
 def test_thumbnails_lie_where_the_page_looks_for_them() -> None:
     count = COLUMNS * COLUMNS + 1
-    shades = [Image.new("RGB", (3, 2), (i % 251, 0, 0)) for i in range(count)]
-    html = _sheets(shades, 4)
-    assert html.count('<img class="sheet" hidden alt=""') == 2
+    shades = [Image.new("RGB", (8, 8), (i % 251, i % 251, i % 251)) for i in range(count)]
+    found = re.findall(r'<img class="sheet" hidden alt="" src="data:image/jpeg;base64,([^"]*)">', _sheets(shades, 8))
+    sheets = [np.array(Image.open(io.BytesIO(base64.b64decode(one)))) for one in found]
+    assert [sheet.shape[:2] for sheet in sheets] == [(8 * COLUMNS, 8 * COLUMNS), (8, 8)]
+    for i in (0, 1, COLUMNS, COLUMNS + 5, count - 1):
+        sheet, cell = sheets[i // COLUMNS**2], i % COLUMNS**2
+        assert abs(int(sheet[cell // COLUMNS * 8 + 4, cell % COLUMNS * 8 + 4, 0]) - i % 251) < 4
     assert thumbnail_side(10) == LARGEST
     assert all(n * thumbnail_side(n) ** 2 <= PIXELS for n in (1, 1600, 10_000, 123_456))
 

@@ -4,6 +4,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -101,16 +102,14 @@ def atlas(encoder: Any = None, images: Any = None, *, config: AtlasConfig | None
 
 def _opened(cfg: AtlasConfig) -> Dataset:
     """With captions, else with classes, else the images alone. Raises UsageError."""
-    for target in ("captions", "classes"):
-        try:
-            if target == "classes":
-                return open_dataset(cfg.images, target="classes")
-            found = open_dataset(cfg.images, image_col=cfg.image_col, text_col=cfg.text_col)
-            if len(found) and any(found[number].captions for number in range(min(len(found), 100))):
-                return found
-        except UsageError:
-            if cfg.image_col or cfg.text_col:
-                raise
+    if cfg.image_col or cfg.text_col:
+        return open_dataset(cfg.images, image_col=cfg.image_col, text_col=cfg.text_col)
+    with suppress(UsageError):
+        found = open_dataset(cfg.images)
+        if any(found[number].captions for number in range(min(len(found), 100))):
+            return found
+    with suppress(UsageError):
+        return open_dataset(cfg.images, target="classes")
     return open_images(cfg.images)
 
 
@@ -208,7 +207,7 @@ def _parts(about: str, places: np.ndarray, shown: Shown, source: str) -> list[pa
     inside = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # nothing in it ends the script
     return [
         page.paragraph(f"{about}. What is alike to the encoder is near; distances between groups mean little."),
-        page.paragraph(f"Colour: the most used of {source}. {HOW}", soft=True),
+        page.paragraph((f"Colour: the most used of {source}. " if names else "") + HOW, soft=True),
         page.Html(
             f'<style>{STYLE}</style><p><input type="search" id="find" placeholder="Search a noun" '
             f'aria-label="Search a noun" aria-controls="matches"> <span class="soft" role="status" id="count"></span>'
