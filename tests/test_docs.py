@@ -18,22 +18,22 @@ from tests.documented import PAGES, blocks
 from tests.toy import NOUNS, make_world
 
 SKIPPED = [(page, line, why) for page in PAGES for block in blocks(page) for line, why in block.skipped.items()]
+TRAINING = "--samples 48 --batch-size 16 --workers 1 --device cpu"
 # What is given instead of a verb's own sizes.
-SMALL: dict[str, str] = {
+SMALL = {
     "doctor": "--seconds 0.01 --processes 0",
     "vocab": "--min-count 2 --workers 1",
     "label": "--workers 1",
     "balance": "--workers 1",
     "bench data": "--seconds 0.05 --image-size 32 --batch-size 16 --workers 1 --device cpu",
-    "pretrain": "--samples 48 --batch-size 16 --workers 1 --device cpu --backbone test_resnet --image-size 32 "
-    "--patch-keep 1",
-    "head": "--samples 48 --batch-size 16 --workers 1 --device cpu --min-count 2",
-    "adapt": "--samples 48 --batch-size 16 --workers 1 --device cpu --min-count 2",
+    "pretrain": f"{TRAINING} --backbone test_resnet --image-size 32 --patch-keep 1",
+    "head": f"{TRAINING} --min-count 2",
+    "adapt": f"{TRAINING} --min-count 2",
     "align": "--steps 2 --batch-size 8 --workers 1 --device cpu",
-    "finetune": "--samples 32 --batch-size 16 --workers 1 --device cpu --image-size 32",
+    "finetune": f"{TRAINING} --image-size 32",
     "detect": "--samples 4 --batch-size 2 --workers 1 --device cpu --image-size 64 --channels 16 --hidden 32 "
     "--mask-layers 1 --anchors 8 16 32 48 64 --proposals 30 --regions 16",
-    "segment": "--samples 16 --batch-size 8 --workers 1 --device cpu --image-size 32 --head linear --stride 8",
+    "segment": f"{TRAINING} --image-size 32 --head linear --stride 8",
 }
 # And where one of these is given, with any verb.
 FEWER = {"--fractions": "0.5,1", "--seeds": "1", "--shots": "1,2"}
