@@ -148,12 +148,12 @@ def report(out: Path, found: Sequence[tuple[Cell, dict[str, Any]]]) -> None:
         parts += [
             page.heading(f"Score against {label}"),
             page.chart(series, label, "mean over the judges, %", log_x=True),
-            page.table(["objective", label, "mean", *names, "seconds", "seeds"], rows),
+            page.table(f"Scores by {label}", ["objective", label, "mean", *names, "seconds", "seeds"], rows),
         ]
         lines = [
             [f["objective"], f"{f['b']:+.2f} ± {f['error']:.2f} points a doubling"] for f in fits if f["axis"] == axis
         ]
-        parts.append(page.table(["objective", "slope"], lines))
+        parts.append(page.table(f"Slopes over {label}", ["objective", "slope"], lines))
     told = [{**cell_json(cell), "record": {**record, "judges": values(record)}} for cell, record in found]
     write_text(out / "scaling.json", json.dumps({"fits": fits, "cells": told}, indent=1) + "\n")
     page.write(out / "scaling.html", page.page("Scaling", *parts))
