@@ -91,7 +91,7 @@ def keep_memory() -> None:
     A training step on a CPU frees and takes some hundred large blocks; each would be mapped anew, and each of its pages
     would fault: 60,000 faults a step of ResNet-10 at 64 px, a fifth of the time.
     """
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # not glibc; TypeError: Windows
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 1 << 28)):
             mallopt(option, value)
