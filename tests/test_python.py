@@ -181,7 +181,7 @@ def test_an_objective_of_ones_own_from_the_command_line_and_compared(
         )
     )  # fmt: skip
     found = {one["objective"] for one in json.loads(page.with_name("compare.json").read_text())["summaries"]}
-    assert {name.split("-")[0] for name in found} == {"synsets", "tiny"}
+    assert {name.split("-")[0] for name in found} == {"start", "synsets", "tiny"}
 
 
 def test_an_encoder_in_memory_is_a_start(vocab: Vocabulary, tmp_path: Path) -> None:
