@@ -51,8 +51,8 @@ def script(shell: list[str], settings: Mapping[str, Any], recipes: Mapping[str, 
     cases = [case.format(verb=verb, words=known) for verb, known in words.items()]
     flags = []
     for verb, kind in settings.items():
-        more = (*["recipe"][: verb in recipes], *["objective"][: verb == "pretrain"])
-        all_of_it = dict.fromkeys((*flag_names(kind), *more, *COMMON))
+        more = {"recipe": verb in recipes, "objective": verb == "pretrain"}  # of no class of settings
+        all_of_it = dict.fromkeys((*flag_names(kind), *(name for name, has in more.items() if has), *COMMON))
         flags.append(line.format(verb=verb.split()[0], flags=" ".join(f"{mark}{name}" for name in all_of_it)))
     names = " ".join(dict.fromkeys(verb.split()[0] for verb in settings))
     text = (FISH if shell == ["fish"] else BASH).format(verbs=names, cases="\n".join(cases), flags="\n".join(flags))

@@ -196,6 +196,7 @@ def run(cfg: CompareConfig, name: str, settings: PretrainConfig, parent: Path, k
         seconds = pretrain(config=replace(settings, out=str(out))).seconds
     if not (out / ENCODER_FOLDER).is_dir():
         raise UsageError(f"{out}: stopped; the same command goes on from there")
+    card = {} if name == START else read_card(out)
     found = {
         "objective": label_of(name),
         "lr": settings.optim.lr,
@@ -204,7 +205,7 @@ def run(cfg: CompareConfig, name: str, settings: PretrainConfig, parent: Path, k
         "seed": settings.seed,
         "judges": judged(out, judges_of(cfg), cfg.device),
         "seconds": round(seconds, 1),
-        "commit": (card := read_card(out) if seconds else {}).get("versions", {}).get("commit", ""),
+        "commit": card.get("versions", {}).get("commit", ""),
         "machine": card.get("machine", {}).get("machine", ""),
     }
     if (out / "text").is_dir() or load(out).labels:
