@@ -7,8 +7,9 @@ records of museums, stock photographs, lists of tags), written and annotated bef
 turns one to tune on and one not. Here a word's concrete senses are all accepted unless the annotation names a kind (a
 mouse, the device), so they judge what becomes a label, hardly which sense.
 `languages_development.jsonl` and `languages_held_out.jsonl`: 60 captions of our own in the style of Flickr8k, COCO and
-alt-texts, each in Italian, Spanish, Portuguese and Dutch (and in English, to compare with), written and annotated
-before there were tables of these languages; every other one was not looked at before the tables were done.
+alt-texts, each in Italian, Spanish, Portuguese and Dutch (and in English, to compare with), and 60 others each in
+Chinese and Polish, written and annotated before there were tables of these languages; every other one was not looked at
+before the tables were done.
 Captions of the Flickr sets are not ours to pass on: a line names its caption by image, index and checksum, and the
 scorer reads the text from the shared data.
 
@@ -89,7 +90,10 @@ def load(name: str, *, without: tuple[str, ...] = ()) -> list[Gold]:
         assert "sha1" not in line or sha1(caption.encode()).hexdigest()[:10] == line["sha1"], "another caption"
         mentions = tuple(Mention(t, frozenset(a.split()), frozenset(b.split())) for t, a, b in line["mentions"])
         words = {
-            word for phrase in line["optional"] for word in (" ".join(phrase_words(phrase)), *phrase_words(phrase))
+            word
+            for phrase in line["optional"]
+            for words in (phrase_words(phrase), phrase.lower().split())
+            for word in (" ".join(words), *words)
         }
         golds.append(Gold(line["source"], caption, mentions, frozenset(words), line.get("language", "en")))
     return golds

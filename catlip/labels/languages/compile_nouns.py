@@ -24,7 +24,7 @@ from pathlib import Path
 from catlip.atomic import whole
 from catlip.errors import UsageError
 from catlip.labels.labeler import Labeler
-from catlip.labels.languages.language_files import NOUNS, read_words
+from catlip.labels.languages.language_files import ALONE, NOUNS, read_words
 from catlip.labels.nouns.phrases import THRESHOLD, PhraseIndex
 from catlip.labels.nouns.words import UNTAGGED, Reading, read
 from catlip.labels.wordnet import open_lexicon
@@ -35,6 +35,7 @@ RARE = 0.05  # added to the mass of what is unseen, as in the English rule
 LEAST_SEEN = 0.0  # log-odds, from which on a noun is something visible; stricter than in English, as links are noisy
 ADJECTIVE = 0.5  # a spelling is an adjective too from so many adjective synsets for each of the noun on
 MOST_WORDS = 6
+MOST_LETTERS = 4  # of a word that is no noun, in a language without spaces
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
 
 
@@ -45,12 +46,18 @@ def compile_nouns(folder: Path, tables: Iterable[Path], english: Iterable[str] =
 
     Returns the path of the file. Raises UsageError for a table, or a words.tsv, that is none, naming the line.
     """
+    lists = read_words(folder, open_lexicon())
     infinitives = {
         ending: [form.strip("-") for form in forms.split() if form != "-"]
-        for ending, (forms,) in read_words(folder, open_lexicon()).get("infinitive", {}).items()
+        for ending, (forms,) in lists.get("infinitive", {}).items()
     }
+    unspaced = lists["spelling"].get("unspaced") == ("yes",)
     uses = Counter(label for labels in Labeler(heads=False)(list(english)) for label in labels)
-    rows = list(_rows([line for path in tables for line in lemmas_of(path)], infinitives, uses))
+    lemmas = [line for path in tables for line in lemmas_of(path)]
+    rows = list(_rows(lemmas, infinitives, uses, shortest=1 if unspaced else 2))
+    if unspaced:
+        nouns = {*(lemma for lemma, *_ in rows), *lists.get("sense", ())}
+        rows = sorted([*rows, *_other_words({lemma for lemma, *_ in lemmas} - nouns, nouns)])
     out = folder / f"{NOUNS}.xz"
     text = "".join("\t".join(row).rstrip("\t") + "\n" for row in rows).encode()
     with whole(out) as part:
@@ -112,7 +119,7 @@ class English:
 
 
 def _rows(
-    lemmas: list[tuple[str, str, str]], infinitives: dict[str, list[str]], uses: Counter[str]
+    lemmas: list[tuple[str, str, str]], infinitives: dict[str, list[str]], uses: Counter[str], *, shortest: int
 ) -> Iterator[tuple[str, str, str]]:
     """(noun, synset, what else it is) by noun. uses: of the labels in English captions."""
     nouns: dict[str, list[str]] = defaultdict(list)
@@ -134,7 +141,7 @@ def _rows(
     }
     english = English()
     for lemma, synsets in sorted(nouns.items()):
-        if not lemma[:1].isalpha() or len(lemma) < 2 or lemma.count(" ") >= MOST_WORDS or lemma in verbs:
+        if not lemma[:1].isalpha() or len(lemma) < shortest or lemma.count(" ") >= MOST_WORDS or lemma in verbs:
             continue
         seen: dict[str, float] = defaultdict(float)
         unseen = 0.0
@@ -148,6 +155,15 @@ def _rows(
         best = max(seen, key=lambda label: (seen[label] * (1 + uses[label]), label))
         adjective = adjectives[lemma.lower()] >= ADJECTIVE * len(synsets)
         yield lemma, best, ("a" if adjective else "") + ("v" if lemma.lower() in conjugated else "")
+
+
+def _other_words(words: Iterable[str], nouns: set[str]) -> Iterator[tuple[str, str, str]]:
+    """Where a text without spaces has to be cut as well, lest a noun be found inside; what ends with a noun has it."""
+    for word in words:
+        ends, starts = range(1, len(word)), range(len(word) - 1)
+        inside = any(word[i:j] in nouns for i in starts for j in range(i + 1, len(word)))
+        if inside and word.isalpha() and len(word) <= MOST_LETTERS and not any(word[i:] in nouns for i in ends):
+            yield word, ALONE, ""
 
 
 def main() -> None:

@@ -12,13 +12,14 @@ from catlip.errors import UsageError
 from catlip.labels import cleaning
 from catlip.labels.cleaning import BREAK, END
 from catlip.labels.languages.language_files import FLAGS, WORDS, read_nouns, read_words, tables_hash
+from catlip.labels.languages.unspaced import WordCutter
 from catlip.labels.nouns.words import Kind
 from catlip.labels.wordnet import open_lexicon
 
 HERE = Path(__file__).parent
 SHIPPED = tuple(sorted(path.parent.name for path in HERE.glob(f"*/{WORDS}")))
 NAMES = ("en", *SHIPPED, "auto")
-_MARKS = re.compile("[«»„“”‚‘…–—―·•¡¿、。！？，：；（）「」『』]")
+_MARKS = re.compile("[«»„“”‚‘…–—―·•¡¿、。！？，：；（）「」『』【】《》〈〉〔〕～]")
 _UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060\ufeff]")  # soft hyphens, joiners, directions
 _UMLAUTS = {"ä": "a", "ö": "o", "ü": "u", "Ä": "A", "Ö": "O", "Ü": "U"}
 
@@ -31,6 +32,7 @@ class Spelling:
     capitals: bool = False  # nouns have a capital
     compounds: bool = False  # nouns are joined to one word, whose end says what it is
     apostrophes: bool = False  # an apostrophe ends a word (l'eau)
+    unspaced: bool = False  # no spaces between words
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,15 @@ class Language:
         self.common = self.words("common")
         self.deny, self.join = self.words("deny"), self.words("join")
         self.scripts = {_script(letter) for word in self.function for letter in word}
+        self._letters = {
+            ord(a): b for old, (new,) in self.lists.get("letter", {}).items() for a, b in zip(old, new, strict=True)
+        }
+        self._others = self.words("word")
         self._meant = self.lists.get("sense", {})
         self._never = self.lists.get("never", {})
+        if self.spelling.unspaced:
+            known = (self.lemmas, self._others, self.function, self.common, self.adjectives, self.deny, self.join)
+            self._cut = WordCutter((word.lower() for words in known for word in words), self.writes)
         self.noun = lru_cache(maxsize=100_000)(self._noun)
 
     def words(self, section: str) -> frozenset[str]:
@@ -97,6 +106,8 @@ class Language:
 
     def _noun(self, word: str) -> Noun | None:
         """What a word, as it is written, may mean as a noun: itself, its singular, or the end of the compound."""
+        if word in self._others:
+            return None
         spellings = dict.fromkeys(self._spellings(word))
         found = [noun for look in (self.entry, self._singular) for noun in map(look, spellings) if noun is not None]
         if found:
@@ -158,11 +169,15 @@ class Language:
         """As cleaning.normalize, but letters keep their accents, and their case where it says what a noun is."""
         joined = cleaning.plain(captions, tag_words)
         if not joined.isascii():
-            joined = unicodedata.normalize("NFC", _UNSEEN.sub("", joined).replace("’", "'"))
+            form = "NFKC" if self.spelling.unspaced else "NFC"  # K: full-width letters and digits
+            joined = unicodedata.normalize(form, _UNSEEN.sub("", joined).replace("’", "'"))
+            joined = joined.translate(self._letters) if self._letters else joined
             joined = _MARKS.sub(f" {BREAK} ", joined)
         if not self.spelling.capitals:
             joined = joined.lower()
         joined = joined.translate(cleaning.ASCII) if joined.isascii() else _translate(joined)
+        if self.spelling.unspaced:
+            joined = self._cut(joined)
         if "'" in joined:
             joined = joined.replace("'", "' " if self.spelling.apostrophes else " ")
         return f"{joined.replace(BREAK, f' {BREAK} ')} {END}" if joined or captions else ""

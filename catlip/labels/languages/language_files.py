@@ -14,9 +14,9 @@ from catlip.labels.nouns.words import Form, Kind
 from catlip.labels.wordnet import Lexicon
 
 WORDS, NOUNS = "words.tsv", "nouns.tsv"
-ALONE = "-"  # in place of a second synset: the first carries no other
+ALONE = "-"  # in place of a second synset: the first carries no other; of the only one: a word that is no noun to see
 OTHERS = ("", "a", "v", "av")  # what the spelling of a noun is too: an adjective, a verb
-FLAGS = ("capitals", "compounds", "apostrophes")
+FLAGS = ("capitals", "compounds", "apostrophes", "unspaced")
 MAX_BYTES = 64 << 20  # of a file, unpacked
 MAX_MEMORY = 256 << 20  # of unpacking it
 Lists = dict[str, dict[str, tuple[str, ...]]]  # section -> word -> fields
@@ -29,6 +29,8 @@ LINES = {
     "join": "join<TAB>NAME<TAB>WORDS",
     "adjective": "adjective<TAB>NAME<TAB>WORDS",
     "common": "common<TAB>NAME<TAB>WORDS",
+    "word": "word<TAB>NAME<TAB>WORDS",
+    "letter": "letter<TAB>LETTERS<TAB>WHAT EACH STANDS FOR",
     "infinitive": "infinitive<TAB>ENDING<TAB>ENDINGS OF ITS FORMS, - for none",
     "ending": "ending<TAB>ENDING<TAB>REPLACEMENTS, - for none",
     "adjective-ending": "adjective-ending<TAB>ENDING<TAB>",
@@ -67,6 +69,8 @@ def _is_right(section: str, word: str, field: str, lexicon: Lexicon) -> bool:
         return False
     if section in ("before", "after"):
         return len(field.split()) == len(Form) and all(map(_is_number, field.split()))
+    if section == "letter":
+        return len(word) == len(field) > 0
     if section == "sense":
         first, *more = field.split() or [""]
         return bool(word) and lexicon.has_synset(first) and all(s == ALONE or lexicon.has_synset(s) for s in more[:1])
@@ -88,7 +92,9 @@ def read_nouns(folder: Path, lexicon: Lexicon) -> dict[str, tuple[str, str]]:
         lemma, synset, other, *_ = [*line.split("\t"), "", ""]
         if not lemma.strip() or other not in OTHERS:
             raise UsageError(f"{where}: expected `NOUN<TAB>n02084071[<TAB>a|v|av]`, found {line[:80]!r}")
-        if not lexicon.has_synset(synset):
+        if synset == ALONE:
+            synset = ""
+        elif not lexicon.has_synset(synset):
             raise UsageError(f"{where}: {synset[:40]!r} is no noun synset of WordNet 3.0")
         nouns[lemma] = synset, other
     return nouns

@@ -39,6 +39,8 @@ _FORMS = {"": Form.PLAIN, "a": Form.ADJECTIVE, "v": Form.S_FORM, "av": Form.S_FO
 CERTAIN = -12  # log-odds from which on a caption is English, whatever the other languages say of it
 ENGLISH_FIRST = 3  # log-odds by which another language has to be likelier
 UNKNOWN = 1  # log-odds that a word which nothing knows speaks against the language
+# Where words are not spaced: a letter of another script (kana is not Chinese), and a noun in the language's own.
+OTHER_SCRIPT, OWN_SCRIPT = 8, -3
 
 
 class LanguagePhrases(PhraseIndex):
@@ -115,7 +117,7 @@ class LanguageTable(WordTable):
             return Reading(language.function[lower], word, "function word", Form.BASE_VERB)
         if word[0].isdigit():
             return Reading(Kind.NUMBER, word, "number", Form.BASE_VERB)
-        noun = language.noun(word) if len(word) > 1 else None
+        noun = language.noun(word) if len(word) > 1 or language.spelling.unspaced else None
         form = Form.PLAIN if noun is None or language.spelling.capitals else _FORMS[noun.other]
         if lower in language.adjectives:
             form = Form.ADJECTIVE
@@ -141,7 +143,9 @@ class LanguageTable(WordTable):
             return FOREIGN_WORD
         letters = sum(letter > "ɏ" and not self.language.writes(letter) for letter in text)
         if letters:
-            return min(letters, SCRIPT)
+            return min(letters * (OTHER_SCRIPT if self.language.spelling.unspaced else 1), SCRIPT)
+        if self.language.spelling.unspaced and self.language.writes(text[0]):
+            return OWN_SCRIPT if reading.synsets else 0
         if reading.synsets:
             return NOUN if len(text) > 3 else SHORT_NOUN
         return UNKNOWN
