@@ -191,8 +191,12 @@ def test_several_classes_an_image() -> None:
     data = [(encoded(0), ["cat", "dog"]), (encoded(1), []), (encoded(2), ["dog"])]
     found = open_dataset(data, target="classes")
     assert (found.multi, found.labels.tolist(), found.offsets.tolist()) == (True, [0, 1, 1], [0, 2, 2, 3])
-    with pytest.raises(UsageError, match="0 has 2 labels, where each picture should have one"):
-        open_dataset(data, target="classes", multi=False)
+    for given in (data, found):  # opened before or not
+        with pytest.raises(UsageError, match="0 has 2 labels, where each picture should have one"):
+            open_dataset(given, target="classes", multi=False)
+    single = open_dataset([(encoded(0), "cat"), (encoded(1), "dog")], target="classes")
+    assert open_dataset(single, target="classes", multi=True).multi
+    assert not single.multi
 
 
 @pytest.mark.parametrize("form", FORMS)

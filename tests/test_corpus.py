@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from catlip.data.corpus import build_vocabulary, write_labels
+from catlip.data import corpus
+from catlip.data.corpus import VocabularyConfig, build_vocabulary, write_labels
 from catlip.data.dataset import Dataset, Sample, lines
 from catlip.data.open import open_dataset
 from catlip.data.subsets import Subset
@@ -245,6 +246,13 @@ def test_captions_in_memory_are_counted_as_files_are(data: Any, tmp_path: Path, 
     assert dict(zip(found.synsets, found.counts, strict=True)) == NAIVE
     assert found.samples == len(CAPTIONS)
     assert not list(tmp_path.iterdir()), "nothing is written unless asked for"
+
+
+@pytest.mark.parametrize(("data", "samples"), [(iter([]), 0), ([], 0), (iter([None]), 1)])
+def test_nothing_counts_as_nothing(data: Any, samples: int) -> None:
+    config = VocabularyConfig(data=data)
+    counts, _ = corpus._count_in_memory(config, config.labeler())
+    assert counts.samples == samples
 
 
 def test_several_captions_of_an_image_count_once() -> None:

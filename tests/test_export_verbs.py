@@ -406,6 +406,7 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
             {"run": "start", "steps": 20, "data": "pairs.tar"},
             "`start`, as it was, with a text tower beside it by catlip",
         ),
+        ({"run": "start", "data": "p.csv", "min_count": 5}, "`start`, as it was, with a classifier of the captions'"),
     ):
         (run / "config.json").write_text(json.dumps({"config": config}))
         card = push(run, "org/my-encoder", dry_run=True).card

@@ -41,6 +41,7 @@ from catlip.tasks.finetune import FinetuneConfig, finetune, interpolated, make_t
 from catlip.training import checkpoint
 from catlip.training.log import append_json
 from catlip.training.optim import OptimConfig, layer_scales
+from catlip.training.runfolder import acquire
 from catlip.training.state import LoopConfig
 from catlip.training.task import Task
 from tests.conftest import COLOURS, jpeg
@@ -391,6 +392,8 @@ def test_a_finished_run_is_not_overwritten_by_another(start: str, sets: tuple[st
         finetune(config=replace(cfg, optim=OptimConfig(lr=0.1, layer_decay=0.9)))
     with pytest.raises(UsageError, match="already holds another run"):
         finetune(config=replace(cfg, train=sets[1]))
+    with pytest.raises(UsageError, match="init: random there, transfer here"):
+        acquire(tmp_path / "out", replace(cfg, init="transfer"), {}, accept=False)
     with pytest.raises(UsageError, match="init"):
         finetune(config=replace(cfg, untrained=True))
 

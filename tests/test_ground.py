@@ -14,9 +14,12 @@ from torch import nn
 from catlip import cli
 from catlip.data.coco import read_instances
 from catlip.errors import UsageError
-from catlip.evaluation.grounding import GroundConfig, ground
+from catlip.evaluation.grounding import GroundConfig, Pointer, ground
 from catlip.evaluation.relevance import Pointed, area, inside, peak, pointing_game, position_vectors
+from catlip.labels.tokenizer import Tokenizer
+from catlip.models.dual_encoder import DualEncoder
 from catlip.models.encoder import Encoder
+from catlip.models.text_tower import TextConfig
 from catlip.models.weights import load
 from tests.conftest import jpeg, write_tar
 from tests.test_zero_shot import FRUITS
@@ -46,6 +49,17 @@ def test_the_map_is_the_class_activation_map(tmp_path: Path) -> None:
     with torch.no_grad():
         maps = position_vectors(encoder, x) @ head.weight.T
         assert torch.allclose(maps.mean((1, 2)) + head.bias, encoder.logits(x), atol=1e-4)
+
+
+def test_a_text_route_goes_to_the_device_whole(tmp_path: Path) -> None:
+    encoder = Encoder.create("test_resnet", image_size=32)
+    encoder.save(tmp_path / "encoder")
+    tokenizer = Tokenizer.train(["a dog", "a cat"] * 2, size=520, context=8)
+    dual = DualEncoder(encoder, tokenizer, TextConfig(text_width=64, text_layers=1), embed=64, scale=10.0)
+    dual.save_text(tmp_path, tokenizer)
+    pointer = Pointer(str(tmp_path), "text", None, ["dog"]).to("meta")
+    assert {p.device.type for p in pointer.dual.parameters()} == {"meta"}
+    assert {p.device.type for p in pointer.encoder.parameters()} == {"meta"}
 
 
 def test_peak_inside_and_area() -> None:

@@ -258,6 +258,12 @@ def test_a_saved_model_says_the_same(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(again(x), model(x))
     assert found.names == ["a", "b", "c"]
+    lying, exif = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 40, 3), np.uint8)), Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to the right
+    lying.save(turned := tmp_path / "turned.png", exif=exif)
+    masks = [trained(image) for image in (turned, Image.open(turned), np.rot90(lying, -1))]
+    assert all(np.array_equal(mask, masks[0]) for mask in masks)
+    assert masks[0].shape == (40, 20)
     card_file = tmp_path / "segmentation.json"
     card_file.write_text(card_file.read_text().replace('"c"', '"c", "d"'))
     with pytest.raises(UsageError, match="does not fit"):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from catlip.data.adapters import Adapted
 from catlip.data.dataset import Dataset, Sample
 from catlip.data.open import open_dataset
-from catlip.data.subsets import fraction_of_each_class, mix, subset, with_classes
+from catlip.data.order import Order
+from catlip.data.subsets import fraction_of_each_class, mix, subset, thinned, with_classes
 from catlip.errors import UsageError
 from tests.conftest import jpeg
 
@@ -121,6 +122,29 @@ def test_a_mixture_is_its_datasets_one_after_the_other(sizes: list[tuple[int, fl
     assert mixed.fingerprint() == [
         [dataset.fingerprint(), weight] for dataset, (_, weight) in zip(datasets, sizes, strict=True)
     ]
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_weights_of_a_mixture_are_kept_by_its_parts(labels: bool) -> None:
+    """A sample of the first set is twice in an epoch, one of the second once, whatever is made of the mixture."""
+    sets = [labelled([[0], [1]]), labelled([[1], [0], [1]])] if labels else [Captioned(2, "a"), Captioned(3, "b")]
+    mixed = mix(sets, [2, 1])
+
+    def counts(dataset: Dataset) -> list[int]:
+        order = Order(dataset.parts, 0, dataset.shards.tolist(), dataset.window, dataset.keep)
+        return np.bincount(order.samples(np.arange(order.length)), minlength=len(dataset)).tolist()
+
+    once = [2, 2, 1, 1, 1]
+    assert counts(mixed) == counts(subset(mixed, range(5))) == once
+    assert counts(subset(mixed, [4, 0, 1])) == [1, 2, 2]
+    assert counts(subset(subset(mixed, [4, 0, 1]), [2, 0])) == [2, 1]
+    assert counts(mix([mixed, sets[0]], [1, 3])) == [*once, 3, 3]
+    assert counts(mix([sets[0], mixed], [1, 2])) == [1, 1, 4, 4, 2, 2, 2]
+    assert counts(open_dataset(mixed, fingerprint="v1")) == once
+    assert counts(thinned(thinned(mixed, np.array([1, 1, 1, 0, 1])), np.array([2, 1, 1, 1, 1]))) == [4, 2, 1, 0, 1]
+    if labels:
+        assert counts(with_classes(mixed, ["bee", "ant"])) == once
+        assert counts(open_dataset(mixed, target="classes", multi=True)) == once
 
 
 def test_mixtures_of_labelled_sets() -> None:

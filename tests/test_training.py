@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 from dataclasses import replace
 from functools import partial
@@ -39,7 +40,7 @@ from catlip.training import checkpoint
 from catlip.training.optim import OptimConfig, learning_rate, make_optimizers
 from catlip.training.state import LoopConfig
 from catlip.training.task import Task
-from tests.conftest import cut_short
+from tests.conftest import COLOURS, cut_short, jpeg
 
 
 @given(st.lists(st.sets(st.integers(0, 6)), min_size=1, max_size=5), st.integers(0, 1000), st.integers(1, 8))
@@ -195,6 +196,20 @@ def test_the_whole_way_learns(flow, coloured_shards, tmp_path: Path) -> None:
         x = encoder.transform(read_image(record.image))[None]
         right += encoder.names[encoder.logits(x).argmax().item()] == nouns[int(record.metadata["cls"])]
     assert right / len(pictures) > 0.8
+
+
+def test_held_out_tables_have_the_columns_of_the_data(flow, tmp_path: Path) -> None:
+    for i in range(24):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg(list(COLOURS.values())[i % 3], seed=i))
+    rows = [f"{i}.jpg,a {list(COLOURS)[i % 3]},x" for i in range(24)]
+    (tmp_path / "t.csv").write_text("\n".join(["where,headline,credit", *rows]))
+    columns = {"image_col": "where", "text_col": "headline"}
+    data = str(tmp_path / "t.csv")
+    for held_out in (data, flow[0]):  # tars have no columns
+        changes = {"samples": 24, "held_out": held_out, "watch_every": 24, **columns}
+        run = pretrain(config=config(data, flow[1], tmp_path / "run", **changes))
+        assert run.log[-1]["mAP"] > 0
+        shutil.rmtree(run.out)
 
 
 def test_the_run_folder_loads_in_plain_timm(flow, tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from catlip.data.class_labels import LABEL_COLUMNS, classify
+from catlip.data.class_labels import LABEL_COLUMNS, checked, classify
 from catlip.data.dataset import Dataset, Sample
 from catlip.data.image_files import Folders, plain
 from catlip.data.images import image_content
-from catlip.data.subsets import Subset
+from catlip.data.subsets import Subset, subset
 from catlip.data.tables import IMAGE_COLUMNS, TEXT_COLUMNS, captions_of, find_column, text_columns
 from catlip.errors import UsageError
 
@@ -210,7 +210,11 @@ def adapt(
     """
     if isinstance(data, Dataset):
         given = data if fingerprint is None else Stated(data, fingerprint)
-        return _classes_of(given, multi) if classes and not given.has_classes else given
+        if classes and not given.has_classes:
+            return _classes_of(given, multi)
+        if classes and multi not in (None, given.multi):
+            return checked(subset(given, np.arange(len(given))), given.name, multi)
+        return given
     if hasattr(data, "keys") and hasattr(data, "values"):
         raise UsageError(f"`data` has the parts {', '.join(map(str, data))}: choose one, data[{next(iter(data))!r}]")
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):

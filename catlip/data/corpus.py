@@ -209,8 +209,8 @@ def _count_in_memory(cfg: VocabularyConfig, labeler: Labeler) -> tuple[Counts, s
     if not hasattr(data, "captions"):
         first = data[0] if hasattr(data, "__getitem__") and len(data) else None
         if isinstance(data, Iterator):
-            first = next(data, None)
-            data = chain([first], data)
+            begun = list(islice(data, 1))
+            first, data = begun[0] if begun else None, chain(begun, data)
         if not isinstance(first, str | list | None):
             data = open_dataset(data, text_col=cfg.text_col)
     captions: Iterable[Any] = data.captions() if hasattr(data, "captions") else data

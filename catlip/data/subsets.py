@@ -25,7 +25,8 @@ class Subset(Dataset):
         self.name, self.troubles = dataset.name, dataset.troubles
         self.remote, self.window = dataset.remote, dataset.window
         self.ascending = bool((numbers[1:] > numbers[:-1]).all())
-        self.keep = None if dataset.keep is None else dataset.keep[numbers]
+        often = how_often(dataset)
+        self.keep = None if often is None else often[numbers]
         self.shards = np.array([len(numbers)], np.int64)
         self.described = f"{len(numbers):,} of {dataset.described}"
         if self.ascending:
@@ -119,10 +120,17 @@ def subset(dataset: Dataset, indices: Any) -> Dataset:
 def thinned(dataset: Dataset, keep: np.ndarray) -> Dataset:
     """The same samples; sample n is in an epoch with probability keep[n], which its source's weight multiplies."""
     found = Subset(dataset, np.arange(len(dataset)))
-    found.keep = np.asarray(keep, np.float32) * np.repeat(
-        np.array([weight for _, weight in dataset.parts], np.float32), [n for n, _ in dataset.parts]
-    )
+    found.keep = np.asarray(keep, np.float32) * (1 if found.keep is None else found.keep)
     return found
+
+
+def how_often(dataset: Dataset) -> np.ndarray | None:
+    """float32 [N]: how often each sample is in an epoch, on average, its source's weight included; None: once."""
+    sizes, weights = [size for size, _ in dataset.parts], [weight for _, weight in dataset.parts]
+    if all(weight == 1 for weight in weights):
+        return dataset.keep
+    repeated = np.repeat(np.array(weights, np.float32), sizes)
+    return repeated if dataset.keep is None else repeated * dataset.keep
 
 
 def with_classes(
@@ -193,9 +201,10 @@ class Mixture(Dataset):
             f"[{dataset.name}{'' if weight == 1 else f' @ {weight:g}'}: {dataset.described}]"
             for dataset, weight in zip(self.datasets, self.weights, strict=True)
         )
-        if any(dataset.keep is not None for dataset in self.datasets):
-            each = [np.ones(len(d), np.float32) if d.keep is None else d.keep for d in self.datasets]
-            self.keep = np.concatenate(each)
+        often = [how_often(dataset) for dataset in self.datasets]
+        if any(each is not None for each in often):
+            ones = (np.ones(len(dataset), np.float32) for dataset in self.datasets)
+            self.keep = np.concatenate([one if each is None else each for one, each in zip(ones, often, strict=True)])
         if any(dataset.has_classes for dataset in self.datasets):
             self._join_classes()
 

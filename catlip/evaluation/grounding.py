@@ -172,6 +172,11 @@ class Pointer:
             self.dual = routes.dual
             self.directions = embed_names(routes.dual, routes.tokenizer, phrases, TEMPLATES)
 
+    def to(self, device: Any) -> "Pointer":
+        """The same, which computes there."""
+        (self.dual or self.encoder).to(device)
+        return self
+
     @torch.no_grad()
     def maps(self, x: Tensor) -> Tensor:
         """x: images in the encoder's input space -> [B, len(self.known), h, w]."""
@@ -263,8 +268,8 @@ def _maps(
     pointer: Pointer, cfg: GroundConfig, dataset: Dataset, count: int, unreadable: Unreadable
 ) -> Iterator[tuple[str, np.ndarray, Tensor]]:
     """(key, pixels for the page, maps [phrases, h, w]) of each image."""
-    encoder, device = pointer.encoder.eval(), one_device(cfg.device)
-    encoder.to(device)
+    device = one_device(cfg.device)
+    encoder = pointer.to(device).encoder.eval()
     size = encoder.image_size
     for sample in map(dataset.__getitem__, range(count)):
         try:

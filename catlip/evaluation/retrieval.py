@@ -239,6 +239,3 @@ def _from_json(path: Path, text: str, keys: list[str]) -> list[list[str]]:
         )
     captions = list(table.values())
     return [captions[number] for number in numbers if number is not None]
-
-
-# Frozen features, kept: the same encoder, pictures and picture size give the same vectors, so they are made once.

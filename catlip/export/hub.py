@@ -104,14 +104,15 @@ def model_card(run: Path, repo: str, license: str) -> str:
     encoder = load(run)
     record = read_json(run / "config.json") if (run / "config.json").is_file() else {}
     config = record.get("config") or {}
+    results = _results(run)
     parts = [
         _header(license, encoder.in_timm),
-        f"# {repo.split('/')[1]}\n\n{_what(encoder, config)}",
+        f"# {repo.split('/')[1]}\n\n{_what(encoder, config, results)}",
         f"## Use\n\n{_use(repo, encoder, (run / TEXT_FOLDER).is_dir())}",
         f"## Data\n\n{_data(config, record.get('facts') or {})}",
         f"## Vocabulary\n\n{_vocabulary(run, encoder)}",
         f"## Recipe\n\n{_recipe(config, record.get('versions') or {})}",
-        f"## Measured\n\n{_measured(run)}",
+        f"## Measured\n\n{_measured(results)}",
         f"## Licence\n\n{_licence(license)}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -127,12 +128,17 @@ def _header(license: str, in_timm: bool) -> str:
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 
-def _what(encoder: Encoder, config: dict[str, Any]) -> str:
+def _what(encoder: Encoder, config: dict[str, Any], results: list[dict[str, Any]]) -> str:
     numbers = sum(p.numel() for p in encoder.parameters())
     if "checkpoint" in config:
         how = f"converted from the official CatLIP checkpoint `{_inline(Path(config['checkpoint']).name)}`"
     elif "run" in config:
-        what = "as it was, with a text tower beside it" if "steps" in config else "fine-tuned"
+        kept = next((result["kept"] for result in reversed(results) if "kept" in result), None)  # of an adaptation
+        what = "fine-tuned"
+        if "steps" in config:
+            what = "as it was, with a text tower beside it"
+        elif kept == "start" or ("min_count" in config and kept is None):
+            what = "as it was, with a classifier of the captions' nouns"
         how = f"that of `{_inline(_file_name(config['run']))}`, {what} by catlip"
     elif encoder.labels:
         how = "pre-trained by naming the nouns of captions ([CatLIP](https://arxiv.org/abs/2404.15653)) with catlip"
@@ -198,19 +204,25 @@ def _recipe(config: dict[str, Any], versions: dict[str, Any]) -> str:
     for name, value in {**config, **versions}.items():
         flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
     # of the machine, or told above
-    hidden = {"out", "data", "vocab", "labels", "init", "workers", "device", "threads", "checkpoint"}
+    hidden = {"out", "data", "vocab", "labels", "start", "workers", "device", "threads", "checkpoint"}
     shown = {name: _bare(value) for name, value in flat.items() if name not in hidden}
     rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in shown.items()]
     return "\n".join(["| setting | value |", "|---|---|", *rows])
 
 
-def _measured(run: Path) -> str:
-    path, rows = run / "results.jsonl", []
+def _results(run: Path) -> list[dict[str, Any]]:
+    path, found = run / "results.jsonl", []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
-            result = json.loads(line)
+            found.append(json.loads(line))
         except ValueError:
             raise UsageError(f"{path} holds a line that is no JSON: {line[:60]!r}") from None
+    return found
+
+
+def _measured(results: list[dict[str, Any]]) -> str:
+    rows = []
+    for result in results:
         data = result.get("data")
         where = ", ".join(_file_name(name) for name in (data if isinstance(data, list) else [data] if data else []))
         rows += [

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from catlip.atomic import write_text
-from catlip.data.images import decode_upright, to_rgb
+from catlip.data.images import decode_upright
 from catlip.data.mask_classes import Classes
 from catlip.errors import UsageError
 from catlip.models.encoder import REFUSALS, Encoder, misfit, size_refused
@@ -94,11 +94,10 @@ class TrainedSegmenter:
     def __call__(self, image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
         """uint8 [h, w]: the class of each pixel. image: a PIL image, a file, or uint8 [h, w, 3].
 
-        Raises UnreadableImageError for a file that is no image.
+        Files and PIL images are turned as their EXIF says. Raises UnreadableImageError for a file that is no image.
         """
-        if isinstance(image, str | Path):
-            image = decode_upright(Path(image).read_bytes())[0]
-        pixels = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
+        read = Path(image).read_bytes() if isinstance(image, str | Path) else image
+        pixels = decode_upright(read)[0]
         return segment(self.model, pixels, window=self.card.image_size, short_side=self.card.short_side)
 
 

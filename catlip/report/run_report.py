@@ -15,7 +15,7 @@ from catlip.page import Series, chart
 FILE, HELD_OUT = "report.html", "held_out.json"
 WORST = 20  # labels in the table of the least learned
 # Settings that say what a run was made of, whichever verb it is of.
-MADE_OF = ("run", "init", "data", "train", "images", "boxes", "test", "test_images", "test_boxes", "batch_size")
+MADE_OF = ("run", "start", "data", "train", "images", "boxes", "test", "test_images", "test_boxes", "batch_size")
 # What every run logs, and has charts and figures of its own.
 USUAL = "samples loss lr grad_norm images_per_s data_wait memory_gb seconds mfu not_finite_at_step".split()
 

@@ -221,8 +221,8 @@ class PretrainTask(Task):
         elif cfg.held_out:
             from catlip.evaluation.held_out import held_out_evaluation
 
-            source, record = open_dataset(cfg.held_out), out if world.rank == 0 else None
-            vocabulary, limit = self.context.vocabulary, cfg.held_out_limit
+            source = open_dataset(cfg.held_out, image_col=cfg.image_col, text_col=cfg.text_col)
+            vocabulary, limit, record = self.context.vocabulary, cfg.held_out_limit, out if world.rank == 0 else None
             parts.append(held_out_evaluation(source, vocabulary, self.encoder.pixels, limit, world.device, record))
         if cfg.probe:
             from catlip.evaluation.knn import knn_evaluation

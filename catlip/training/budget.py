@@ -15,7 +15,7 @@ from catlip.notices import say
 from catlip.training.distributed import World, all_reduce_min
 from catlip.training.optim import OptimConfig
 from catlip.training.precision import choose
-from catlip.training.runfolder import read_card
+from catlip.training.runfolder import HEAD, read_card
 from catlip.training.state import LoopConfig, State
 
 WARM = 3  # steps of each kind that are not counted: compilation, caches, the loader's start
@@ -73,7 +73,8 @@ def samples_of(cfg: Any, out: Path, length: int, measured: Callable[[], float]) 
     if cfg.batch_size < 1 or min(ways.values()) < 0:
         raise UsageError("`batch_size`, `samples`, `epochs` and `hours` are positive numbers")
     if cfg.hours:
-        if out.exists() and any(out.iterdir()):  # a run in progress keeps the budget that was measured when it began
+        # A run in progress keeps the budget that was measured when it began.
+        if out.exists() and any(path.name != HEAD for path in out.iterdir()):
             return int(read_card(out).get("facts", {}).get("budget", 0)) or cfg.batch_size
         rate = measured()
         wanted = rate * cfg.hours * 3600

@@ -23,14 +23,12 @@ HEAD = "head"  # the first stage of an adaptation, a run in a folder of its own
 # What may change between a run and its resumption: where things lie, how the machine is used, what follows the
 # training; not what is computed.
 MACHINE = {
-    "out", "data", "vocab", "init", "start", "run", "encoder", "train", "test", "classes", "wise", "center", "images",
+    "out", "data", "vocab", "start", "run", "encoder", "train", "test", "classes", "wise", "center", "images",
     "boxes", "test_images", "test_boxes", "save_masks", "show", "workers", "device", "cache_gb", "accept_changes",
     "watch", "watch_every", "watch_limit", "track", "evaluate", "held_out", "held_out_limit", "probe",
     "keep", "keep_loss", "keep_limit", "force",
     "loop.save_every", "loop.micro_batch", "loop.checkpointing", "loop.compile", "loop.shard",
 }  # fmt: skip
-
-RENAMED = {"ranges": "augment"}  # settings that had another name in runs of earlier versions
 
 
 def acquire(out: Path, cfg: Any, facts: dict[str, Any], *, accept: bool) -> bool:
@@ -80,7 +78,7 @@ def key_of(cfg: Any, facts: dict[str, Any]) -> str:
 def _computed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The part of a configuration that decides what is computed."""
     return {
-        RENAMED.get(name, name): _computed(value, f"{prefix}{name}.") if isinstance(value, dict) else value
+        name: _computed(value, f"{prefix}{name}.") if isinstance(value, dict) else value
         for name, value in config.items()
         if prefix + name not in MACHINE
     }
