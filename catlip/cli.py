@@ -14,9 +14,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
+from inspect import signature
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from catlip import machine, notices
 from catlip.config import plain
@@ -26,92 +28,56 @@ from catlip.recipes import RECIPES, check_recipe, load_recipe
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """Where a verb's settings and function are, and what its first arguments without a flag are."""
+    """Where a verb's function is, and what its first arguments without a flag are."""
 
     says: str
     module: str
-    settings: str
     function: str
     first: tuple[str, ...]
     page: str = ""  # module:function that writes a page of the result, if the verb has one
+
+    def opened(self) -> tuple[Any, Any]:
+        """Its function, and the class of its settings, which is what the function calls `config`."""
+        function = getattr(import_module(self.module), self.function)
+        asked = signature(function).parameters["config"].annotation
+        return function, next(kind for kind in (*get_args(asked), asked) if kind is not NoneType)
 
 
 BESIDE = "catlip.report.results:beside_encoder"
 RUN = "catlip.report.results:of_run"
 OUT = "catlip.report.results:in_run_folder"
 VERBS = {
-    "demo": Verb(
-        "everything once, on pictures that come with catlip", "catlip.demo.demo", "DemoConfig", "demo", ("out",)
-    ),
-    "explain": Verb(
-        "a caption's labels, word by word", "catlip.labels.labeler", "ExplainConfig", "explain", ("caption",)
-    ),
-    "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "VocabularyConfig", "build_vocabulary", ("data",)),
-    "sentences": Verb(
-        "captions -> frozen sentence embeddings", "catlip.models.sentences", "SentencesConfig", "sentences", ("data",)
-    ),
-    "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "LabelConfig", "write_labels", ("data",)),
-    "balance": Verb(
-        "captions -> fewer, rare labels' fair share", "catlip.data.corpus", "BalanceConfig", "balance", ("data",)
-    ),
-    "report": Verb(
-        "a look at a run or a corpus: HTML", "catlip.report.label_report", "ReportConfig", "report", ("data",)
-    ),
-    "pack": Verb("pictures and captions -> tar shards", "catlip.data.pack", "PackConfig", "pack", ("data",)),
-    "bench data": Verb(
-        "reading, decoding, cropping: pictures/s", "catlip.data.bench", "BenchConfig", "bench_data", ("data",)
-    ),
-    "plan": Verb(
-        "memory, hours and cost of a recipe, before", "catlip.recipes.plan", "PlanConfig", "plan", ("recipe",)
-    ),
-    "doctor": Verb(
-        "this installation, this machine, what is slow", "catlip.recipes.doctor", "DoctorConfig", "doctor", ()
-    ),
-    "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "SlurmConfig", "slurm", ("command",)),
-    "pretrain": Verb(
-        "shards + vocabulary -> encoder", "catlip.tasks.pretrain", "PretrainConfig", "pretrain", ("recipe",), RUN
-    ),
-    "head": Verb("a classifier of your nouns on a frozen encoder", "catlip.tasks.head", "HeadConfig", "head", ("run",)),
-    "adapt": Verb(
-        "an encoder you have, better at your pictures", "catlip.tasks.adapt", "AdaptConfig", "adapt", ("run",), OUT
-    ),
-    "probe": Verb(
-        "linear probe and kNN on frozen features", "catlip.evaluation.probe", "ProbeConfig", "probe", ("run",), BESIDE
-    ),
-    "compare": Verb("objectives side by side: HTML", "catlip.recipes.compare", "CompareConfig", "compare", ("out",)),
-    "finetune": Verb(
-        "encoder + labelled pictures -> classifier",
-        "catlip.recipes.curves",
-        "FinetuneConfig",
-        "finetune",
-        ("run",),
-        OUT,
-    ),
-    "align": Verb("text tower onto a frozen encoder", "catlip.tasks.align", "AlignConfig", "align", ("run",)),
-    "zeroshot": Verb(
-        "classify by class names alone", "catlip.evaluation.zero_shot", "ZeroShotConfig", "zero_shot", ("run", "data")
-    ),
-    "retrieve": Verb(
-        "captions find pictures, and back", "catlip.evaluation.retrieval", "RetrieveConfig", "retrieve", ("run",)
-    ),
-    "ground": Verb(
-        "where in the picture is it? HTML", "catlip.evaluation.grounding", "GroundConfig", "ground", ("run",), BESIDE
-    ),
-    "segment": Verb(
-        "a class for every pixel: fine-tune, mIoU", "catlip.tasks.segment", "SegmentConfig", "segment", ("run",), OUT
-    ),
-    "bias": Verb("a concept's direction, and without it", "catlip.evaluation.bias", "BiasConfig", "bias", ("run",)),
-    "detect": Verb("boxes and masks: Mask R-CNN. HTML", "catlip.tasks.detect", "DetectConfig", "detect", ("run",), OUT),
-    "convert": Verb(
-        "official checkpoint -> run folder", "catlip.export.convert", "ConvertConfig", "convert", ("checkpoint",)
-    ),
-    "export": Verb("run -> timm, open_clip, ONNX, ...", "catlip.export.export", "ExportConfig", "export", ("run",)),
-    "embed": Verb("pictures -> Parquet with vectors", "catlip.export.embed", "EmbedConfig", "embed", ("run", "images")),
-    "atlas": Verb(
-        "pictures on a map by their features: HTML", "catlip.report.atlas", "AtlasConfig", "atlas", ("run", "images")
-    ),
-    "predict": Verb("a picture's labels, drawn", "catlip.export.predict", "PredictConfig", "predict", ("run", "photo")),
-    "push": Verb("run -> Hugging Face Hub, with a card", "catlip.export.hub", "PushConfig", "push", ("run", "repo")),
+    "demo": Verb("everything once, on pictures that come with catlip", "catlip.demo.demo", "demo", ("out",)),
+    "explain": Verb("a caption's labels, word by word", "catlip.labels.labeler", "explain", ("caption",)),
+    "vocab": Verb("captions -> vocab.tsv", "catlip.data.corpus", "build_vocabulary", ("data",)),
+    "sentences": Verb("captions -> frozen sentence embeddings", "catlip.models.sentences", "sentences", ("data",)),
+    "label": Verb("captions -> Parquet with synsets", "catlip.data.corpus", "write_labels", ("data",)),
+    "balance": Verb("captions -> fewer, rare labels' fair share", "catlip.data.corpus", "balance", ("data",)),
+    "report": Verb("a look at a run or a corpus: HTML", "catlip.report.label_report", "report", ("data",)),
+    "pack": Verb("pictures and captions -> tar shards", "catlip.data.pack", "pack", ("data",)),
+    "bench data": Verb("reading, decoding, cropping: pictures/s", "catlip.data.bench", "bench_data", ("data",)),
+    "plan": Verb("memory, hours and cost of a recipe, before", "catlip.recipes.plan", "plan", ("recipe",)),
+    "doctor": Verb("this installation, this machine, what is slow", "catlip.recipes.doctor", "doctor", ()),
+    "slurm": Verb("an sbatch file that requeues itself", "catlip.recipes.slurm", "slurm", ("command",)),
+    "pretrain": Verb("shards + vocabulary -> encoder", "catlip.tasks.pretrain", "pretrain", ("recipe",), RUN),
+    "head": Verb("a classifier of your nouns on a frozen encoder", "catlip.tasks.head", "head", ("run",)),
+    "adapt": Verb("an encoder you have, better at your pictures", "catlip.tasks.adapt", "adapt", ("run",), OUT),
+    "probe": Verb("linear probe and kNN on frozen features", "catlip.evaluation.probe", "probe", ("run",), BESIDE),
+    "compare": Verb("objectives side by side: HTML", "catlip.recipes.compare", "compare", ("out",)),
+    "finetune": Verb("encoder + labelled pictures -> classifier", "catlip.recipes.curves", "finetune", ("run",), OUT),
+    "align": Verb("text tower onto a frozen encoder", "catlip.tasks.align", "align", ("run",)),
+    "zeroshot": Verb("classify by class names alone", "catlip.evaluation.zero_shot", "zero_shot", ("run", "data")),
+    "retrieve": Verb("captions find pictures, and back", "catlip.evaluation.retrieval", "retrieve", ("run",)),
+    "ground": Verb("where in the picture is it? HTML", "catlip.evaluation.grounding", "ground", ("run",), BESIDE),
+    "segment": Verb("a class for every pixel: fine-tune, mIoU", "catlip.tasks.segment", "segment", ("run",), OUT),
+    "bias": Verb("a concept's direction, and without it", "catlip.evaluation.bias", "bias", ("run",)),
+    "detect": Verb("boxes and masks: Mask R-CNN. HTML", "catlip.tasks.detect", "detect", ("run",), OUT),
+    "convert": Verb("official checkpoint -> run folder", "catlip.export.convert", "convert", ("checkpoint",)),
+    "export": Verb("run -> timm, open_clip, ONNX, ...", "catlip.export.export", "export", ("run",)),
+    "embed": Verb("pictures -> Parquet with vectors", "catlip.export.embed", "embed", ("run", "images")),
+    "atlas": Verb("pictures on a map by their features: HTML", "catlip.report.atlas", "atlas", ("run", "images")),
+    "predict": Verb("a picture's labels, drawn", "catlip.export.predict", "predict", ("run", "photo")),
+    "push": Verb("run -> Hugging Face Hub, with a card", "catlip.export.hub", "push", ("run", "repo")),
 }
 # What a verb cannot do without, where its settings stand in a module that imports torch: told before that.
 NEEDS = {
@@ -224,15 +190,14 @@ def _carry_out(name: str, rest: list[str], asked: list[str]) -> Any:
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     import tyro
 
-    module = import_module(verb.module)
+    function, kind = verb.opened()
     settings = tyro.cli(
-        getattr(module, verb.settings),
+        kind,
         prog=f"catlip {name}",
         args=rest,
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands),
         **start,
     )
-    function = getattr(module, verb.function)
     where = "nowhere" if "--quiet" in asked else "stderr" if "--json" in asked else "stdout"
     with flags_of(settings), notices.told(where):
         result = function(config=settings)

@@ -5,7 +5,6 @@ All that is completed stands in the script, which is written once: no Python run
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from importlib import import_module
 from typing import Any
 
 from catlip.errors import UsageError
@@ -64,7 +63,7 @@ def settings_of(verbs: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, verb in verbs.items():
         try:
-            found[name] = getattr(import_module(verb.module), verb.settings)
+            _, found[name] = verb.opened()
         except ImportError:
             found[name] = None
     return found

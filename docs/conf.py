@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import typing
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,7 @@ def verbs_page() -> str:
         "`probe` take `--format clip-benchmark`.",
     ]
     for name, verb in cli.VERBS.items():
-        kind = getattr(import_module(verb.module), verb.settings)
+        _, kind = verb.opened()
         usage = " ".join(["catlip", name, *(setting.upper() for setting in verb.first), "..."])
         table = [("setting", "value: default", "what"), ("---",) * 3, *rows(kind)]
         parts += [f"## catlip {name}", f"`{usage}`", " ".join((kind.__doc__ or "").split())]

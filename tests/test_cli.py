@@ -10,7 +10,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, fields
-from importlib import import_module
+from functools import wraps
 from pathlib import Path
 from unittest import mock
 
@@ -19,6 +19,7 @@ import pytest
 from catlip import Labeler, Vocabulary, cli
 from catlip.completion import flag_names, settings_of
 from catlip.errors import UsageError
+from catlip.labels import labeler
 from tests.conftest import jpeg
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +89,8 @@ def test_pretrain_has_the_flags_that_scripts_rely_on(capsys: pytest.CaptureFixtu
 def test_a_given_budget_takes_the_recipes_place(budget: list[str], is_: tuple, tmp_path: Path, monkeypatch) -> None:
     from catlip.tasks import pretrain
 
-    monkeypatch.setattr(pretrain, "pretrain", lambda config: (config.samples, config.epochs, config.hours))
+    told = wraps(pretrain.pretrain)(lambda config: (config.samples, config.epochs, config.hours))
+    monkeypatch.setattr(pretrain, "pretrain", told)
     monkeypatch.setenv("RANK", "1")
     assert cli.run(["pretrain", "flickr8k_cpu", "--data", str(tmp_path), "--out", "o", *budget]) == is_
 
@@ -212,15 +214,16 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_what_the_system_refuses_is_one_line(
     error: Exception, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    @wraps(labeler.explain)
     def fail(config: object) -> None:
         raise error
 
-    monkeypatch.setattr("catlip.labels.labeler.explain", fail)
+    monkeypatch.setattr(labeler, "explain", fail)
     assert says in line_of(["explain", "a dog"], monkeypatch, capsys)
 
 
 def test_other_errors_are_ours_and_show_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catlip.labels.labeler.explain", lambda config: {}["no"])
+    monkeypatch.setattr(labeler, "explain", wraps(labeler.explain)(lambda config: {}["no"]))
     monkeypatch.setattr(sys, "argv", ["catlip", "explain", "a dog"])
     with pytest.raises(KeyError):
         cli.main()
@@ -241,7 +244,7 @@ for args, says in {MISTAKES!r}:
 
 @pytest.mark.parametrize("verb", cli.NEEDS)
 def test_what_a_verb_needs_is_what_its_settings_have_no_default_for(verb: str) -> None:
-    settings = getattr(import_module(cli.VERBS[verb].module), cli.VERBS[verb].settings)
+    _, settings = cli.VERBS[verb].opened()
     needed = {f.name for f in fields(settings) if f.default is MISSING and f.default_factory is MISSING}
     assert set(cli.NEEDS[verb].split()) == needed - ({"vocab"} if verb == "pretrain" else set())
 
@@ -256,7 +259,7 @@ def test_recipe_and_objective_are_understood_as_people_write_them(
     from catlip.tasks import pretrain
 
     (tmp_path / "d.tar").touch()
-    monkeypatch.setattr(pretrain, "pretrain", lambda config: config)
+    monkeypatch.setattr(pretrain, "pretrain", wraps(pretrain.pretrain)(lambda config: config))
     monkeypatch.setenv("RANK", "1")
     rest = ["--out", "o", "--batch_size", "7", "--data", str(tmp_path / "d.tar")]
     first = recipe if len(recipe) == 1 and recipe[0][0] != "-" else []
