@@ -20,9 +20,10 @@ from catlip.models import corenet_vit
 from catlip.models.dual_encoder import DualEncoder
 from catlip.models.encoder import Encoder
 from catlip.models.text_tower import TextConfig
-from catlip.objectives.align import Align, AlignObjective
+from catlip.objectives.base import Context
+from catlip.objectives.clip import Align, SigLip
 from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective
-from catlip.objectives.siglip import SigLip, SigLipObjective
+from catlip.tasks.pretrain import as_vocabulary
 
 # name, picture size: a ResNet, a ConvNeXt, a ViT, and one whose size is not timm's own
 BACKBONES = [("test_resnet", 64), ("test_convnext", 64), ("test_vit", 64), ("corenet_vit_tiny", 64)]
@@ -157,13 +158,19 @@ def dual_run(folder: Path, objective: Any) -> tuple[Any, Tokenizer]:
 
 
 TEXT = TextConfig(text_width=64, text_layers=2)
+
+
+def reads(tokenizer: Tokenizer) -> Context:
+    return Context(as_vocabulary(""), tokenizer, TEXT)
+
+
 CAPTIONS = ["a dog", "", "a very long caption of many words about cats, dogs, mats and sofas"]
 
 
 @pytest.mark.parametrize("embed", [0, 24])
 def test_a_text_tower_goes_to_open_clip(tmp_path: Path, capsys, embed: int) -> None:
     open_clip = pytest.importorskip("open_clip")
-    dual, tokenizer = dual_run(tmp_path, lambda e, t: AlignObjective(e, t, Align(embed=embed), TEXT))
+    dual, tokenizer = dual_run(tmp_path, lambda e, t: Align(embed=embed).build(e, reads(t)))
     assert set(export(tmp_path / "run", "open_clip").differences) == {"pooled", "text"}
     assert "text tower and tokenizer included" in capsys.readouterr().out
     folder = tmp_path / "run" / "export" / "open_clip"
@@ -183,7 +190,7 @@ def test_a_text_tower_goes_to_open_clip(tmp_path: Path, capsys, embed: int) -> N
 @pytest.mark.parametrize(
     ("objective", "reason"),
     [
-        (lambda e, t: SigLipObjective(e, t, SigLip(embed=16), TEXT), "cannot say that padding is masked"),
+        (lambda e, t: SigLip(embed=16).build(e, reads(t)), "cannot say that padding is masked"),
         (lambda e, t: ClipLiteObjective(e, t, ClipLite(embed=16, critic_width=24), TEXT), "projections of CLIP-Lite"),
     ],
 )

@@ -21,15 +21,15 @@ from catlip.models.dual_encoder import load_dual
 from catlip.models.encoder import Encoder
 from catlip.models.sentences import Sentences
 from catlip.models.text_tower import TextConfig
-from catlip.objectives.align import Align, AlignObjective
-from catlip.objectives.clip import Clip, ClipObjective
+from catlip.objectives.base import Context
+from catlip.objectives.clip import Clip, SigLip
 from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective, adversarial_prior, released_prior
 from catlip.objectives.contrastive import derangement, info_nce, pairwise_sigmoid
 from catlip.objectives.hybrid import HybridObjective
-from catlip.objectives.siglip import SigLip, SigLipObjective
 from catlip.objectives.subwords import SubwordObjective, Subwords
 from catlip.objectives.synsets import SynsetObjective, Synsets
 from catlip.objectives.text import Text, TextObjective
+from catlip.tasks.pretrain import as_vocabulary
 
 TEXT = TextConfig(text_width=64, text_layers=1)
 VOCAB = 40
@@ -68,14 +68,18 @@ def rows(batch: Batch, a: int, b: int) -> Batch:
     return batch._slice(a, b)
 
 
+def context() -> Context:
+    return Context(as_vocabulary(""), TOKENIZER, TEXT, sentences=make_sentences())
+
+
 def make_objective(name: str, encoder: Encoder | None = None) -> nn.Module:
     encoder = encoder or make_encoder()
     torch.manual_seed(1)
     match name:
         case "clip":
-            return ClipObjective(encoder, TOKENIZER, Clip(embed=16), TEXT)
+            return Clip(embed=16).build(encoder, context())
         case "siglip":
-            return SigLipObjective(encoder, TOKENIZER, SigLip(embed=16), TEXT)
+            return SigLip(embed=16).build(encoder, context())
         case "clip_lite":
             cfg = ClipLite(embed=16, critic_width=80, prior="adversarial")
             return ClipLiteObjective(encoder, TOKENIZER, cfg, TEXT)
@@ -84,11 +88,11 @@ def make_objective(name: str, encoder: Encoder | None = None) -> nn.Module:
         case "smooth_l1":
             return TextObjective(encoder, make_sentences(), Text(distance="smooth_l1"))
         case "clip_frozen":
-            return ClipObjective(encoder, make_sentences(), Clip(embed=16, text="frozen"), TEXT)
+            return Clip(embed=16, text="frozen").build(encoder, context())
         case "clip_direct":
-            return ClipObjective(encoder, make_sentences(), Clip(embed=0, text="frozen"), TEXT)
+            return Clip(embed=0, text="frozen").build(encoder, context())
         case "siglip_frozen":
-            return SigLipObjective(encoder, make_sentences(), SigLip(embed=16, text="frozen"), TEXT)
+            return SigLip(embed=16, text="frozen").build(encoder, context())
         case "clip_lite_frozen":
             cfg = ClipLite(embed=16, critic_width=80, text="frozen")
             return ClipLiteObjective(encoder, make_sentences(), cfg, TEXT)
@@ -97,8 +101,6 @@ def make_objective(name: str, encoder: Encoder | None = None) -> nn.Module:
             return HybridObjective(parts, (1.0, 0.5, 0.25), balance=True)
         case "subwords":
             return SubwordObjective(encoder, TOKENIZER, Subwords())
-        case "align":
-            return AlignObjective(encoder, TOKENIZER, Align(), TEXT)
         case "synsets":
             return SynsetObjective(encoder, [1] * 5, 10, Synsets())
         case "superclip":
@@ -119,7 +121,7 @@ def two_steps(objective: Any, forward: Any, share: slice) -> Tensor:
 
 
 TEXTLESS = ["text", "smooth_l1", "clip_frozen", "clip_direct", "siglip_frozen", "clip_lite_frozen", "taught"]
-ALL = ["clip", "siglip", "clip_lite", "subwords", "align", "superclip", "siglip_synsets", *TEXTLESS]
+ALL = ["clip", "siglip", "clip_lite", "subwords", "superclip", "siglip_synsets", *TEXTLESS]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -168,7 +170,7 @@ def test_bfloat16_changes_little(name: str) -> None:
     assert half.item() == pytest.approx(full, rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "clip_lite", "align", "superclip", "clip_frozen"])
+@pytest.mark.parametrize("name", ["clip", "siglip", "clip_lite", "superclip", "clip_frozen"])
 def test_a_single_picture_has_no_wrong_caption(name: str) -> None:
     with pytest.raises(UsageError, match="single picture"):
         make_objective(name).eval()(make_batch(1))
@@ -182,7 +184,7 @@ def test_a_single_picture_without_contrast_is_fine() -> None:
     assert math.isfinite(make_objective("synsets")(make_batch(1))[0].item())
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "clip_lite", "subwords", "align", *TEXTLESS])
+@pytest.mark.parametrize("name", ["clip", "siglip", "clip_lite", "subwords", *TEXTLESS])
 def test_empty_captions_are_captions(name: str) -> None:
     batch = make_batch()
     assert batch.tokens is not None
@@ -543,38 +545,7 @@ def test_hybrid_is_the_weighted_sum_and_sees_each_picture_once() -> None:
         HybridObjective(parts, (1.0,))
 
 
-def test_align_leaves_the_encoder_alone_and_gives_it_words() -> None:
-    """A frozen encoder with batch norm; captions that name what differs between pictures are told apart afterwards."""
-    encoder = make_encoder("test_resnet")
-    before = {n: v.clone() for n, v in encoder.state_dict().items()}
-    objective = AlignObjective(encoder, TOKENIZER, Align(), TEXT).train()
-    g = torch.Generator().manual_seed(0)
-    colours = torch.tensor([[220, 30, 30], [30, 200, 40], [30, 40, 220]])
-
-    def draw(n: int) -> Batch:
-        batch, kind = make_batch(n), torch.arange(n) % 3
-        noise = torch.randint(-25, 26, (n, 3, 32, 32), generator=g)
-        image = encoder.normalize((colours[kind][:, :, None, None] + noise).clamp(0, 255).to(torch.uint8))
-        tokens = torch.zeros(n, 8, dtype=torch.int64)
-        tokens[:, 0], tokens[:, 1], tokens[:, 2] = VOCAB - 2, 5 + kind, VOCAB - 1
-        return Batch(image, batch.flip, batch.labels, batch.offsets, batch.captions, batch.keys, tokens)
-
-    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
-    for _ in range(60):
-        loss, _ = objective(draw(12))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    after = encoder.state_dict()
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-    test, classes = draw(30), draw(3).tokens
-    assert classes is not None
-    with torch.no_grad():
-        scores = objective.embed_images(test.image) @ objective.embed_captions(classes).T
-    assert (scores.argmax(1) == torch.arange(30) % 3).float().mean() > 0.9
-
-
-PARALLEL = ["clip", "siglip", "subwords", "align", "superclip", "siglip_synsets", "text", "clip_frozen", "taught"]
+PARALLEL = ["clip", "siglip", "subwords", "superclip", "siglip_synsets", "text", "clip_frozen", "taught"]
 SHARES = {"even": (4, 4, 4), "uneven": (3, 2, 4)}  # pictures of each of three processes
 
 

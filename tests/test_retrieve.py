@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import catlip
 from catlip import cli
 from catlip.data.images import Unreadable
 from catlip.errors import UsageError
@@ -18,6 +19,7 @@ from catlip.evaluation.features import CaptionFeatures
 from catlip.evaluation.retrieval import both_ways, first_ranks, read_captions, recalls, retrieve
 from catlip.models.dual_encoder import load_dual
 from catlip.models.encoder import Encoder
+from catlip.models.text_tower import TextConfig
 from catlip.models.weights import load
 from tests.test_zero_shot import FRUITS
 
@@ -119,6 +121,17 @@ def test_align_then_retrieve_by_both_routes(run: Path, coloured_shards: Callable
         cli.run(["align", str(run), "--data", data, "--out", str(out), "--batch-size", "24"])
     with pytest.raises(UsageError, match="--batch-size 256 for 48 images"):
         cli.run(["align", str(run), "--data", data, "--out", str(tmp_path / "new")])
+
+
+def test_align_leaves_an_encoder_in_memory_as_it_was(coloured_shards: Callable[..., str], tmp_path: Path) -> None:
+    encoder = Encoder.create("test_resnet", image_size=32).train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    size = TextConfig(text_width=64, text_layers=1)
+    catlip.align(
+        encoder, coloured_shards(24, 1), out=str(tmp_path / "out"), steps=2, batch_size=8, text=size, device="cpu"
+    )
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def test_mistakes(run: Path, coloured_shards: Callable[..., str], tmp_path: Path) -> None:

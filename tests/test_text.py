@@ -11,9 +11,11 @@ from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual_encoder import MAX_SCALE, DualEncoder, load_dual
 from catlip.models.encoder import Encoder
 from catlip.models.text_tower import TextConfig, TextTower
-from catlip.objectives.clip import Clip, ClipObjective
+from catlip.objectives.base import Context
+from catlip.objectives.clip import Clip
 from catlip.objectives.hybrid import HybridObjective
 from catlip.objectives.subwords import SubwordObjective, Subwords
+from catlip.tasks.pretrain import as_vocabulary
 
 CFG = TextConfig(text_width=64, text_layers=2)
 CAPTIONS = ["a dog on a mat", "", "two cats", "one very long caption about dogs and cats and mats and sofas"]
@@ -95,7 +97,7 @@ def test_a_dual_encoder_comes_back_as_it_was(
 
 def test_a_part_of_a_hybrid_is_saved_like_any_other(tokenizer: Tokenizer, tmp_path: Path) -> None:
     encoder = Encoder.create("test_vit", image_size=32)
-    clip = ClipObjective(encoder, tokenizer, Clip(embed=16), CFG)
+    clip = Clip(embed=16).build(encoder, Context(as_vocabulary(""), tokenizer, CFG))
     hybrid = HybridObjective({"clip": clip, "subwords": SubwordObjective(encoder, tokenizer, Subwords())}, (1.0, 1.0))
     hybrid.encoder.save(tmp_path / "encoder")
     clip.save_text(tmp_path, tokenizer)

@@ -1,18 +1,20 @@
-"""CLIP (arXiv 2103.00020): which caption of the whole batch belongs to which picture."""
+"""Which caption belongs to which picture: CLIP (arXiv 2103.00020) asks for each picture of the whole batch, SigLIP
+(arXiv 2303.15343) for each pair, together or not, and LiT (arXiv 2111.07991) either, of an encoder that stays as it is.
 
-from dataclasses import dataclass
-from typing import ClassVar
+With LiT's text tower an encoder that was trained without one (CatLIP, SuperClass, any of timm's) classifies by class
+names and finds pictures by sentences.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from catlip.data.batches import Batch
-from catlip.labels.tokenizer import Tokenizer
 from catlip.models.dual_encoder import READS, DualEncoder, Side, read_by
 from catlip.models.encoder import Encoder
-from catlip.models.sentences import Sentences
-from catlip.models.text_tower import TextConfig
 from catlip.objectives.base import Context
-from catlip.objectives.contrastive import info_nce
+from catlip.objectives.contrastive import info_nce, pairwise_sigmoid
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,29 +30,67 @@ class Clip:
     def needs(self) -> frozenset[str]:
         return frozenset({READS[self.text]})
 
-    def build(self, encoder: Encoder, context: Context) -> "ClipObjective":
+    def build(self, encoder: Encoder, context: Context) -> "DualObjective":
         """The objective with its initial weights."""
-        return ClipObjective(encoder, context.reader(self.text), self, context.text)
+        return DualObjective(encoder, context.reader(self.text), context.text, embed=self.embed, scale=1 / 0.07)
 
 
-class ClipObjective(DualEncoder):
-    """Dual encoder with a learned temperature. forward(batch) -> (loss, metrics); needs batch.tokens, or
-    batch.sentences if the text side is frozen.
+@dataclass(kw_only=True, slots=True)
+class SigLip:
+    """Settings of the objective."""
 
-    Raises UsageError if the batch of all processes is a single picture.
+    name: ClassVar[str] = "siglip"
+
+    embed: int = 512  # length of the vectors that are compared
+    text: Side = "tower"  # frozen: sentence embeddings and a linear projection, instead of a text tower
+    bias: float = -10.0  # of all pairs at the start: nearly all do not belong together (section 3.2)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({READS[self.text]})
+
+    def build(self, encoder: Encoder, context: Context) -> "DualObjective":
+        """The objective with its initial weights."""
+        reader = context.reader(self.text)
+        size = replace(context.text, causal=bool(context.text.causal))  # bidirectional, unless asked otherwise
+        return DualObjective(encoder, reader, size, embed=self.embed, scale=10.0, bias=self.bias)
+
+
+@dataclass(kw_only=True, slots=True)
+class Align:
+    """Settings of the objective."""
+
+    name: ClassVar[str] = "align"
+    needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
+
+    embed: int = 0  # length of the vectors that are compared; 0: the encoder's own, without a projection, as in LiT
+    contrast: Literal["softmax", "sigmoid"] = "softmax"  # CLIP's loss (LiT) or SigLIP's (SigLiT)
+
+    def build(self, encoder: Encoder, context: Context) -> "DualObjective":
+        """The objective with its initial weights."""
+        scale, bias = (10.0, -10.0) if self.contrast == "sigmoid" else (1 / 0.07, None)
+        return DualObjective(encoder, context.reader("tower"), context.text, embed=self.embed, scale=scale, bias=bias)
+
+
+class DualObjective(DualEncoder):
+    """Dual encoder with a learned temperature, and with a learned bias if each pair is asked about.
+
+    forward(batch) -> (loss, metrics); needs batch.tokens, or batch.sentences if the text side is frozen. Raises
+    UsageError if the batch of all processes is a single picture: without negatives all vectors would collapse into one.
     """
 
     needs_global_batch = True  # every other caption of the batch is a negative
-
-    def __init__(self, encoder: Encoder, reader: Tokenizer | Sentences, cfg: Clip, text: TextConfig) -> None:
-        """reader: what the loader reads captions with; text: a tower's size."""
-        super().__init__(encoder, reader, text, embed=cfg.embed, scale=1 / 0.07)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return self.loss(self.encoder.pooled(batch.image), batch)
 
     def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The same from what the encoder returned for the batch, [B, encoder.width]."""
-        scale = self.scale()
-        loss = info_nce(self.embed_pooled(pooled), self.embed_captions(read_by(self.text, batch)), scale)
-        return loss, {"loss": loss.detach(), "scale": scale.detach()}
+        both = self.embed_pooled(pooled), self.embed_captions(read_by(self.text, batch))
+        learned = {"scale": self.scale()}
+        if self.logit_bias is None:
+            loss = info_nce(*both, **learned)
+        else:
+            learned["bias"] = self.bias()
+            loss = pairwise_sigmoid(*both, **learned)
+        return loss, {"loss": loss.detach(), **{name: value.detach() for name, value in learned.items()}}

@@ -12,10 +12,9 @@ from typing import Any
 
 from catlip.errors import UsageError
 from catlip.objectives.base import needs_of
-from catlip.objectives.clip import Clip
+from catlip.objectives.clip import Clip, SigLip
 from catlip.objectives.clip_lite import ClipLite
 from catlip.objectives.hybrid import Hybrid
-from catlip.objectives.siglip import SigLip
 from catlip.objectives.subwords import Subwords
 from catlip.objectives.synsets import Synsets
 from catlip.objectives.text import Text

@@ -4,6 +4,7 @@ The encoder does not change, so each image goes through it once, as evaluation s
 the vectors: minutes, where the images themselves would take hours.
 """
 
+import copy
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,8 @@ from catlip.labels.tokenizer import TokenizerConfig, make_tokenizer
 from catlip.models.model_folders import ENCODER_FOLDER, HUB, model_folder
 from catlip.models.text_tower import TextConfig
 from catlip.models.weights import fingerprint, load, origin
-from catlip.objectives.align import Align, AlignObjective
+from catlip.objectives.base import Context
+from catlip.objectives.clip import Align, DualObjective
 from catlip.tasks.head import as_vectors
 from catlip.tasks.pretrain import as_vocabulary
 from catlip.training.distributed import World, joined
@@ -66,13 +68,14 @@ def align(encoder: Any = None, data: Any = None, *, config: AlignConfig | None =
     if not (cfg.samples or cfg.epochs or cfg.hours):
         cfg = replace(cfg, samples=cfg.steps * cfg.batch_size)
     with joined(cfg.device) as world:
-        frozen, dataset = load(cfg.run), open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
+        frozen = copy.deepcopy(load(cfg.run)).requires_grad_(False)  # whoever gave it may go on training it
+        dataset = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
         vectors = as_vectors(frozen, dataset, world)
         if len(vectors) < cfg.batch_size:
             raise UsageError(f"`batch_size` {cfg.batch_size} for {len(vectors):,} images with captions; lower it")
         torch.manual_seed(cfg.seed)
         tokenizer = make_tokenizer(cfg.tokens, (caption for some in vectors.captions() for caption in some))
-        objective = AlignObjective(frozen, tokenizer, cfg.objective, cfg.text)
+        objective = cfg.objective.build(frozen, Context(as_vocabulary(""), tokenizer, cfg.text))
         cfg = opened(cfg, data=dataset)
         return train(AlignTask(cfg, objective), vectors, cfg, cfg.out)
 
@@ -80,7 +83,7 @@ def align(encoder: Any = None, data: Any = None, *, config: AlignConfig | None =
 class AlignTask(Task):
     """A text tower on frozen vectors."""
 
-    def __init__(self, cfg: AlignConfig, objective: AlignObjective) -> None:
+    def __init__(self, cfg: AlignConfig, objective: DualObjective) -> None:
         super().__init__(objective, image_size=1)
         self.cfg = cfg
 

@@ -153,12 +153,23 @@ class State:
         divided by the step's whole batch.
         """
         assert batch.step is not None
+        metrics = self._gradients(batch)
+        if (norm := self._step(lr)) is not None:
+            metrics["grad_norm"] = norm
+        self.task.after_step()
+        self._note_if_not_finite(batch.step.number, metrics)
+        self.seen, self.steps = batch.step.start + batch.step.batch, self.steps + 1
+        if self.average:
+            self.average.update(self.task, batch.step.number + 1)
+        return metrics
+
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Those of a step, made in as many parts as memory asks for; the metrics."""
         # Several processes end at the first try: half of an exchange of gradients cannot be taken back.
         before = Before(self.task, self.world.device) if self.world.size == 1 else None
-        metrics: dict[str, Tensor] = {}
-        while not metrics:
+        while True:
             with contextlib.suppress(torch.OutOfMemoryError):  # its traceback holds on to all that the try has made
-                metrics = accumulate(
+                return accumulate(
                     self.wrapped,
                     batch,
                     self.world,
@@ -166,32 +177,33 @@ class State:
                     micro_batch=self.micro_batch,
                     scale=self.scaler.scale,
                 )
-            if not metrics:
-                self._halve(len(batch))
-                assert before is not None
-                before.put_back()
+            self._halve(len(batch))
+            assert before is not None
+            before.put_back()
+
+    def _step(self, lr: float) -> Tensor | None:
+        """Move the weights; the norm of the gradients before they were clipped, if they are."""
+        norm: Any = None
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("lr_scale", 1.0)
             self.scaler.unscale_(optimizer)
         if self.optim.clip:
-            norm: Any = nn.utils.clip_grad_norm_(self.task.parameters(), self.optim.clip).detach()
-            metrics["grad_norm"] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+            norm = nn.utils.clip_grad_norm_(self.task.parameters(), self.optim.clip).detach()
+            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
-        self.task.after_step()
-        # A gradient that is not finite has just spoilt the weights, although the loss before it was fine. Where the
-        # loss is scaled, the step was left out instead, and the scale will be less the next time.
+        return norm
+
+    def _note_if_not_finite(self, step: int, metrics: dict[str, Tensor]) -> None:
+        """A gradient that is not finite has just spoilt the weights, although the loss before it was fine. Where the
+        loss is scaled, the step was left out instead, and the scale will be less the next time."""
         unscaled = self.scaler.scale(torch.ones((), device=self.world.device)) <= 1
         steady = torch.isfinite(metrics.get("grad_norm", metrics["loss"])) | ~unscaled
         finite = torch.isfinite(metrics["loss"]) & steady
-        self.bad = torch.where((self.bad < 0) & ~finite, batch.step.number, self.bad)
-        self.seen, self.steps = batch.step.start + batch.step.batch, self.steps + 1
-        if self.average:
-            self.average.update(self.task, batch.step.number + 1)
-        return metrics
+        self.bad = torch.where((self.bad < 0) & ~finite, step, self.bad)
 
     def _halve(self, share: int) -> None:
         """Out of memory: go on with half the micro-batch. The same result, if a loss looks at pictures one by one."""
