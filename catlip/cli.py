@@ -86,7 +86,7 @@ NEEDS = {
     "pretrain": "data out",
     "head": "data out",
     "adapt": "data out",
-    "probe": "train test",
+    "probe": "run train test",
     "compare": "out data train test",
     "finetune": "run train test out",
     "align": "run data out",

@@ -22,13 +22,14 @@ from catlip.data.images import left_out
 from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Matcher, run_labeler
-from catlip.evaluation.features import caption_features, data_name, name_of
+from catlip.evaluation.features import caption_features, data_name
 from catlip.evaluation.linear_probe import fit_logistic
 from catlip.evaluation.result import Result, Table, percent
 from catlip.evaluation.transfer_init import head_of
 from catlip.evaluation.zero_shot import TEMPLATES, Route, Routes, embed_names, open_routes
 from catlip.labels.labeler import Labeler
 from catlip.models.encoder import Encoder
+from catlip.models.weights import named
 from catlip.training.distributed import one_device
 
 BOOTSTRAPS = 1000
@@ -121,7 +122,7 @@ def bias(encoder: Any = None, data: Any = None, *, config: BiasConfig | None = N
     )
     used = [pair for pair in pairs if pair[0] in vectors and pair[1] in vectors]
     known = [target for target in targets if target in vectors]
-    name = name_of(cfg.run)
+    name = named(cfg.run)
     if not used or not known:
         raise UsageError(f"{name} knows {len(used)} of the pairs and {len(known)} of the targets; name others")
     direction, share = concept_direction(torch.stack([torch.stack([vectors[a], vectors[b]]) for a, b in used]))

@@ -49,11 +49,6 @@ def folder_of(run: Any) -> Path | None:
     return Path(name) if name and Path(name).is_dir() else None
 
 
-def name_of(run: Any) -> str:
-    """What a result calls the encoder: where it is from, or its architecture."""
-    return origin(run) or run.architecture
-
-
 def data_name(given: Any, dataset: Dataset) -> str:
     """What a result calls the data."""
     return given if isinstance(given, str) else dataset.name

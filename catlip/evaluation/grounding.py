@@ -21,11 +21,12 @@ from catlip.data.images import Unreadable, UnreadableImageError, decode_upright,
 from catlip.data.open import open_dataset, open_images
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher, run_labeler
-from catlip.evaluation.features import data_name, name_of
+from catlip.evaluation.features import data_name
 from catlip.evaluation.relevance import Pointed, area, inside, peak, pointing_game, position_vectors
 from catlip.evaluation.result import NOT_SAVED, Result, Table, listed, percent
 from catlip.evaluation.transfer_init import head_of
 from catlip.evaluation.zero_shot import TEMPLATES, Route, embed_names, matching, open_routes
+from catlip.models.weights import named
 from catlip.notices import say
 from catlip.training.distributed import one_device
 
@@ -164,7 +165,7 @@ class Pointer:
             # Less the mean row: where this label answers more than labels do on the whole. 3 points better, measured.
             rows = [weight[list(match.rows)].mean(0) - weight.mean(0) for match in self.matches if match.rows]
             if not rows:
-                raise UsageError(f"{name_of(run)}: no phrase is near a synset that it knows, e.g. {phrases[0]!r}")
+                raise UsageError(f"{named(run)}: no phrase is near a synset that it knows, e.g. {phrases[0]!r}")
             self.directions = torch.stack(rows)
         else:
             assert routes.dual is not None
@@ -234,7 +235,7 @@ def ground(
         images=name,
         boxes=cfg.boxes,
         image_size=pointer.encoder.image_size,
-        encoder=name_of(cfg.run),
+        encoder=named(cfg.run),
         maps=[seen[int(i * step)] for i in range(min(cfg.show, len(seen)))],
         **left_out(images=unreadable),
         seconds=round(time.perf_counter() - began, 1),

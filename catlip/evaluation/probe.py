@@ -23,7 +23,7 @@ from catlip.data.open import open_dataset
 from catlip.data.subsets import share_of_each, shots_of_each
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, rows_of
-from catlip.evaluation.features import cached_features, class_indices, data_name, name_of, open_encoder
+from catlip.evaluation.features import cached_features, class_indices, data_name, open_encoder
 from catlip.evaluation.knn import knn
 from catlip.evaluation.learning_curve import drawn_curves
 from catlip.evaluation.linear_probe import linear_probe
@@ -32,6 +32,7 @@ from catlip.evaluation.svm_probe import MultiLabelProbeResult, svm_probe
 from catlip.evaluation.transfer_init import ALPHA, TransferRows, head_of, match_rows, scale_rows, told
 from catlip.evaluation.zero_shot import given_names
 from catlip.models.encoder import Encoder
+from catlip.models.weights import named, open_weights
 from catlip.training.distributed import one_device
 
 FEW = 1000  # images; below, a fifth of them is too few to choose the penalty by
@@ -42,9 +43,8 @@ FOLDS = 5
 class ProbeConfig:
     """Settings of `catlip probe`."""
 
-    run: str | None = None  # run folder; from Python also an Encoder or a Run
-    encoder: str | None = None  # instead of a run: a model folder, or timm:NAME
-    untrained: bool = False  # with --encoder timm:NAME: random weights, for a baseline
+    run: str  # run or model folder, timm:NAME, hf-hub:ORG/NAME, or NAME=FILE; from Python also an Encoder or a Run
+    untrained: bool = False  # the same architecture with random weights, for a baseline
     image_size: int | None = None  # pixels; default: the encoder's own
     train: str  # tars (KEY.jpg and KEY.cls), a folder with a folder a class, a CSV (image,labels), a COCO .json
     test: str  # the same; where pictures have several labels, each class has a linear SVM, by VOC07's protocol
@@ -176,7 +176,7 @@ def probe(
     model = _encoder(cfg)
     rows, matches = None, []
     if cfg.init == "transfer":
-        matches = match_rows(model, _run(cfg), transfer_names(learned, classes, cfg.classes), cfg.alpha)
+        matches = match_rows(model, cfg.run, transfer_names(learned, classes, cfg.classes), cfg.alpha)
         rows = partial(scale_rows, matches, head_of(model)[0])
     device, bad_train, bad_test = one_device(cfg.device), Unreadable(), Unreadable()
     x_train, kept = cached_features(model, learned, device, bad_train, cache=cfg.cache)
@@ -202,14 +202,14 @@ def probe(
         test=len(kept_test),
         image_size=model.image_size,
         data=[data_name(cfg.train, learned), data_name(cfg.test, tested)],
-        encoder=_name(cfg),
+        encoder=named(cfg.run, cfg.untrained),
         curve=curve if len(curve) > 1 or rows is not None or len(last.knn) > 1 else [],
         neighbours=cfg.neighbours,
         **transferred,
         **left_out(train=bad_train, test=bad_test),
         seconds=round(time.perf_counter() - began, 1),
     )
-    return result.saved(cfg.run or "")
+    return result.saved("" if cfg.untrained else cfg.run)  # what is not the run's is not its result
 
 
 def measure(
@@ -254,17 +254,17 @@ def _probe_multilabel(cfg: ProbeConfig, train: Dataset, began: float) -> MultiLa
     test = open_dataset(cfg.test, target="classes", multi=True)
     say_troubles(train, test)
     result = svm_probe(_encoder(cfg), train, test, one_device(cfg.device), seed=cfg.seed, cache=cfg.cache)
-    result.encoder = _name(cfg)
+    result.encoder = named(cfg.run, cfg.untrained)
     result.data = [data_name(cfg.train, train), data_name(cfg.test, test)]
     result.seconds = round(time.perf_counter() - began, 1)
-    return result.saved(cfg.run or "")
+    return result.saved("" if cfg.untrained else cfg.run)  # what is not the run's is not its result
 
 
 def wanted_amounts(cfg: ProbeConfig) -> tuple[list[float], list[int]]:
     """(shares of the training set, images of each class), one of them empty. Raises UsageError."""
-    named = [f"`{way}`" for way in ("fractions", "shots") if getattr(cfg, way)]
-    if (named and cfg.fraction != 1) or len(named) > 1:
-        raise UsageError(f"`fraction`, `fractions` and `shots` are three ways; found {', '.join(named)}")
+    ways = [f"`{way}`" for way in ("fractions", "shots") if getattr(cfg, way)]
+    if (ways and cfg.fraction != 1) or len(ways) > 1:
+        raise UsageError(f"`fraction`, `fractions` and `shots` are three ways; found {', '.join(ways)}")
     shares = numbers_in(cfg.fractions, "`fractions`", float) if cfg.fractions else [cfg.fraction]
     shots = numbers_in(cfg.shots, "`shots`", int) if cfg.shots else []
     for share in [] if shots else shares:
@@ -302,22 +302,8 @@ def transfer_names(train: Dataset, classes: Sequence[str], given: Any) -> list[C
     return [names[place] for place in places]
 
 
-def _run(cfg: ProbeConfig) -> Any:
-    """The encoder that is meant. Raises UsageError."""
-    if bool(cfg.run) == bool(cfg.encoder):
-        raise UsageError("name one encoder: a run folder, or `encoder` timm:NAME or a model folder")
-    return cfg.run or cfg.encoder
-
-
-def _name(cfg: ProbeConfig) -> str:
-    return f"{name_of(_run(cfg))}{' untrained' if cfg.untrained else ''}"
-
-
 def _encoder(cfg: ProbeConfig) -> Encoder:
-    run = _run(cfg)
     if not cfg.untrained:
-        return open_encoder(run, cfg.image_size)
-    if not str(run).startswith("timm:"):
-        raise UsageError("`untrained` goes with `encoder` timm:NAME")
+        return open_encoder(cfg.run, cfg.image_size)
     torch.manual_seed(cfg.seed)
-    return Encoder.create(str(run).removeprefix("timm:"), image_size=cfg.image_size or 224)
+    return open_weights(cfg.run, untrained=True).build(image_size=cfg.image_size or 0)

@@ -21,13 +21,14 @@ from catlip.data.open import open_dataset
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import run_labeler
 from catlip.evaluation.classification import NEVER
-from catlip.evaluation.features import CaptionFeatures, caption_features, data_name, name_of
+from catlip.evaluation.features import CaptionFeatures, caption_features, data_name
 from catlip.evaluation.result import Result, Table
 from catlip.evaluation.transfer_init import head_of
 from catlip.evaluation.zero_shot import Route, embed_texts, open_routes
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import classes_in
 from catlip.models.encoder import Encoder
+from catlip.models.weights import named
 from catlip.training.distributed import one_device
 
 ROUNDING = 1e-6  # of the vectors' lengths: scores nearer than that are equal, however a matrix product rounded them
@@ -100,7 +101,7 @@ def retrieve(
     other = read_captions(cfg.captions, [sample.key for sample in dataset]) if cfg.captions else None
     found = caption_features(routes.encoder, dataset, one_device(cfg.device), other)
     texts = [caption for captions in found.captions for caption in captions]
-    name = name_of(cfg.run)
+    name = named(cfg.run)
     if not texts:
         raise UsageError(f"`data` {dataset.name}: not one picture has a caption; `captions` names a file that has them")
     scores: dict[str, dict[str, Any]] = {}

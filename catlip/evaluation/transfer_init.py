@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import ClassName, Match, Matcher, run_labeler
-from catlip.evaluation.features import name_of
 from catlip.models.encoder import Encoder
+from catlip.models.weights import named
 
 ALPHA = 0.25  # least path similarity: three steps in WordNet, deer - ruminant - bovid - sheep
 
@@ -70,7 +70,7 @@ def match_rows(encoder: Encoder, run: Any, classes: Sequence[ClassName], alpha: 
     """Where each class is found; needs no images. Raises UsageError as `transfer_rows` does."""
     if not 0 < alpha <= 1:
         raise UsageError(f"`alpha` {alpha:g}: path similarities are above 0 and at most 1")
-    labeler, where = run_labeler(run), name_of(run)
+    labeler, where = run_labeler(run), named(run)
     if not any(map(labeler.wordnet.has_synset, encoder.labels)):
         what = f"its labels are no synsets, e.g. {encoder.labels[0]!r}" if encoder.labels else "it has none"
         raise UsageError(

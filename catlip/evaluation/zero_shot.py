@@ -21,7 +21,7 @@ from catlip.data.images import Unreadable, left_out
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike, read_names, rows_of, run_labeler
 from catlip.evaluation.classification import MEASURES, accuracies, combine, per_class, ranks, standard
-from catlip.evaluation.features import data_name, features, name_of, open_encoder, open_labelled
+from catlip.evaluation.features import data_name, features, open_encoder, open_labelled
 from catlip.evaluation.result import NOT_SAVED, Result, Table, listed, percent
 from catlip.evaluation.transfer_init import head_of as head_of
 from catlip.labels.tokenizer import Tokenizer
@@ -29,6 +29,7 @@ from catlip.labels.wordnet import open_lexicon
 from catlip.models.dual_encoder import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder
 from catlip.models.sentences import Sentences
+from catlip.models.weights import named
 from catlip.training.distributed import one_device
 
 Route = Literal["auto", "head", "text"]
@@ -138,7 +139,7 @@ def zero_shot(
         pictures=len(wanted),
         data=data_name(cfg.data, dataset),
         image_size=routes.encoder.image_size,
-        encoder=name_of(cfg.run),
+        encoder=named(cfg.run),
         seconds=round(time.perf_counter() - began, 1),
         calibrate=cfg.calibrate,
         **(matching(matches, routes.encoder) if matches else {}),
@@ -161,7 +162,7 @@ def open_routes(run: Any, route: Route, image_size: int | None = None, sentence_
 
     Raises UsageError for a route, or for "auto" every route, that the run does not have.
     """
-    name, encoder = name_of(run), open_encoder(run, image_size)
+    name, encoder = named(run), open_encoder(run, image_size)
     if route == "text" or (route == "auto" and text_folder(run) is not None):
         dual, tokenizer = load_dual(encoder, sentence_encoder)
         return Routes(dual.encoder, dual, tokenizer)
@@ -183,7 +184,7 @@ def _matches(cfg: ZeroShotConfig, routes: Routes, names: list[ClassName]) -> lis
             return matches
         some = ", ".join(repr(match.name) for match in matches[:3])
         raise UsageError(
-            f"no class name is near a synset of the {len(routes.encoder.labels):,} that {name_of(cfg.run)} knows: "
+            f"no class name is near a synset of the {len(routes.encoder.labels):,} that {named(cfg.run)} knows: "
             f"{some}. Write other names, or the wnid behind the name and a tab"
         )
     except UsageError:

@@ -230,6 +230,11 @@ def start_from(source: Source, encoder: Encoder, head: nn.Linear | None, synsets
     return f"{told}; {kept:,} of {len(synsets):,} classes keep their row of its classifier"
 
 
+def named(source: Any, untrained: bool = False) -> str:
+    """What results and messages call an encoder: where it is from, or its architecture."""
+    return f"{origin(source) or load(source).architecture}{' untrained' if untrained else ''}"
+
+
 def open_weights(source: Source, untrained: bool = False) -> Weights:
     """The weights of what `load` takes, or of "open_clip:FOLDER".
 

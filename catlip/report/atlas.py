@@ -23,9 +23,10 @@ from catlip.data.open import open_dataset, open_images
 from catlip.data.subsets import subset
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import run_labeler
-from catlip.evaluation.features import data_name, features, name_of, open_encoder
+from catlip.evaluation.features import data_name, features, open_encoder
 from catlip.evaluation.transfer_init import head_of
 from catlip.models.encoder import Encoder
+from catlip.models.weights import named
 from catlip.notices import say
 from catlip.training.distributed import one_device
 
@@ -90,7 +91,7 @@ def atlas(encoder: Any = None, images: Any = None, *, config: AtlasConfig | None
         f"{len(pooled):,} pictures of {data_name(cfg.images, dataset)}",
         f"a random part of {len(dataset):,}" if len(drawn) < len(dataset) else "",
         f"{len(unreadable.reasons)} could not be read" if unreadable.reasons else "",
-        f"by the features of {name_of(cfg.run)}",
+        f"by the features of {named(cfg.run)}",
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     page.write(

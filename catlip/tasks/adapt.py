@@ -28,7 +28,7 @@ from catlip.evaluation.adaptation import AdaptResult, Judge, choose, each_label,
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.encoder import Encoder
 from catlip.models.state_dicts import read_tensors
-from catlip.models.weights import interpolated
+from catlip.models.weights import interpolated, named
 from catlip.notices import say
 from catlip.objectives.base import build_objective
 from catlip.tasks.head import EPOCHS as HEAD_EPOCHS
@@ -47,7 +47,7 @@ from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
 from catlip.training.runfolder import HEAD
 from catlip.training.state import LoopConfig
-from catlip.training.task import Task, named
+from catlip.training.task import Task
 from catlip.training.train import train
 
 EPOCHS = 2.0  # where no budget is given

@@ -26,14 +26,14 @@ from catlip.evaluation.detection import DetectionResult, Shown, average_precisio
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.detector import DetectorConfig, in_image
 from catlip.models.model_folders import ENCODER_FOLDER
-from catlip.models.weights import fingerprint, open_weights
+from catlip.models.weights import fingerprint, named, open_weights
 from catlip.notices import say
 from catlip.objectives.boxes import BoxObjective
 from catlip.training.distributed import World, joined
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
 from catlip.training.state import LoopConfig
-from catlip.training.task import Task, named
+from catlip.training.task import Task
 from catlip.training.train import TrainConfig, train
 
 AT_ONCE = 8  # images of the test set

@@ -27,7 +27,7 @@ from catlip.evaluation.transfer_init import ALPHA, TransferRows, match_rows, tol
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.encoder import Encoder
 from catlip.models.model_folders import ENCODER_FOLDER
-from catlip.models.weights import Weights, fingerprint, interpolated, load, open_weights
+from catlip.models.weights import Weights, fingerprint, interpolated, load, named, open_weights
 from catlip.notices import say
 from catlip.objectives.classes import Classes, ClassObjective
 from catlip.objectives.synsets import log_odds
@@ -37,7 +37,7 @@ from catlip.training.log import table
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
 from catlip.training.runfolder import key_of
-from catlip.training.task import Evaluation, Task, named
+from catlip.training.task import Evaluation, Task
 from catlip.training.train import TrainConfig
 
 Kind = Literal["auto", "single", "multi"]

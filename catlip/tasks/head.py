@@ -33,7 +33,7 @@ from catlip.labels.tokenizer import TokenizerConfig
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
 from catlip.models.text_tower import TextConfig
-from catlip.models.weights import open_weights
+from catlip.models.weights import named, open_weights
 from catlip.objectives.base import Context, build_objective
 from catlip.objectives.synsets import Synsets
 from catlip.tasks.pretrain import PretrainTask, as_vocabulary, open_context
@@ -41,7 +41,7 @@ from catlip.training.distributed import World, from_rank_0, joined
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
 from catlip.training.state import LoopConfig
-from catlip.training.task import Evaluation, Task, named
+from catlip.training.task import Evaluation, Task
 from catlip.training.train import TrainConfig, train
 
 EPOCHS = 10.0  # where no budget is given

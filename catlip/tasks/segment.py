@@ -34,14 +34,14 @@ from catlip.errors import UsageError
 from catlip.evaluation.class_names import read_names
 from catlip.evaluation.segmentation import Seen, SegmentationResult, confusion, file_names, fit_of, save_mask
 from catlip.models.segmenter import HeadConfig, SegmentationCard, load_segmenter, open_encoder, save_segmenter
-from catlip.models.weights import fingerprint
+from catlip.models.weights import fingerprint, named
 from catlip.notices import say
 from catlip.objectives.masks import MaskObjective
 from catlip.training import train as trainer
 from catlip.training.distributed import World, all_gather, all_reduce, any_rank, joined
 from catlip.training.optim import OptimConfig
 from catlip.training.run import Run
-from catlip.training.task import Task, named
+from catlip.training.task import Task
 from catlip.training.train import TrainConfig
 
 SHOWN = 480  # pixels of the longer side on the page

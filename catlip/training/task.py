@@ -17,7 +17,6 @@ from catlip.data.steps import CurriculumConfig, Steps
 from catlip.errors import UsageError
 from catlip.models.model_folders import ENCODER_FOLDER
 from catlip.models.state_dicts import write_tensors
-from catlip.models.weights import load, origin
 from catlip.training.distributed import World
 
 Evaluation = Callable[["Task"], dict[str, float]]  # a task whose weights are all here, in eval mode -> numbers
@@ -127,11 +126,6 @@ class Task(nn.Module):
             return found
         loss, metrics = found
         return loss + extra, {**metrics, "augment": extra.detach()}
-
-
-def named(source: Any, untrained: bool = False) -> str:
-    """The starting encoder's name in results and messages: its path, or its architecture."""
-    return f"{origin(source) or load(source).architecture}{' untrained' if untrained else ''}"
 
 
 def augmented(augment: nn.Module, image: Tensor, progress: float) -> tuple[Tensor, Tensor | None]:
