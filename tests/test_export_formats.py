@@ -137,7 +137,7 @@ def test_a_dual_encoder_gives_both_sides_in_open_clip(tmp_path: Path) -> None:
     encoder = Encoder.create("resnet10t", image_size=64).eval()
     tokenizer = Tokenizer.train(["a dog on a mat", "two cats"] * 2, size=530, context=16)
     dual = DualEncoder(encoder, tokenizer, TEXT, embed=32, scale=math.exp(3.5), bias=-10.0).eval()
-    to_open_clip(encoder, tmp_path, (dual, tokenizer))
+    to_open_clip(encoder, tmp_path, dual)
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
     tokens, x = torch.randint(1, 499, (3, 16)), torch.rand(2, 3, 64, 64)
     with torch.no_grad():
@@ -153,7 +153,7 @@ def dual_run(folder: Path, objective: Any) -> tuple[Any, Tokenizer]:
     tokenizer = Tokenizer.train(["a dog on a mat", "two cats"] * 2, size=530, context=12)
     dual = objective(catlip.load(run), tokenizer).eval()
     dual = dual.dual() if hasattr(dual, "dual") else dual
-    dual.save_text(run, tokenizer)
+    dual.save(run)
     return dual, tokenizer
 
 

@@ -396,7 +396,7 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
     assert "load_dual" not in card
     tokenizer = Tokenizer.train(["a dog on a mat"] * 2, size=520, context=12)
     dual = DualEncoder(catlip.load(run), tokenizer, TextConfig(text_width=64, text_layers=1), embed=0, scale=1.0)
-    dual.save_text(run, tokenizer)
+    dual.save(run)
     assert 'load_dual("hf-hub:org/my-encoder")' in push(run, "org/my-encoder").card
     assert {"text/config.json", "text/model.safetensors", "text/tokenizer.json"} <= set(sent)
     assert not any("secret" in text for text in sent.values())
@@ -434,8 +434,8 @@ def test_a_pushed_folder_loads_from_the_hub(run: Path, monkeypatch) -> None:
     assert text_folder("hf-hub:org/name") is None
     tokenizer = Tokenizer.train(["a dog on a mat"] * 2, size=520, context=12)
     dual = DualEncoder(catlip.load(run), tokenizer, TextConfig(text_width=64, text_layers=1), embed=0, scale=1.0).eval()
-    dual.save_text(run / "encoder", tokenizer)  # the layout of the Hub
-    again, _ = load_dual("hf-hub:org/name")
+    dual.save(run / "encoder")  # the layout of the Hub
+    again = load_dual("hf-hub:org/name")
     tokens = torch.from_numpy(tokenizer(["a dog"]))
     torch.testing.assert_close(again.embed_captions(tokens), dual.embed_captions(tokens))
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: 1 / 0)

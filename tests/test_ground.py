@@ -56,7 +56,7 @@ def test_a_text_route_goes_to_the_device_whole(tmp_path: Path) -> None:
     encoder.save(tmp_path / "encoder")
     tokenizer = Tokenizer.train(["a dog", "a cat"] * 2, size=520, context=8)
     dual = DualEncoder(encoder, tokenizer, TextConfig(text_width=64, text_layers=1), embed=64, scale=10.0)
-    dual.save_text(tmp_path, tokenizer)
+    dual.save(tmp_path)
     pointer = Pointer(str(tmp_path), "text", None, ["dog"]).to("meta")
     assert {p.device.type for p in pointer.dual.parameters()} == {"meta"}
     assert {p.device.type for p in pointer.encoder.parameters()} == {"meta"}

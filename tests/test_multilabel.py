@@ -1,24 +1,17 @@
-"""Multi-label metrics against scikit-learn and loops; counted against exact; several processes as one."""
+"""Multi-label metrics against scikit-learn and loops; counted against exact."""
 
 import math
-import os
-import subprocess
-import sys
-from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from catlip.errors import UsageError
 from catlip.evaluation import multilabel
-from catlip.evaluation.multilabel import Counted, all_rows, average_precision, exact_metrics, top1, voc07_precision
+from catlip.evaluation.multilabel import Counted, average_precision, exact_metrics, top1, voc07_precision
 from catlip.evaluation.svm_probe import fit_svm, voc07_svm
 
 
@@ -135,38 +128,6 @@ def test_many_pictures_do_not_spoil_the_digamma() -> None:
     assert area == pytest.approx((1 / 100_000_001 + 2 / 100_000_002) / 2, abs=1e-7)
 
 
-def work(rank: int, world: int, out: Path) -> None:
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group(
-        "gloo", init_method=f"file://{out}/meeting{world}", rank=rank, world_size=world, timeout=timedelta(seconds=120)
-    )
-    torch.set_num_threads(1)
-    scores, positive = make()
-    cuts = [0, 7, 41, 60] if world == 3 else [0, 13, 60]  # uneven shares
-    mine = slice(cuts[rank], cuts[rank + 1])
-    counted = Counted(9)
-    counted.update(scores[mine], positive[mine])
-    found = {"counted": counted.reduce().metrics()}
-    found["exact"] = exact_metrics(all_rows(scores[mine]), all_rows(positive[mine]))
-    if rank == world - 1:
-        torch.save(found, out / f"{world}.pt")
-    dist.destroy_process_group()
-
-
-def test_processes_with_uneven_shares_equal_one(tmp_path: Path) -> None:
-    root = Path(__file__).parents[1]
-    subprocess.run([sys.executable, "-m", "tests.test_multilabel", str(tmp_path)], check=True, cwd=root, timeout=300)
-    scores, positive = make()
-    counted = Counted(9)
-    counted.update(scores, positive)
-    for world in (2, 3):
-        found = torch.load(tmp_path / f"{world}.pt", weights_only=True)
-        assert found["counted"] == counted.reduce().metrics()
-        assert found["exact"] == exact_metrics(scores, positive)
-    assert torch.equal(all_rows(scores), scores)
-
-
 def test_machines_are_scikit_learns() -> None:
     svm = pytest.importorskip("sklearn.svm")
     scores, positive = make(120, 4)
@@ -191,10 +152,3 @@ def test_the_protocol_learns_and_says_what_it_cannot() -> None:
         voc07_svm(scores, positive.index_fill(1, torch.tensor([2]), False), scores)
     with pytest.raises(UsageError, match="2 training pictures are too few"):
         voc07_svm(scores[:2], torch.tensor([[True], [False]]), scores)
-
-
-if __name__ == "__main__":
-    for size in (2, 3):
-        mp.start_processes(
-            work, (size, Path(sys.argv[1])), size, start_method="fork" if sys.platform == "linux" else "spawn"
-        )

@@ -256,10 +256,10 @@ def test_clip_lites_critic_is_kept_as_a_dual_encoder(tmp_path: Path) -> None:
     objective = ClipLiteObjective(make_encoder(), tokenizer, ClipLite(embed=16, critic_width=80), TEXT).eval()
     dual, pooled = objective.dual(), torch.randn(3, objective.encoder.width)
     assert dual is not None
-    dual.save_text(tmp_path, tokenizer)
+    dual.save(tmp_path)
     objective.encoder.save(tmp_path / "encoder")
-    loaded, same = load_dual(tmp_path)
-    tokens = torch.from_numpy(same(captions))
+    loaded = load_dual(tmp_path)
+    tokens = torch.from_numpy(loaded.reader(captions))
     right, _ = objective.critic(pooled, objective.text(tokens), torch.arange(3).roll(1))
     ours = (loaded.embed_pooled(pooled) * loaded.embed_captions(tokens)).sum(1) * loaded.scale()
     torch.testing.assert_close(ours, right, atol=1e-4, rtol=1e-4)

@@ -108,7 +108,7 @@ def test_align_then_retrieve_by_both_routes(run: Path, coloured_shards: Callable
         "align", str(run), "--data", data, "--out", str(out), "--steps", "60", "--batch-size", "24", "--text-width",
         "64", "--text-layers", "1", "--tokens", "600", "--context", "12", "--embed", "16",
     ])  # fmt: skip
-    dual, _ = load_dual(out)
+    dual = load_dual(out)
     for name, value in load(run).state_dict().items():
         assert torch.equal(value, dual.encoder.state_dict()[name]), name
     losses = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]

@@ -292,9 +292,8 @@ def test_a_run_stops_and_goes_on(flow, tmp_path: Path, name: str, used: Any, mon
     a, b = weights(whole), weights(cut)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
-    dual, reader = load_dual(whole, encode)
-    read = torch.from_numpy(reader(["one apple and nothing else", "one lake and nothing else", "a new sentence"]))
-    vectors = dual.embed_captions(read)
+    dual = load_dual(whole, encode)
+    vectors = dual.embed_texts(["one apple and nothing else", "one lake and nothing else", "a new sentence"])
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
     assert dual.embed_images(torch.zeros(2, 3, 32, 32)).shape == (2, vectors.shape[1])
 

@@ -120,9 +120,7 @@ def run(tmp_path: Path) -> Path:
 def give_text(run: Path) -> None:
     tokenizer = Tokenizer.train([f"a photo of one {noun}" for noun in COLOURS] * 3, 600, 16)
     encoder = Encoder.create("test_resnet", image_size=32)
-    DualEncoder(encoder, tokenizer, TextConfig(text_width=64, text_layers=1), embed=8, scale=1.0).save_text(
-        run, tokenizer
-    )
+    DualEncoder(encoder, tokenizer, TextConfig(text_width=64, text_layers=1), embed=8, scale=1.0).save(run)
 
 
 def test_both_routes_numbers_or_names(

@@ -161,9 +161,8 @@ def _by_head(routes: Routes, pooled: Tensor, words: list[str], labeler: Labeler)
 def _by_text(routes: Routes, pooled: Tensor, words: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
     """The same, in the space of images and captions."""
     assert routes.dual is not None
-    assert routes.tokenizer is not None
     dual = routes.dual.cpu()
-    vectors = embed_names(dual, routes.tokenizer, words, TEMPLATES)
+    vectors = embed_names(dual, words, TEMPLATES)
     return dual.embed_pooled(pooled), dict(zip(words, vectors, strict=True))
 
 

@@ -169,9 +169,8 @@ class Pointer:
             self.directions = torch.stack(rows)
         else:
             assert routes.dual is not None
-            assert routes.tokenizer is not None
             self.dual = routes.dual
-            self.directions = embed_names(routes.dual, routes.tokenizer, phrases, TEMPLATES)
+            self.directions = embed_names(routes.dual, phrases, TEMPLATES)
 
     def to(self, device: Any) -> "Pointer":
         """The same, which computes there."""

@@ -8,7 +8,6 @@ threshold; without ties the two are equal).
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 BLOCK = 2**22  # scores that are sorted at a time
@@ -88,22 +87,6 @@ def top1(scores: Tensor, positive: Tensor) -> float:
     return positive[some].gather(1, best).float().mean().item()
 
 
-def all_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes [N, ...], in order of rank; how many each has may differ. Every process must call."""
-    if not dist.is_initialized():
-        return rows
-    if rows.dtype == torch.bool:  # which gloo does not send
-        return all_rows(rows.byte()).bool()
-    lengths = torch.zeros(dist.get_world_size(), dtype=torch.int64)
-    lengths[dist.get_rank()] = len(rows)
-    dist.all_reduce(lengths)
-    padded = rows.new_zeros(int(lengths.max()), *rows.shape[1:])
-    padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:length] for part, length in zip(parts, lengths.tolist(), strict=True)])
-
-
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """A measure that is known to lie between two values."""
@@ -151,13 +134,6 @@ class Counted:
         self.chosen += chosen.sum(0)
         self.pictures += len(scores)
         assert self.pictures < 2**31, "a count of 32 bits would overflow"
-
-    def reduce(self) -> "Counted":
-        """Add up the counts of all processes, in place. Every process must call, and once."""
-        if dist.is_initialized():
-            for counts in (self.positives, self.negatives, self.right, self.chosen, self.pictures):
-                dist.all_reduce(counts)
-        return self
 
     def average_precision(self) -> Bounds:
         """Of each class, float64 [V]; NaN without positives. The exact AP lies between the bounds."""

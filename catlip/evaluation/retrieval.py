@@ -24,7 +24,7 @@ from catlip.evaluation.classification import NEVER
 from catlip.evaluation.features import CaptionFeatures, caption_features, data_name
 from catlip.evaluation.result import Result, Table
 from catlip.evaluation.transfer_init import head_of
-from catlip.evaluation.zero_shot import Route, embed_texts, open_routes
+from catlip.evaluation.zero_shot import Route, open_routes
 from catlip.labels.labeler import Labeler
 from catlip.labels.vocabulary import classes_in
 from catlip.models.encoder import Encoder
@@ -112,12 +112,10 @@ def retrieve(
         scores["head"]["captions_without_label"] = int(captions.eq(0).all(1).sum())
     elif cfg.route == "head":
         raise UsageError(f"{name}: its labels are no synsets, so a caption has no rows among them; `route` text")
-    if routes.dual is not None and routes.tokenizer is not None:
+    if routes.dual is not None:
         dual = routes.dual.cpu()
         with torch.no_grad():
-            scores["text"] = both_ways(
-                dual.embed_pooled(found.pooled), embed_texts(dual, routes.tokenizer, texts), found
-            )
+            scores["text"] = both_ways(dual.embed_pooled(found.pooled), dual.embed_texts(texts), found)
     if not scores:
         raise UsageError(
             f"{name} has no text tower and its labels are no synsets: `catlip align {name} --data CAPTIONED --out NEW` "

@@ -24,11 +24,9 @@ from catlip.evaluation.classification import MEASURES, accuracies, combine, per_
 from catlip.evaluation.features import data_name, features, open_encoder, open_labelled
 from catlip.evaluation.result import NOT_SAVED, Result, Table, listed, percent
 from catlip.evaluation.transfer_init import head_of as head_of
-from catlip.labels.tokenizer import Tokenizer
 from catlip.labels.wordnet import open_lexicon
 from catlip.models.dual_encoder import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder
-from catlip.models.sentences import Sentences
 from catlip.models.weights import named
 from catlip.training.distributed import one_device
 
@@ -127,8 +125,8 @@ def zero_shot(
     scores: dict[str, Tensor] = {}
     if matches:
         scores["head"] = head_scores(routes.encoder, pooled, matches, cfg.calibrate)
-    if routes.dual is not None and routes.tokenizer is not None:
-        found = text_scores(routes.dual.cpu(), routes.tokenizer, pooled, [spoken(n) for n in names], templates)
+    if routes.dual is not None:
+        found = text_scores(routes.dual.cpu(), pooled, [spoken(n) for n in names], templates)
         scores["text"] = standard(found) if cfg.calibrate == "pictures" else found
     ranked = {route: ranks(found, wanted) for route, found in scores.items()}
     called = [name.name for name in names]
@@ -154,7 +152,6 @@ class Routes:
 
     encoder: Encoder
     dual: DualEncoder | None = None
-    tokenizer: Tokenizer | Sentences | None = None  # what reads words for it
 
 
 def open_routes(run: Any, route: Route, image_size: int | None = None, sentence_encoder: Any = None) -> Routes:
@@ -164,8 +161,8 @@ def open_routes(run: Any, route: Route, image_size: int | None = None, sentence_
     """
     name, encoder = named(run), open_encoder(run, image_size)
     if route == "text" or (route == "auto" and text_folder(run) is not None):
-        dual, tokenizer = load_dual(encoder, sentence_encoder)
-        return Routes(dual.encoder, dual, tokenizer)
+        dual = load_dual(encoder, sentence_encoder)
+        return Routes(dual.encoder, dual)
     if not encoder.labels:
         raise UsageError(
             f"{name} has neither a classifier of synsets nor a text tower: `catlip align {name} --data CAPTIONED "
@@ -237,32 +234,15 @@ def head_scores(encoder: Encoder, pooled: Tensor, matches: list[Match], calibrat
 
 
 @torch.no_grad()
-def text_scores(
-    dual: DualEncoder, tokenizer: Tokenizer | Sentences, pooled: Tensor, names: list[str], templates: tuple[str, ...]
-) -> Tensor:
+def text_scores(dual: DualEncoder, pooled: Tensor, names: list[str], templates: tuple[str, ...]) -> Tensor:
     """[N, classes]: cosine of images with the mean of each name's prompts."""
-    return dual.embed_pooled(pooled) @ embed_names(dual, tokenizer, names, templates).T
+    return dual.embed_pooled(pooled) @ embed_names(dual, names, templates).T
 
 
-@torch.no_grad()
-def embed_names(
-    dual: DualEncoder, tokenizer: Tokenizer | Sentences, names: list[str], templates: tuple[str, ...]
-) -> Tensor:
+def embed_names(dual: DualEncoder, names: list[str], templates: tuple[str, ...]) -> Tensor:
     """Unit vectors [len(names), D]: the mean of the prompts' unit vectors."""
-    return torch.stack(
-        [
-            F.normalize(embed_texts(dual, tokenizer, [t.replace("{}", name) for t in templates]).mean(0), dim=0)
-            for name in names
-        ]
-    )
-
-
-@torch.no_grad()
-def embed_texts(dual: DualEncoder, tokenizer: Tokenizer | Sentences, texts: list[str], batch: int = 512) -> Tensor:
-    """Unit vectors [len(texts), D] on the CPU, a batch at a time."""
-    device = dual.logit_scale.device
-    parts = (texts[start : start + batch] for start in range(0, len(texts), batch))
-    return torch.cat([dual.embed_captions(torch.from_numpy(tokenizer(part)).to(device)).cpu() for part in parts])
+    prompts = ([template.replace("{}", name) for template in templates] for name in names)
+    return torch.stack([F.normalize(dual.embed_texts(some).mean(0), dim=0) for some in prompts])
 
 
 def matching(matches: list[Match], encoder: Encoder) -> dict[str, Any]:

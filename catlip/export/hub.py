@@ -163,10 +163,9 @@ def _use(repo: str, encoder: Encoder, has_text: bool) -> str:
         "encoder.pooled(encoder.transform(picture)[None])" + ("  # also .tokens, .logits" if encoder.labels else ""),
     ]
     text = [
-        "import torch",
         "from catlip.models.dual_encoder import load_dual  # the text tower, in text/",
-        f'dual, tokenizer = load_dual("hf-hub:{repo}")',
-        'dual.embed_captions(torch.from_numpy(tokenizer(["a dog"])))  # beside dual.embed_images',
+        f'dual = load_dual("hf-hub:{repo}")',
+        'dual.embed_texts(["a dog"])  # beside dual.embed_images',
     ]
     parts = [*[plain] * encoder.in_timm, ours, *[text] * has_text]
     note = "" if encoder.in_timm else "\n\nPlain timm has no such architecture; catlip brings it."

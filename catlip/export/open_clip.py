@@ -32,10 +32,8 @@ CAPTIONS = ["a dog", "", "two men eating hot dogs in front of a red brick wall o
 # Of an encoder without text side: open_clip cannot do without one, so it gets the smallest, all zeros.
 NO_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
 
-Text = tuple[DualEncoder, Tokenizer]
 
-
-def text_tower_of(source: Source) -> tuple[Text | None, str]:
+def text_tower_of(source: Source) -> tuple[DualEncoder | None, str]:
     """(the dual encoder of a run, what has to be said); None if there is none, or open_clip cannot hold it.
 
     Raises UsageError for a text tower that cannot be read.
@@ -43,8 +41,8 @@ def text_tower_of(source: Source) -> tuple[Text | None, str]:
     empty = "open_clip's text side is empty: {}. encode_image gives the pooled vector"
     if text_folder(source) is None:
         return None, empty.format("this run has learned none")
-    dual, tokenizer = load_dual(source)
-    if not isinstance(dual.text, TextTower) or not isinstance(tokenizer, Tokenizer):
+    dual = load_dual(source)
+    if not isinstance(dual.text, TextTower) or not isinstance(dual.reader, Tokenizer):
         return None, empty.format("this run has frozen sentence embeddings in its place")
     if not isinstance(dual.text_projection, nn.Identity):
         return None, empty.format("it has no place for the projections of CLIP-Lite, so this run's is left out")
@@ -53,10 +51,10 @@ def text_tower_of(source: Source) -> tuple[Text | None, str]:
             "its folders cannot say that padding is masked, as it is where a token sees all others (SigLIP), so this "
             "run's is left out"
         )
-    return (dual, tokenizer), "text tower and tokenizer included: encode_text, open_clip.get_tokenizer"
+    return dual, "text tower and tokenizer included: encode_text, open_clip.get_tokenizer"
 
 
-def to_open_clip(encoder: Encoder, folder: Path, text: Text | None = None) -> tuple[Run, Run]:
+def to_open_clip(encoder: Encoder, folder: Path, dual: DualEncoder | None = None) -> tuple[Run, Run]:
     """Write the folder; (the encoder's own image embedding, that of the reloaded folder), both under "pooled"; with a
     text tower also the embeddings of some captions, under "text".
 
@@ -67,22 +65,22 @@ def to_open_clip(encoder: Encoder, folder: Path, text: Text | None = None) -> tu
         import open_clip
     except ImportError:
         raise UsageError("open_clip's layout needs open_clip: pip install open_clip_torch") from None
-    linear = text[0].image_projection if text is not None else None
+    linear = dual.image_projection if dual is not None else None
     projection = linear.weight.detach().float() if isinstance(linear, nn.Linear) else torch.eye(encoder.width)
     vision, visual = _visual(encoder, projection)
     arguments: dict[str, Any] = {"embed_dim": len(projection), "vision_cfg": vision, "text_cfg": NO_TEXT}
-    if text is not None:
-        arguments["text_cfg"] = _text_cfg(folder, *text)
-        if text[0].logit_bias is not None:
-            arguments["init_logit_bias"] = text[0].bias().item()
+    if dual is not None:
+        arguments["text_cfg"] = _text_cfg(folder, dual)
+        if dual.logit_bias is not None:
+            arguments["init_logit_bias"] = dual.bias().item()
     model: Any = open_clip.CustomTextCLIP(**json.loads(json.dumps(arguments)))
     _fill(model.visual, visual, f"{encoder.architecture}'s")
-    if text is None:
+    if dual is None:
         for value in model.text.parameters():
             nn.init.zeros_(value)
     else:
-        _fill(model.text, text[0].text.state_dict(), "the text tower's")
-        model.logit_scale.data.fill_(text[0].scale().log().item())
+        _fill(model.text, dual.text.state_dict(), "the text tower's")
+        model.logit_scale.data.fill_(dual.scale().log().item())
     view = encoder.view
     preprocess = {
         "mean": list(view["mean"]),
@@ -95,12 +93,12 @@ def to_open_clip(encoder: Encoder, folder: Path, text: Text | None = None) -> tu
     write_text(folder / OPEN_CLIP_FILES[0], json.dumps(card, indent=2) + "\n")
     write_tensors(folder / OPEN_CLIP_FILES[1], model.state_dict())
     again: Any = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0].eval()
-    tokens = torch.from_numpy(text[1](CAPTIONS)) if text is not None else None
+    tokens = torch.from_numpy(dual.reader(CAPTIONS)) if dual is not None else None
 
     @torch.no_grad()
     def ours(x: Tensor) -> dict[str, Tensor]:
         found = {"pooled": encoder.pooled(x) @ projection.T}
-        return found if text is None or tokens is None else {**found, "text": text[0].text(tokens)}
+        return found if dual is None or tokens is None else {**found, "text": dual.text(tokens)}
 
     @torch.no_grad()
     def theirs(x: Tensor) -> dict[str, Tensor]:
@@ -110,9 +108,11 @@ def to_open_clip(encoder: Encoder, folder: Path, text: Text | None = None) -> tu
     return ours, theirs
 
 
-def _text_cfg(folder: Path, dual: DualEncoder, tokenizer: Tokenizer) -> dict[str, Any]:
+def _text_cfg(folder: Path, dual: DualEncoder) -> dict[str, Any]:
     """open_clip's text_cfg. The tokenizer is written as `get_tokenizer` reads it (by way of transformers); but for
     CLIP's own tokens, which have no padding of their own and which open_clip brings."""
+    tokenizer = dual.reader
+    assert isinstance(tokenizer, Tokenizer)
     from tokenizers import Tokenizer as Bpe
     from tokenizers.processors import TemplateProcessing
 

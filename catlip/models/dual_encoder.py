@@ -113,6 +113,13 @@ class DualEncoder(nn.Module):
         """read: what the reader makes of captions, tokens int64 [B, T] or frozen embeddings float32 [B, E]."""
         return F.normalize(self.text_projection(self.text(read)).float(), dim=-1)
 
+    @torch.no_grad()
+    def embed_texts(self, texts: list[str], batch: int = 512) -> Tensor:
+        """Unit vectors [len(texts), D] on the CPU, so many at a time."""
+        device = self.logit_scale.device
+        parts = (self.reader(texts[start : start + batch]) for start in range(0, len(texts), batch))
+        return torch.cat([self.embed_captions(torch.from_numpy(part).to(device)).cpu() for part in parts])
+
     def scale(self) -> Tensor:
         """The factor of all similarities, MAX_SCALE at most: a scalar."""
         capped: Tensor = _Capped.apply(self.logit_scale, math.log(MAX_SCALE))  # pyright: ignore[reportAssignmentType]
@@ -124,18 +131,14 @@ class DualEncoder(nn.Module):
         return self.logit_bias.sum()  # of one element; with squeeze, backward crashes where FSDP spreads the weights
 
     def save(self, out: Path) -> None:
-        """The text side, for zero-shot and retrieval, as a trained objective is saved."""
-        self.save_text(out, self.reader)
-
-    def save_text(self, folder: Path, reader: Tokenizer | Sentences) -> None:
-        """Write everything but the encoder into `folder`/text; `load_dual` reads it."""
-        to = folder / TEXT_FOLDER
+        """Write everything but the encoder into `out`/text, for zero-shot and retrieval; `load_dual` reads it."""
+        to = out / TEXT_FOLDER
         to.mkdir(parents=True, exist_ok=True)
         write_text(to / "config.json", json.dumps(self._card, indent=2) + "\n")
         state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
         write_tensors(to / "model.safetensors", state)
-        if isinstance(reader, Tokenizer):
-            reader.save(to / FILE)
+        if isinstance(self.reader, Tokenizer):
+            self.reader.save(to / FILE)
 
 
 def text_side(reader: Tokenizer | Sentences, cfg: TextConfig, embed: int) -> tuple["TextTower | FrozenText", int]:
@@ -186,9 +189,8 @@ def text_folder(source: Source) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def load_dual(source: Source, sentence_encoder: Any = None) -> tuple[DualEncoder, Tokenizer | Sentences]:
-    """The dual encoder of a run folder, "hf-hub:org/name", a Run, or an Encoder loaded from one, ready to embed, and
-    the reader of captions, whose output `embed_captions` takes as a tensor.
+def load_dual(source: Source, sentence_encoder: Any = None) -> DualEncoder:
+    """The dual encoder of a run folder, "hf-hub:org/name", a Run, or an Encoder loaded from one, ready to embed.
 
     sentence_encoder: of a run with frozen sentence embeddings, where it is now if not where it was. Raises UsageError
     for a run without a text side.
@@ -205,12 +207,12 @@ def load_dual(source: Source, sentence_encoder: Any = None) -> tuple[DualEncoder
     bias = 0.0 if "logit_bias" in state else None
     try:
         reader, text = _reader(folder, card, sentence_encoder)
-        mlp, center = card.get("mlp", 0), card.get("center", False)
+        mlp, center = card["mlp"], card["center"]
         dual = DualEncoder(encoder, reader, text, embed=card["embed"], scale=1.0, bias=bias, mlp=mlp, center=center)
         dual.load_state_dict(state | {f"encoder.{k}": v for k, v in encoder.state_dict().items()})
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UsageError(f"{folder} cannot be loaded: {first_line(error)}") from None
-    return dual.eval(), reader
+    return dual.eval()
 
 
 def _reader(folder: Path, card: dict[str, Any], sentence_encoder: Any) -> tuple[Tokenizer | Sentences, TextConfig]:
