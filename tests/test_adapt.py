@@ -21,7 +21,7 @@ from catlip.tasks import adapt as module
 from catlip.tasks.adapt import AdaptConfig, adapt, freeze
 from catlip.tasks.head import HeadConfig, head, is_linear
 from catlip.tasks.pretrain import PretrainTask
-from catlip.training import train
+from catlip.training import session
 from catlip.training.optim import OptimConfig
 from catlip.training.state import LoopConfig
 from tests.conftest import COLOURS, jpeg, write_coloured
@@ -158,7 +158,7 @@ def test_the_start_is_kept_with_its_bits_if_nothing_is_gained(start: Encoder, da
 
 
 def test_hours_are_a_budget(start: Encoder, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "SECONDS", 0.2)
+    monkeypatch.setattr(session, "SECONDS", 0.2)
     run = adapt(start, data, out=str(tmp_path / "run"), **{**settings(), "samples": 0, "hours": 1 / 3600})
     assert run.samples % SMALL["batch_size"] == 0
     assert run.samples > 0

@@ -33,9 +33,8 @@ from catlip.objectives.subwords import Subwords
 from catlip.report.run_report import write_report
 from catlip.tasks import pretrain as pretraining
 from catlip.tasks.pretrain import PretrainConfig, make_task, pretrain, speed_of
-from catlip.training import checkpoint, distributed, log, loop, runfolder
+from catlip.training import checkpoint, distributed, log, loop, runfolder, session
 from catlip.training import train as trainer
-from catlip.training.budget import samples_of
 from catlip.training.distributed import World, first_host
 from catlip.training.log import append_json
 from catlip.training.optim import OptimConfig
@@ -462,7 +461,7 @@ def test_everything_at_once_learns_to_resume(flow, tmp_path: Path, monkeypatch) 
 
 def test_hours_become_samples_and_stay_so(flow, tmp_path: Path, monkeypatch, capsys) -> None:
 
-    monkeypatch.setattr(trainer, "SECONDS", 0.2)
+    monkeypatch.setattr(session, "SECONDS", 0.2)
     cfg = config(*flow, tmp_path / "run", samples=0, hours=2 / 3600)
     pretrain(config=cfg)
     assert "images/s measured" in capsys.readouterr().out
@@ -616,7 +615,8 @@ def test_a_line_that_was_cut_costs_a_line(flow, tmp_path: Path) -> None:
 )
 def test_epochs_that_are_no_epochs_are_said(capsys, pictures: int, epochs: float, batch: int, budget: int, says: str):
     cfg = PretrainConfig(data="", vocab="", out="", epochs=epochs, batch_size=batch)
-    assert samples_of(cfg, Path(), pictures, lambda: 0.0) == budget
+    mine = session.Session(None, None, cfg, None, SimpleNamespace(length=pictures), 1)
+    assert mine.budget(Path()) == budget
     said = capsys.readouterr().out
     assert says in said
     assert bool(says) == bool(said)

@@ -23,12 +23,11 @@ from catlip.tasks.detect import DetectConfig
 from catlip.tasks.finetune import FinetuneConfig
 from catlip.tasks.pretrain import PretrainConfig
 from catlip.tasks.segment import SegmentConfig
-from catlip.training import budget
+from catlip.training import session
 from catlip.training.distributed import World
 from catlip.training.hardware import device_facts, train_flops
-from catlip.training.optim import OptimConfig
 from catlip.training.runfolder import write_card
-from catlip.training.state import LoopConfig
+from catlip.training.train import TrainConfig
 
 
 def test_the_sbatch_file_is_a_shell_script_that_requeues(tmp_path: Path) -> None:
@@ -141,16 +140,19 @@ def test_a_run_of_so_many_hours_takes_so_many_hours(name: str, monkeypatch) -> N
             met.add((batch.step.batch, batch.step.size, batch.step.keep))
             return {"loss": 0.0}
 
-    def loader(steps: Steps) -> Any:
+    def loader(_: Any, steps: Steps) -> Any:
         return SimpleNamespace(
             batches_from=lambda first, lend: (SimpleNamespace(step=steps[i]) for i in range(len(steps)))
         )
 
-    monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(budget, "State", Machine)
+    monkeypatch.setattr(session, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(session, "State", Machine)
+    monkeypatch.setattr(session.Session, "loader", loader)
+    task = torch.nn.Identity()
+    task.curriculum, task.image_size = CURRICULA[name], 224
+    alone, settings = World(0, 1, 0, 1, torch.device("cpu")), TrainConfig(batch_size=64, seed=1)
+    rate = session.Session(task, None, settings, alone, None, 1).speed(10.0)
     phases = Steps(CURRICULA[name], budget=1, **cfg).phases()
-    alone = World(0, 1, 0, 1, torch.device("cpu"))
-    rate = budget.speed(torch.nn.Identity(), loader, phases, alone, OptimConfig(), LoopConfig(), seconds=10.0)
     assert clock[0] < 10 + 7 * sum(seconds_of(Step(0, 0, p.batch, p.size, p.keep, 0.0)) for p in phases)
 
     hours = 20.0

@@ -27,9 +27,9 @@ from catlip.models.weights import fingerprint, open_weights, start_from
 from catlip.notices import say, warn
 from catlip.objectives.base import Context, build_objective, needs_of
 from catlip.objectives.synsets import Synsets
-from catlip.training import train as trainer
 from catlip.training.distributed import World, from_rank_0, joined
 from catlip.training.run import Run
+from catlip.training.session import Session
 from catlip.training.task import Evaluation, Task
 from catlip.training.train import TrainConfig, train
 
@@ -252,4 +252,4 @@ class PretrainTask(Task):
 def speed_of(cfg: PretrainConfig, seconds: float) -> float:
     """Images a second that a run would make, measured for so long; nothing is written."""
     with joined(cfg.device) as world:
-        return trainer.speed_of(*prepare(cfg, world), cfg, seconds)
+        return Session.of(*prepare(cfg, world), cfg, world).speed(seconds)

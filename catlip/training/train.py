@@ -14,25 +14,19 @@ from torch import nn
 
 from catlip.config import checked, plain
 from catlip.data.dataset import Dataset
-from catlip.data.loader import Loader
-from catlip.data.order import Order
-from catlip.data.steps import Steps
 from catlip.errors import UsageError
 from catlip.notices import say
-from catlip.training.budget import samples_of, speed
 from catlip.training.distributed import World, any_rank, joined
-from catlip.training.hardware import default_workers, device_peak, train_flops
+from catlip.training.hardware import device_peak, train_flops
 from catlip.training.log import Log, Trackers
 from catlip.training.loop import Preempted, fit
 from catlip.training.optim import OptimConfig
 from catlip.training.precision import choose, record
 from catlip.training.run import Run
 from catlip.training.runfolder import UNREADABLE, acquire, add_unreadable, read_card, set_machine, write_card
+from catlip.training.session import Session
 from catlip.training.state import LoopConfig
 from catlip.training.task import Task
-
-SECONDS = 30.0  # of measuring the speed, where the budget is given in hours
-WINDOW = 100_000  # samples that are shuffled together where shards are fetched one by one
 
 Evaluator = Callable[[nn.Module], dict[str, float]]  # an encoder in eval mode -> numbers, by name
 
@@ -56,53 +50,6 @@ class TrainConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-@dataclass(slots=True)
-class Session:
-    """A task and its data on this process, before anything is trained."""
-
-    task: Task
-    dataset: Dataset
-    cfg: TrainConfig
-    world: World
-    order: Order
-    workers: int
-
-    @classmethod
-    def of(cls, task: Task, dataset: Dataset, cfg: TrainConfig, world: World) -> "Session":
-        """Raises UsageError for a batch that the processes cannot share."""
-        if task.needs_global_batch and (cfg.batch_size % world.size or cfg.loop.micro_batch):
-            raise UsageError(
-                "this objective compares the images of a batch: `batch_size` must be a multiple of the "
-                f"{world.size} processes, and `micro_batch` 0"
-            )
-        if cfg.loop.compile:
-            task.encoder.compile()
-        if cfg.loop.checkpointing:
-            task.encoder.backbone.set_grad_checkpointing(True)
-        window = min(WINDOW, dataset.window or WINDOW) if dataset.remote else 0
-        order = Order(dataset.parts, cfg.seed, dataset.shards.tolist(), window, dataset.keep)
-        workers = cfg.workers or default_workers(world.local_size, world.device)
-        return cls(task, dataset, cfg, world, order, workers)
-
-    def steps(self, budget: int) -> Steps:
-        task, cfg, world = self.task, self.cfg, self.world
-        steps = Steps(
-            task.curriculum, budget=budget, batch_size=cfg.batch_size, image_size=task.image_size, seed=cfg.seed
-        )
-        if min(batch for batch, _ in steps.shapes()) < world.size:
-            raise UsageError(f"`batch_size` {cfg.batch_size} gives {world.size} processes less than an image each")
-        return steps
-
-    def loader(self, steps: Steps) -> Loader:
-        world = self.world
-        return Loader(self.task.batches(self.dataset, self.order, steps, world.rank, world.size), self.workers)
-
-    def speed(self, seconds: float) -> float:
-        """Images a second over the whole run, measured for so long."""
-        phases = self.steps(self.cfg.batch_size).phases()
-        return speed(self.task, self.loader, phases, self.world, self.cfg.optim, self.cfg.loop, seconds)
-
-
 def train(task: Task, dataset: Dataset, cfg: TrainConfig, out: str | Path) -> Run:
     """Train, or resume the run in `out`.
 
@@ -115,7 +62,7 @@ def train(task: Task, dataset: Dataset, cfg: TrainConfig, out: str | Path) -> Ru
     out, began = Path(out), time.perf_counter()
     with joined(cfg.device) as world:
         session = Session.of(task, dataset, cfg, world)
-        budget = samples_of(cfg, out, session.order.length, lambda: session.speed(SECONDS))
+        budget = session.budget(out)
         loader = session.loader(session.steps(budget))
         measure = _evaluation(task, cfg.evaluate, out, world)
         trackers = _open_folder(session, out, budget) if world.rank == 0 else None
@@ -147,12 +94,6 @@ def train(task: Task, dataset: Dataset, cfg: TrainConfig, out: str | Path) -> Ru
         result = None if stopped else trained.finish(out, world)
         any_rank(False)  # nobody looks for the weights before rank 0 has written them
         return Run(out.absolute(), seen, time.perf_counter() - began, stopped, result)
-
-
-def speed_of(task: Task, dataset: Dataset, cfg: TrainConfig, seconds: float) -> float:
-    """Images a second that a run would make, measured for so long; nothing is written."""
-    with joined(cfg.device) as world:
-        return Session.of(task, dataset, cfg, world).speed(seconds)
 
 
 def _open_folder(session: Session, out: Path, budget: int) -> Trackers:
