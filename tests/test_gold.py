@@ -30,7 +30,9 @@ def test_held_out_alt_texts() -> None:
     assert scores.recall >= 0.78, scores
 
 
-@pytest.mark.parametrize(("half", "precision", "recall"), [("development", 0.92, 0.93), ("held_out", 0.84, 0.86)])
+@pytest.mark.parametrize(
+    ("half", "precision", "recall"), [("development", 0.94, 0.94), ("held_out", 0.86, 0.87), ("held_out_2", 0.88, 0.87)]
+)
 def test_texts_of_the_web(half: str, precision: float, recall: float) -> None:
     scores = gold.score(LABELER, gold.load(f"web_{half}"))
     assert scores.precision >= precision, scores

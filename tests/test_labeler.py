@@ -57,10 +57,10 @@ def names(caption: str, labeler: Labeler = LABELER) -> set[str]:
         ("Men's Nike Air Max 90 running shoe, size 10", {"running_shoe", "shoe"}),
         ("Mens wallet, EU size, 64 GB stick", {"wallet", "stick"}),
         ("the men's shoes", {"man", "shoe"}),
-        ("#runningshoes #DenimJacket", {"running_shoe", "shoe", "jean", "jacket"}),
+        ("#runningshoes #DenimJacket", {"running_shoe", "shoe", "denim", "jacket"}),
         ("Women's Better Sweater Fleece Jacket", {"fleece", "jacket"}),
         ("Samsung Galaxy S22 Ultra Leather Cover", {"leather", "screen"}),
-        ("Fox Racing Dirt Bike Helmet", {"trail_bike", "motorcycle", "helmet"}),
+        ("Fox Racing Dirt Bike Helmet", {"helmet"}),
         ("Actress Emma Stone and Bill Wood arrive at a theater", {"actress", "theater"}),
         ("Bill's dog and a bill", {"dog", "bill"}),
         ("a `dog` and a stone", {"dog", "rock"}),
@@ -69,7 +69,7 @@ def names(caption: str, labeler: Labeler = LABELER) -> set[str]:
         ("red apple stock photo, SKU: APPLE-12", {"apple"}),
         ("FILE - A police officer in New York", {"policeman"}),
         ("Sheep In A Field By The Lake", {"sheep", "field", "lake"}),
-        ("Women > Shoes|Sandals;leather", {"shoe", "sandal", "leather", "woman"}),
+        ("Women > Shoes|Sandals;leather", {"shoe", "sandal", "leather"}),
         ("a 12 foot ladder, 6 feet tall", {"ladder"}),
         ("two feet on a ladder", {"foot", "ladder"}),
     ],
@@ -471,12 +471,53 @@ def test_examples_in_docstrings(module: str) -> None:
 @pytest.mark.parametrize(
     ("title", "sentence", "for_"),
     [("Rubber Floor Mats, Black", "the rubber floor mats are black", "floor"),
-     ("Memory Foam Dog Bed, Grey", "a grey dog bed", "dog"), ("Kitchen Clock, Black", "his kitchen clock", "kitchen")],
+     ("Memory Foam Dog Bed, Grey", "a grey dog bed", "dog"), ("Kitchen Clock, Black", "his kitchen clock", "kitchen"),
+     ("Leather Laptop Bag", "a leather laptop bag", "laptop"), ("Shoes Women Red", "women in red shoes", "women"),
+     ("Steel Hair Brush Cover", "a hair brush and a hat", "hair brush"),
+     ("Steel Mobile Phone Stand", "a mobile phone on a stand", "mobile phone"),
+     ("LED Lamp for Bedrooms, Office and Car", "a lamp for bedrooms, office and car", "car"),
+     ("Girl's Cotton Sweater", "a girl's cotton sweater", "girl")],
 )  # fmt: skip
 def test_what_goods_are_for_is_no_label_in_titles(title: str, sentence: str, for_: str) -> None:
-    assert for_ not in names(title)
-    assert for_ in names(sentence)
-    assert "what the next word is for" in str(LABELER.explain(title))
+    labels = LABELER([sentence, title])
+    there = {label for word in LABELER.explain(sentence) if word.text == for_ for label in word.labels}
+    assert there
+    assert there <= {*labels[0]}
+    assert not there & {*labels[1]}
+    assert "what goods are for" in str(LABELER.explain(title))
+
+
+@pytest.mark.parametrize(
+    ("caption", "wanted"),
+    [
+        ("two boys, helmets and bikes", {"boy", "helmet", "bicycle"}),  # counted
+        ("women in coats", {"woman", "coat"}),
+        ("children playing with toys", {"child", "plaything"}),
+        ("crowds waiting for delayed trains", {"crowd", "train"}),  # no goods before "for"
+        ("bags for women with leather straps", {"bag", "leather", "strap"}),
+        ("a dog; lamp for kids", {"dog", "lamp", "child"}),  # no title
+        ("Backpack Bag, Toy Train, Leather Boots", {"backpack", "bag", "plaything", "train", "leather", "boot"}),
+    ],
+)
+def test_what_is_there_beside_goods(caption: str, wanted: set[str]) -> None:
+    assert {label.replace("male_child", "boy") for label in names(caption)} == wanted
+
+
+def test_a_purpose_ends_with_its_caption() -> None:
+    assert LABELER(["red lamp for", "a car"]) == [LABELER(["lamp"])[0], LABELER(["a car"])[0]]
+
+
+@pytest.mark.parametrize(
+    ("caption", "wanted"),
+    [
+        ("Se Ac 20 W and a pc", {"personal_computer"}),  # no selenium, no actinium
+        ("a black printer beside a doughnut", {"printer", "doughnut"}),  # none of their senses was ever counted
+        ("blue shorts", {"short_pants"}),
+        ("Garden / Hose / Tools", {"garden", "hose", "tool"}),
+    ],
+)
+def test_senses_and_abbreviations(caption: str, wanted: set[str]) -> None:
+    assert names(caption) == wanted
 
 
 def test_the_mark_between_captions_in_a_caption_changes_no_other() -> None:
@@ -492,4 +533,4 @@ def test_a_rule_that_changes_gets_a_new_version() -> None:
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     captions = [line["caption"] for line in map(json.loads, lines) if "caption" in line]
     labels = json.dumps(LABELER(captions)).encode()
-    assert (VERSIONS["nouns"], sha256(labels).hexdigest()[:12]) == (3, "d3855b3d4142")
+    assert (VERSIONS["nouns"], sha256(labels).hexdigest()[:12]) == (4, "1260d91e8780")

@@ -17,7 +17,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "catlip"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LINES, MODULES, REACHED_LINES, REACHED = 19_945, 161, 7_950, 65  # ceilings
+LINES, MODULES, REACHED_LINES, REACHED = 20_040, 162, 8_042, 66  # ceilings
 LONGEST_FILE, LONGEST_FUNCTION = 320, 60
 NOT_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,

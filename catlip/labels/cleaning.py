@@ -143,7 +143,7 @@ def normalize(
         joined = _GLUE.join(texts).lower()
     if "-free" in joined:
         joined = _FREE.sub(f" {FREE}", joined)
-    joined = joined.translate(ASCII).replace(BREAK, f" {BREAK} ")
+    joined = joined.replace(" / ", BREAK).translate(ASCII).replace(BREAK, f" {BREAK} ")
     if "'" in joined:
         joined = joined.replace("n't", " not").replace("s' ", "s 's ")
         joined = _QUOTE.sub(" ", joined).replace("'", " '")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RULES = ("nouns", "corenet")
 # Of what a rule makes of captions. Another version's vocabularies are refused for labelling: their labels would differ.
-VERSIONS = {"nouns": 3, "corenet": 1}
+VERSIONS = {"nouns": 4, "corenet": 1}
 SETTINGS = ("rule", "canonical", "heads", "language", "ancestors", "lexicon")
 _NAMING = "a photo of a"  # before a class name, so that it is read as a noun
 

@@ -2,7 +2,7 @@
 
 A vocabulary is one table in plain text, `vocab.tsv`, that a person can grep and sort:
 
-    # catlip vocabulary; rule=nouns version=3 canonical=1 heads=1 language=en ancestors=0 lexicon=1a2b3c samples=6 ...
+    # catlip vocabulary; rule=nouns version=4 canonical=1 heads=1 language=en ancestors=0 lexicon=1a2b3c samples=6 ...
     0   n10287213   man   2714
 
 A fifth column is yours to add: the class' weight in the loss.

@@ -4,7 +4,8 @@
 Flickr30k and 80 web alt-texts written for this set in the style of such texts; nobody looked at them while tuning.
 `web_development.jsonl` and `web_held_out.jsonl`: 76 and 75 texts of other kinds (titles of products, hashtags, news,
 records of museums, stock photographs, lists of tags), written and annotated before the rule had seen any of them; in
-turns one to tune on and one not. Here a word's concrete senses are all accepted unless the annotation names a kind (a
+turns one to tune on and one not. `web_held_out_2.jsonl`: 60 more, written and annotated before what titles say was
+looked into, and not tuned on. Here a word's concrete senses are all accepted unless the annotation names a kind (a
 mouse, the device), so they judge what becomes a label, hardly which sense.
 `languages_development.jsonl` and `languages_held_out.jsonl`: 60 captions of our own in the style of Flickr8k, COCO and
 alt-texts, each in Italian, Spanish, Portuguese and Dutch (and in English, to compare with), and 60 others each in

@@ -22,7 +22,7 @@ def quality() -> None:
         "held-out, Flickr30k": load("held_out", without=("alt-text",)),
         "held-out, alt-text": load("held_out", without=("flickr30k",)),
     }
-    for name in ("web_development", "web_held_out"):
+    for name in ("web_development", "web_held_out", "web_held_out_2"):
         golds = load(name)
         for kind in dict.fromkeys(gold.source for gold in golds):
             halves[f"{name} {kind}"] = [gold for gold in golds if gold.source == kind]

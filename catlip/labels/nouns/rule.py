@@ -22,23 +22,22 @@ from catlip.labels import cleaning
 from catlip.labels.nouns.names import mark_names
 from catlip.labels.nouns.negation import Caption
 from catlip.labels.nouns.phrases import THRESHOLD, PhraseIndex
-from catlip.labels.nouns.words import STOPS, Form, Kind, canonical_synsets, word_list, word_lists
-from catlip.labels.nouns.wordtable import BY_CONTEXT, FOR, GOODS, NO_LABEL, Span, WordTable
+from catlip.labels.nouns.titles import WEARERS, Title, titles
+from catlip.labels.nouns.words import STOPS, Form, Kind, canonical_synsets, word_lists
+from catlip.labels.nouns.wordtable import BY_CONTEXT, NO_LABEL, Span, WordTable
 
 FOREIGN = 7  # log-odds, summed over the words, from which on a caption is not English
 CHUNK = 2048  # captions at a time at most: their arrays stay in the processor's cache
 SPOKEN_CHUNK = 128
 CHUNK_CHARACTERS = 1 << 20  # a thousand pages of text would need gigabytes
-WEARERS = word_list("negation", "wearer")
 # Why a noun gives no label, by its number in `Batch.muted`.
 DENIED, NOT_ENGLISH, PURPOSE = 1, 2, 3
 MUTED = (
     "",
     "absent, uncertain or no thing in the picture, by the words near it",
     "the caption is not in {language}",
-    "says what the next word is for, in a title",
+    "says what goods are for, in a title",
 )
-SENTENCE = (Kind.DETERMINER, Kind.PRONOUN, Kind.AUXILIARY)  # words that no title of a product has
 
 
 @dataclass(slots=True)
@@ -155,7 +154,8 @@ class NounRule:
             if table.text[ids[owner]] in WEARERS and not certain:
                 muted[owner] = DENIED
                 muted[self._brand(ids, words["kind"], units, owner + 2)] = DENIED
-        muted[self._purposes(words, bounds, units)] = PURPOSE
+        purposes = self._purposes(ids, words, bounds, units, spans)
+        muted[purposes[muted[purposes] == 0]] = PURPOSE
         foreign = foreignness_of(words, bounds) >= FOREIGN
         if foreign.any():
             muted[np.repeat(foreign, np.diff(bounds)) & (words["score"] < np.inf)] = NOT_ENGLISH
@@ -164,14 +164,23 @@ class NounRule:
                     muted[start:end] = 0
         return muted
 
-    @staticmethod
-    def _purposes(words: np.ndarray, bounds: np.ndarray, units: np.ndarray) -> np.ndarray:
-        """Words that say what goods are for, in titles: floor mats, a sport band, a dog bed without its dog."""
-        role = words["role"]
-        found = np.flatnonzero((role[:-1] == FOR) & (role[1:] == GOODS) & (units[:-1] == 1) & (units[1:] == 1))
-        spoken = np.concatenate([[0], np.cumsum(np.isin(words["kind"], SENTENCE))])
-        rows = np.searchsorted(bounds, found, side="right") - 1
-        return found[spoken[bounds[rows + 1]] == spoken[bounds[rows]]]
+    def _purposes(
+        self, ids: np.ndarray, words: np.ndarray, bounds: np.ndarray, units: np.ndarray, spans: list[Span]
+    ) -> np.ndarray:
+        """Words that say what goods are for, in titles."""
+        roles = words["role"].copy()
+        title = titles(roles, bounds)
+        if not title.any():
+            return np.zeros(0, np.int64)
+        at = np.flatnonzero(np.repeat(title, np.diff(bounds)))
+        ids, units = ids[at], np.where(words["score"][at] < np.inf, units[at], 0)  # terms of one's own are always meant
+        roles = np.where(units == 1, roles[at], 0)
+        for i in np.flatnonzero(units > 1).tolist():
+            phrase = spans[units[i] - 2][2]
+            roles[i] = self._words.rows["role"][phrase]
+            units[i] = 0 if self._words.reading[phrase].own else units[i]
+        some = Title(roles, units, words["kind"][at], words["form"][at], np.flatnonzero(ids == self._words.end))
+        return at[some.purposes(ids == self._words.purpose, ids == self._words.genitive)]
 
     def _brand(self, ids: np.ndarray, kinds: np.ndarray, units: np.ndarray, start: int) -> list[int]:
         """The nouns between "men's" and the product, but for materials: Nike Air Max 90 before running shoe."""

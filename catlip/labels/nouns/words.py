@@ -28,7 +28,7 @@ VISIBLE = {
     "event": 0.06, "act": 0.03, "possession": 0.03, "process": 0.02, "state": 0.02, "attribute": 0.02,
     "cognition": 0.02, "quantity": 0.02, "time": 0.01, "feeling": 0.01, "relation": 0.01, "motive": 0.0,
 }  # fmt: skip
-PICTURED = 0.9  # visibility of a synset of ImageNet-21k, whatever its file
+PICTURED = 0.9  # visibility of a synset of ImageNet-21k, whatever its file but attribute (colours)
 # Captions are lower-cased, so a capitalised sense (Crane the writer, Turkey the country) must wait for the others.
 CAPITALISED = 0.1
 CONCRETE = 0.3  # kinds of things from this visibility on
@@ -154,13 +154,15 @@ def read(lexicon: Lexicon, word: str) -> Reading:
     if word[0].isdigit():
         return Reading(Kind.NUMBER, word, "number")
     if word[-1] == NAME:
-        return Reading(Kind.OTHER, word[:-1], "part of a name")
+        return Reading(Kind.AGENT, word[:-1], "part of a name")
     if len(word) == 1:
         return Reading(Kind.OTHER, word, "single letter")
     lemma, senses = lookup(lexicon, word)
-    never, sense, cue = (
-        word_lists()[section].get(word) or word_lists()[section].get(lemma) for section in ("never", "sense", "cue")
-    )
+    never, sense, cue = (word_lists()[section].get(word) for section in ("never", "sense", "cue"))
+    if not (never or sense or cue):  # shorts are visible, although nothing short is
+        never, sense, cue = (word_lists()[section].get(lemma) for section in ("never", "sense", "cue"))
+    if len(lemma) < 3 and not (sense or cue):
+        return Reading(Kind.OTHER, word, "an abbreviation")  # no actinium, selenium or district attorney
     if not (senses or sense or cue):
         return Reading(_kind_by_ending(word), word, "not a noun of WordNet")
     candidates, unseen = weigh(lexicon, senses)
@@ -219,7 +221,8 @@ def weigh(lexicon: Lexicon, senses: list[Sense], *, phrase: bool = False) -> tup
     Captions are lower-cased here, so a capitalised sense has to stand back where there is another; and a named
     individual, a city or a writer, nearly always. A phrase (Christmas tree, Great Dane) is itself whatever its case.
     """
-    candidates, unseen = [], 0.0
+    candidates, unseen, order = [], 0.0, dict[str, float]()
+    tagged = any(sense.count for sense in senses)  # else the order of the senses says nothing
     only_capitalised = phrase or all(sense.capitalised for sense in senses)
     for rank, sense in enumerate(senses):
         synset = lexicon.synset(sense.synset)
@@ -231,14 +234,15 @@ def weigh(lexicon: Lexicon, senses: list[Sense], *, phrase: bool = False) -> tup
         # A person is no second sense: either it is the same one (boy, son) or a figure of speech (puppy, peach).
         concrete = pictured and VISIBLE[synset.lexfile] >= CONCRETE and synset.lexfile != "person"
         candidates.append(Candidate(sense.synset, mass * visible, pictured, concrete))
+        order[sense.synset] = (mass if tagged else VISIBLE[synset.lexfile]) * visible * (PREFERENCE if pictured else 1)
         unseen += mass * (1 - visible)
-    candidates.sort(key=lambda c: -c.weight * (PREFERENCE if c.pictured else 1))
+    candidates.sort(key=lambda c: -order[c.synset])
     return candidates, unseen
 
 
 def visibility(synset: Synset) -> float:
     """How likely a sense is meant when a caption uses its spelling, by what kind of thing it is (0..1)."""
-    return PICTURED if synset.pictured else VISIBLE[synset.lexfile]
+    return PICTURED if synset.pictured and synset.lexfile != "attribute" else VISIBLE[synset.lexfile]
 
 
 def close_senses(candidates: Sequence[Candidate]) -> tuple[str, ...]:

@@ -15,12 +15,9 @@ import numpy as np
 from catlip.labels import cleaning
 from catlip.labels.nouns.negation import TRIGGERS, UNITS
 from catlip.labels.nouns.phrases import MAX_PHRASE, PhraseIndex, word_hash
+from catlip.labels.nouns.titles import IN_TITLES, MATERIALS, SENTENCE, WEARERS, Role, role_of
 from catlip.labels.nouns.words import COMMON_WORDS, FUNCTION_WORDS, Kind, Reading, foreignness, read, word_lists
 
-MATERIALS = {"n14580897", "n03309808"}  # material, fabric
-PLACES = {"n04341686", "n02735688", "n04362025", "n00027167"}  # structure, area (rooms), surface, location
-GOODS_SYNSETS = {"n03575240", "n03076708", "n03122748"}  # instrumentality, commodity, covering
-FOR, GOODS = 1, 2
 NO_LABEL, BY_CONTEXT = -1, -2  # instead of a label's number; BY_CONTEXT: the caption decides
 MAX_WORDS = 250_000  # then all are forgotten, and judged anew when they come again; web text is full of new ones
 ROW = np.dtype(
@@ -35,7 +32,7 @@ ROW = np.dtype(
         ("foreign", np.int8),  # what it says against the caption being English
         ("trigger", bool),  # what stands near it may be said to be absent
         ("unit", bool),  # of measurement, after a number
-        ("role", np.uint8),  # in a title of two nouns: FOR or GOODS
+        ("role", np.uint8),  # in a title of goods: a `Role`
         ("hash", np.uint32),
         ("singular_hash", np.uint32),
     ],
@@ -66,7 +63,7 @@ class WordTable:
         self._phrase_numbers: dict[str, int] = {}
         # Two words -> (the number of the phrase that they are or NO_LABEL, what may follow as its third word).
         self._pairs: dict[tuple[int, int], tuple[int, Set[str]]] = {}
-        self.end, self.genitive = (int(self.numbers(word)[0]) for word in (cleaning.END, "'s"))
+        self.end, self.genitive, self.purpose = (int(self.numbers(word)[0]) for word in (cleaning.END, "'s", "for"))
 
     @property
     def full(self) -> bool:
@@ -190,20 +187,22 @@ class WordTable:
             self._foreignness(text, reading),
             text in TRIGGERS,
             text in UNITS,
-            self._role(reading),
+            self._role(text, reading),
             word_hash(self.key[number]),
             word_hash(reading.singular),
         )
         return number
 
-    def _role(self, reading: Reading) -> int:
-        """FOR a person, animal, sport or place; or GOODS, which are for them; 0: neither."""
-        synset = reading.synsets[0] if reading.synsets and not reading.own else ""
-        above = self.lexicon.above(synset).keys() if synset else set()
-        if above & GOODS_SYNSETS and not above & PLACES:
-            return GOODS
-        living = self.lexicon.synset(synset).lexfile in ("person", "animal", "act") if synset else False
-        return FOR if living or above & PLACES else 0
+    def _role(self, text: str, reading: Reading) -> Role:
+        if reading.kind in SENTENCE:
+            return Role(0) if text in IN_TITLES else Role.SENTENCE
+        role = Role.WEARERS if text in WEARERS else Role(0)
+        if not reading.own:
+            for synset in reading.synsets[:1]:
+                role |= role_of(self.lexicon, synset)
+            for synset, _ in reading.cues:
+                role |= role_of(self.lexicon, synset) & (Role.GOODS | Role.TOOL)
+        return role
 
     def _foreignness(self, text: str, reading: Reading) -> int:
         return foreignness(text, noun=text in self.lexicon or reading.singular in self.lexicon)
