@@ -39,7 +39,7 @@ def test_texts_of_the_web(half: str, precision: float, recall: float) -> None:
     assert scores.recall >= recall, scores
 
 
-@pytest.mark.parametrize("language", ["it", "es", "pt", "nl", "zh"])
+@pytest.mark.parametrize("language", ["it", "es", "pt", "nl", "zh", "pl"])
 def test_languages_without_parallel_captions(language: str) -> None:
     labeler = Labeler(language=language)
     for half in ("development", "held_out"):

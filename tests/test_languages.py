@@ -68,6 +68,10 @@ def names(caption: str, language: str) -> set[str]:
         ("nl", "Twee honden en een boot naast de bomen en huizen", {"dog", "boat", "tree", "house"}),
         ("nl", "Een hondje op een tuinstoel bij de kerktoren", {"dog", "chair", "steeple"}),  # compounds
         ("nl", "Een man zonder hoed of schoenen eet een appel", {"man", "apple"}),
+        ("pl", "Dwa psy i trzej chłopcy z piłkami na plażach", {"dog", "male_child", "ball", "beach"}),
+        ("pl", "Kobieta w okularach przeciwsłonecznych kroi chleb nożem", {"woman", "sunglasses", "bread", "knife"}),
+        ("pl", "Chłopiec puszcza latawiec, gra i leży", {"male_child", "kite"}),  # no forest, no game: verbs
+        ("pl", "W łazience nie ma wanny ani lustra, jest prysznic", {"bathroom", "shower"}),
         ("zh", "两只狗和一头牛在草地上。", {"dog", "cow", "grass"}),  # no head (头), with its number before it
         ("zh", "马上开始的自行车比赛", {"bicycle", "game"}),  # no horse (马) at once (马上)
         ("zh", "一個女人騎著馬經過咖啡館", {"woman", "horse", "cafe"}),  # traditional characters
