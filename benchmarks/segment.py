@@ -18,7 +18,7 @@ from typing import get_args, get_type_hints
 import torch
 
 from catlip.data.maskbatches import Window
-from catlip.models.segmenter import HeadConfig
+from catlip.models.segmenter import DecoderConfig
 from catlip.tasks.segment import SegmentConfig, segment
 from catlip.training.optim import OptimConfig
 from catlip.training.precision import Setting
@@ -51,7 +51,7 @@ def measure(args: argparse.Namespace, lr: float, seed: int, untrained: bool) -> 
             workers=1,
             device=args.device,
             show=0,
-            head=HeadConfig(head=args.head, stride=args.stride, head_width=args.head_width, head_dropout=0.1),
+            head=DecoderConfig(head=args.head, stride=args.stride, head_width=args.head_width, head_dropout=0.1),
             window=Window(),
             optim=OptimConfig(lr=lr, weight_decay=0.05),
             loop=LoopConfig(precision=args.precision, ema=0.99),
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-3])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--head", default="deeplab", choices=get_args(get_type_hints(HeadConfig)["head"]))
+    parser.add_argument("--head", default="deeplab", choices=get_args(get_type_hints(DecoderConfig)["head"]))
     parser.add_argument("--head-width", type=int, default=64)
     parser.add_argument("--stride", type=int, default=16)
     parser.add_argument("--precision", default="auto", choices=get_args(Setting))

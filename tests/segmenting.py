@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.multiprocessing.spawn import start_processes
 
-from catlip.models.segmenter import HeadConfig
+from catlip.models.segmenter import DecoderConfig
 from catlip.tasks.segment import SegmentConfig
 from catlip.tasks.segment import segment as fine_tune
 from catlip.training.optim import OptimConfig
@@ -24,7 +24,7 @@ def work(rank: int, data: str, out: str, world: int, port: int) -> None:
     torch.set_num_threads(1)
     fine_tune(config=SegmentConfig(
         run="timm:test_resnet", untrained=True, train=data, test=data, out=out, image_size=32, samples=160,
-        batch_size=8, workers=1, device="cpu", head=HeadConfig(head="linear", stride=8), optim=OptimConfig(lr=1e-2),
+        batch_size=8, workers=1, device="cpu", head=DecoderConfig(head="linear", stride=8), optim=OptimConfig(lr=1e-2),
         loop=LoopConfig(ema=0.0, precision="fp32"),
     ))  # fmt: skip
 

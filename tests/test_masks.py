@@ -12,7 +12,7 @@ from PIL import Image
 
 from catlip.data.dataset import Sample
 from catlip.data.loader import Loader
-from catlip.data.mask_classes import VOID, Classes, find_classes, pixels_of, read_mask, survey, table
+from catlip.data.mask_classes import VOID, MaskClasses, find_classes, pixels_of, read_mask, survey, table
 from catlip.data.mask_sets import open_masks
 from catlip.data.maskbatches import MaskBatch, MaskBatches, Window, check_window, random_place
 from catlip.data.order import Order
@@ -149,7 +149,7 @@ def test_bad_masks_are_told(tmp_path: Path, mask: np.ndarray, names: tuple[str, 
 
 
 def test_one_class_and_no_class_are_told(tmp_path: Path) -> None:
-    def found(values: list[int], void: tuple[int, ...]) -> Classes:
+    def found(values: list[int], void: tuple[int, ...]) -> MaskClasses:
         mask = np.array([values], np.uint8)
         data = write_tar(tmp_path / "a.tar", {"k.png": png(COLOURS[mask * 0]), "k.seg.png": png(mask)})
         return find_classes(survey(open_masks(str(data), "train"), [0]), [], void, "--train")
@@ -193,7 +193,7 @@ def test_a_mask_fits_the_picture_once_it_is_upright(tmp_path: Path) -> None:
 
 
 def test_void_moves_the_classes(tmp_path: Path) -> None:
-    zero_void = Classes(("wall", "sky"), (0, 7))
+    zero_void = MaskClasses(("wall", "sky"), (0, 7))
     assert table(zero_void)[[0, 1, 2, 3, 7]].tolist() == [VOID, 0, 1, -1, VOID]
     assert zero_void.of(np.array([[2, 0]], np.uint16), "k").tolist() == [[1, VOID]]
     with pytest.raises(UsageError, match=r"mask of k has the value 3, but the 2 classes are 1\.\.2 and void is 0, 7"):
@@ -202,7 +202,7 @@ def test_void_moves_the_classes(tmp_path: Path) -> None:
     found = survey(source, range(12))
     counted = np.bincount(np.concatenate([scene(i, 60 + i % 3).ravel() for i in range(12)]), minlength=4)
     assert pixels_of(found, find_classes(found, [], (255,), "")).tolist() == counted.tolist()
-    assert pixels_of(found, Classes(("a", "b", "c"), (0,))).tolist() == counted[1:].tolist()
+    assert pixels_of(found, MaskClasses(("a", "b", "c"), (0,))).tolist() == counted[1:].tolist()
     first, second = survey(source, range(5)), survey(source, range(5, 12))
     first.add(second)
     assert np.array_equal(first.pixels, found.pixels)

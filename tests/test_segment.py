@@ -24,7 +24,7 @@ from catlip.evaluation.segmentation import confusion, file_names, fit_of, palett
 from catlip.models import sliding_window as windows
 from catlip.models.encoder import Encoder
 from catlip.models.segmenter import (
-    HeadConfig,
+    DecoderConfig,
     SegmentationCard,
     Segmenter,
     load_segmenter,
@@ -43,7 +43,7 @@ from tests.conftest import SHARED, cut_short, write_tar
 from tests.test_masks import COLOURS, png, scene, write_folder, write_scenes
 
 
-def make(name: str, head: HeadConfig, size: int = 64, classes: int = 3) -> Segmenter:
+def make(name: str, head: DecoderConfig, size: int = 64, classes: int = 3) -> Segmenter:
     torch.manual_seed(0)
     return Segmenter(open_encoder(f"timm:{name}", image_size=size, stride=head.stride, untrained=True), classes, head)
 
@@ -51,7 +51,7 @@ def make(name: str, head: HeadConfig, size: int = 64, classes: int = 3) -> Segme
 @pytest.mark.parametrize("stride", [8, 16, 32])
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "test_vit", "corenet_vit_tiny"])
 def test_every_encoder_gives_a_map_at_the_stride(name: str, stride: int) -> None:
-    model = make(name, HeadConfig(stride=stride, head_width=8))  # pyright: ignore[reportArgumentType]
+    model = make(name, DecoderConfig(stride=stride, head_width=8))  # pyright: ignore[reportArgumentType]
     x = torch.randn(1, 3, 64, 64)
     size = 64 // (min(stride, 16) if "vit" in name else stride)  # a ViT's own map is never made coarser
     assert model.features(x).shape[2:] == (size, size)
@@ -87,7 +87,9 @@ def test_the_official_vit_keeps_its_positions_and_takes_smaller_steps(tmp_path: 
 
 
 def test_layers_of_the_encoder_learn_at_their_own_rates() -> None:
-    task = Task(MaskObjective(open_encoder("timm:test_vit", image_size=32, stride=16, untrained=True), 3, HeadConfig()))
+    task = Task(
+        MaskObjective(open_encoder("timm:test_vit", image_size=32, stride=16, untrained=True), 3, DecoderConfig())
+    )
     scales = layer_scales(task, 0.5)
     assert scales["objective.encoder.backbone.norm.weight"] == 0.5
     assert not [name for name in scales if ".head." in name]
@@ -99,7 +101,7 @@ def test_layers_of_the_encoder_learn_at_their_own_rates() -> None:
 )
 def test_encoders_that_cannot_be(name: str, size: int, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        make(name, HeadConfig(), size)
+        make(name, DecoderConfig(), size)
 
 
 def batch_of(masks: Tensor) -> MaskBatch:
@@ -115,7 +117,7 @@ def batch_of(masks: Tensor) -> MaskBatch:
 def test_the_loss_and_its_gradient_do_not_depend_on_how_a_batch_is_divided() -> None:
     """Against a loop over pixels, and over shares of every size, void in some pictures, nothing but void in one."""
     encoder = open_encoder("timm:test_vit", image_size=32, stride=16, untrained=True)  # without BatchNorm
-    objective = MaskObjective(encoder, 3, HeadConfig(head="linear")).eval()
+    objective = MaskObjective(encoder, 3, DecoderConfig(head="linear")).eval()
     masks = torch.randint(0, 3, (5, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     masks[0, :20], masks[3] = VOID, VOID
     batch = batch_of(masks)
@@ -246,7 +248,7 @@ def test_pictures_are_seen_at_the_short_side_and_never_too_large(monkeypatch: py
 
 
 def test_a_saved_model_says_the_same(tmp_path: Path) -> None:
-    settings = HeadConfig(stride=8, head_width=8, rates=(1, 2))
+    settings = DecoderConfig(stride=8, head_width=8, rates=(1, 2))
     model = make("test_resnet", settings, 32).eval()
     card = SegmentationCard(names=["a", "b", "c"], image_size=32, head={
         "head": "deeplab", "stride": 8, "head_width": 8, "head_dropout": 0.5, "rates": [1, 2],
@@ -275,7 +277,7 @@ def test_a_saved_model_says_the_same(tmp_path: Path) -> None:
 def config(data: str, out: Path, **changes: object) -> SegmentConfig:
     return SegmentConfig(**{
         "run": "timm:test_resnet", "untrained": True, "train": data, "test": data, "out": str(out), "image_size": 32,
-        "samples": 96, "batch_size": 8, "workers": 1, "device": "cpu", "head": HeadConfig(stride=8, head_width=16),
+        "samples": 96, "batch_size": 8, "workers": 1, "device": "cpu", "head": DecoderConfig(stride=8, head_width=16),
         "optim": OptimConfig(lr=1e-2), "loop": LoopConfig(ema=0.9, precision="fp32", save_every=32), **changes,
     })  # fmt: skip
 
@@ -317,7 +319,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
     data = write_scenes(tmp_path)
-    changes = {"head": HeadConfig(head=head, head_width=16)}  # pyright: ignore[reportArgumentType]
+    changes = {"head": DecoderConfig(head=head, head_width=16)}  # pyright: ignore[reportArgumentType]
     whole = segment(config=config(data, tmp_path / "whole", **changes)).result
     with cut_short():
         segment(config=config(data, tmp_path / "cut", **changes))
@@ -330,7 +332,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(
     with pytest.raises(UsageError, match=r"another run.*optim.lr: 0.01 there, 0.5 here"):
         segment(config=config(data, tmp_path / "cut", optim=OptimConfig(lr=0.5), **changes))
     with pytest.raises(UsageError, match="cannot go on with objective"):
-        segment(config=config(data, tmp_path / "cut", head=HeadConfig(head_width=8), accept_changes=True))
+        segment(config=config(data, tmp_path / "cut", head=DecoderConfig(head_width=8), accept_changes=True))
 
 
 def test_a_run_begins_with_the_encoder_it_is_given(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from catlip.data.objects import Mask, Objects, RunLengths, run_lengths
 from catlip.data.tables import captions_of
 from catlip.errors import UsageError
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture, in [0, 1]
+ShareBox = tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture, in [0, 1]
 
 
 # Ids of the 80 categories that the 2014 and 2017 annotations have, of the 91 that the paper lists (1405.0312).
@@ -105,9 +105,9 @@ class Instances:
         if all(objects.crowd.all() for objects in self.pictures.values()):
             raise UsageError(f"{option} {self.path} holds no boxes: {self.described}")
 
-    def boxes(self) -> dict[str, dict[str, list[Box]]]:
+    def boxes(self) -> dict[str, dict[str, list[ShareBox]]]:
         """{file name: {category: boxes}} of all pictures; without crowds, as most of their box is none of them."""
-        found: dict[str, dict[str, list[Box]]] = {}
+        found: dict[str, dict[str, list[ShareBox]]] = {}
         for name, objects in self.pictures.items():
             shares = objects.boxes.astype(np.float64) / [objects.width, objects.height, objects.width, objects.height]
             here = found[name] = {}

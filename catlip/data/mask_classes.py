@@ -61,7 +61,7 @@ def _one_channel(image: Image.Image, key: str) -> Image.Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Classes:
+class MaskClasses:
     """Class c has the name names[c] and, in a mask's file, the number c, or c + 1 if 0 is void."""
 
     names: tuple[str, ...]
@@ -91,7 +91,7 @@ class Classes:
 
 
 @lru_cache(maxsize=8)
-def table(classes: Classes) -> np.ndarray:
+def table(classes: MaskClasses) -> np.ndarray:
     """int16 [65536]: number -> class, VOID, or -1 for numbers that mean nothing."""
     found = np.full(VALUES, -1, np.int16)
     found[classes.first : classes.first + len(classes)] = np.arange(len(classes))
@@ -159,7 +159,7 @@ def _counts(record: Sample) -> np.ndarray:
     return np.bincount(numbers.ravel(), minlength=VALUES)
 
 
-def find_classes(train: Survey, names: list[str], void: tuple[int, ...], told: str) -> Classes:
+def find_classes(train: Survey, names: list[str], void: tuple[int, ...], told: str) -> MaskClasses:
     """The classes of a training set: those of `names`, or all numbers up to the greatest that is not void.
 
     told: the set, for messages. Raises UsageError for masks that are wrong and for numbers outside the names.
@@ -181,7 +181,7 @@ def find_classes(train: Survey, names: list[str], void: tuple[int, ...], told: s
         )
     if count < 2:
         raise UsageError(f"{told}: every labelled pixel has the number {there[0]}, and one class teaches nothing{two}")
-    classes = Classes(tuple(names) or tuple(f"class {first + c}" for c in range(count)), void)
+    classes = MaskClasses(tuple(names) or tuple(f"class {first + c}" for c in range(count)), void)
     check_numbers(train, classes, told)
     return classes
 
@@ -195,7 +195,7 @@ def check_readable(found: Survey, told: str) -> None:
     Unreadable(dict(found.unreadable)).check(found.met)
 
 
-def check_numbers(found: Survey, classes: Classes, told: str) -> None:
+def check_numbers(found: Survey, classes: MaskClasses, told: str) -> None:
     """Raises UsageError for a number that is neither a class nor void, with the key of a mask that has it."""
     meaning = table(classes)
     for number in np.flatnonzero(found.pixels).tolist():
@@ -203,6 +203,6 @@ def check_numbers(found: Survey, classes: Classes, told: str) -> None:
             raise UsageError(f"{told}: {classes.told(number, found.where[number])}")
 
 
-def pixels_of(found: Survey, classes: Classes) -> np.ndarray:
+def pixels_of(found: Survey, classes: MaskClasses) -> np.ndarray:
     """int64 [C]: pixels of each class."""
     return found.pixels[classes.first : classes.first + len(classes)]

@@ -15,7 +15,7 @@ from catlip.data.batches import Batch, Batches
 from catlip.data.crops import Box, decode_part, empty
 from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import UnreadableImageError
-from catlip.data.mask_classes import VOID, Classes, read_mask
+from catlip.data.mask_classes import VOID, MaskClasses, read_mask
 from catlip.data.order import Order
 from catlip.data.steps import Steps
 from catlip.errors import UsageError
@@ -52,7 +52,7 @@ class MaskBatches(Batches):
         order: Order,
         steps: Steps,
         *,
-        classes: Classes,
+        classes: MaskClasses,
         window: Window,
         rank: int = 0,
         world: int = 1,

@@ -12,7 +12,7 @@ its shards, and then the samples of a few neighbouring shards at a time, so that
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def uniforms(places: np.ndarray, count: int, seed: int) -> np.ndarray:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-class Mixture:
+class Weighted:
     """Sources with a weight each: an epoch holds so many times the samples of one.
 
     A source's own sequence is endless: what an epoch leaves out of it (weights that are no whole numbers) comes next.
@@ -112,7 +112,7 @@ class Repeated:
         self.length = int(self._bounds[-1])
 
     def samples(self, epochs: Any, numbers: np.ndarray) -> np.ndarray:
-        """As of `Mixture`; the samples of a shard have successive numbers."""
+        """As of `Weighted`; the samples of a shard have successive numbers."""
         unit = np.searchsorted(self._bounds, numbers, side="right") - 1
         return self._first[unit] + numbers - self._bounds[unit]
 
@@ -151,12 +151,21 @@ class Thinned:
         return (self._start + epoch * STRIDE) % SCALE
 
     def samples(self, epochs: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """As of `Mixture`: the samples at the points of these numbers, ascending with them."""
+        """As of `Weighted`: the samples at the points of these numbers, ascending with them."""
         return np.searchsorted(self.ends, self._offset(epochs) + numbers * SCALE, side="right") - 1
 
     def bounds(self, epoch: int) -> np.ndarray:
         """As of `Repeated`: how many points of the epoch come before each shard."""
         return -((self._offset(epoch) - self.ends[self._begins]) // SCALE)
+
+
+class Epoch(NamedTuple):
+    """How the shards of an epoch lie, one behind the other, and within which bounds their samples are shuffled."""
+
+    shards: np.ndarray  # int64 [shards]: their numbers, in the order of this epoch
+    starts: np.ndarray  # int64 [shards]: the place at which each begins
+    windows: np.ndarray  # int64 [windows + 1]: places
+    firsts: np.ndarray  # int64 [shards]: the number of each one's first sample
 
 
 class Order:
@@ -182,7 +191,7 @@ class Order:
             weights = np.repeat([weight for _, weight in parts], [n for n, _ in parts])
             self._epochs = Thinned(keep * weights, seed, shards)
         else:
-            self._epochs = Repeated(parts, shards) if window else Mixture(parts, seed)
+            self._epochs = Repeated(parts, shards) if window else Weighted(parts, seed)
         self.length = self._epochs.length
 
     def samples(self, places: np.ndarray) -> np.ndarray:
@@ -195,7 +204,7 @@ class Order:
         found = np.empty(places.shape, np.int64)
         epochs, within = np.divmod(places, self.length)
         for epoch in np.unique(epochs):
-            order, starts, windows, firsts = self._epoch(int(epoch))
+            shards, starts, windows, firsts = self._epoch(int(epoch))
             here = epochs == epoch
             x = within[here]
             number = np.searchsorted(windows, x, side="right") - 1
@@ -204,35 +213,34 @@ class Order:
                 inside = number == w
                 low, high = windows[w], windows[w + 1]
                 with np.errstate(over="ignore"):
-                    key = _key(self.seed ^ 0x57696E64, np.asarray(int(epoch) * len(order) + int(w)))
+                    key = _key(self.seed ^ 0x57696E64, np.asarray(int(epoch) * len(shards) + int(w)))
                 at[inside] = low + permute(x[inside] - low, int(high - low), key)
             unit = np.searchsorted(starts, at, side="right") - 1
             found[here] = firsts[unit] + at - starts[unit]
         return found
 
     @lru_cache(maxsize=4)  # noqa: B019 - one object a run; batches cross at most from one epoch into the next
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(order of the shards, first place of each, bounds of the windows, number of each one's first sample)."""
-        assert not isinstance(self._epochs, Mixture)  # windows have shards
+    def _epoch(self, epoch: int) -> Epoch:
+        assert not isinstance(self._epochs, Weighted)  # windows have shards
         numbers = self._epochs.bounds(epoch)
         n = len(numbers) - 1
         with np.errstate(over="ignore"):
             order = permute(np.arange(n), n, _key(self.seed, np.asarray(epoch)))
         starts = np.cumsum([0, *np.diff(numbers)[order]])
-        bounds = [0]
+        windows = [0]
         for end in starts[1:].tolist():
-            if end - bounds[-1] >= self.window:
-                bounds.append(end)
-        if bounds[-1] != starts[-1]:
-            bounds[-1 if len(bounds) > 1 else len(bounds) :] = [int(starts[-1])]
-        return order, starts[:-1], np.array(bounds), numbers[:-1][order]
+            if end - windows[-1] >= self.window:
+                windows.append(end)
+        if windows[-1] != starts[-1]:  # the last one takes what is left
+            windows = [*(windows[:-1] or windows), int(starts[-1])]
+        return Epoch(order, starts[:-1], np.array(windows), numbers[:-1][order])
 
     def shards_from(self, place: int, windows: int = 2) -> list[int]:
         """Shards of the window at `place` and of the ones after it, in order: what to fetch ahead."""
-        if isinstance(self._epochs, Mixture) or not self.window:
+        if isinstance(self._epochs, Weighted) or not self.window:
             return []
         epoch, within = divmod(place, self.length)
-        order, starts, bounds, _ = self._epoch(epoch)
-        first = int(np.searchsorted(bounds, within, side="right")) - 1
-        low, high = bounds[first], bounds[min(first + windows, len(bounds) - 1)]
-        return self._epochs.shards[order[(low <= starts) & (starts < high)]].tolist()
+        found = self._epoch(epoch)
+        first = int(np.searchsorted(found.windows, within, side="right")) - 1
+        low, high = found.windows[first], found.windows[min(first + windows, len(found.windows) - 1)]
+        return self._epochs.shards[found.shards[(low <= found.starts) & (found.starts < high)]].tolist()

@@ -118,7 +118,7 @@ def subset(dataset: Dataset, indices: Any) -> Dataset:
 
 
 def thinned(dataset: Dataset, keep: np.ndarray) -> Dataset:
-    """The same samples; sample n is in an epoch with probability keep[n], which its source's weight multiplies."""
+    """The same samples; sample n is in an epoch keep[n] times as often as before, its source's weight included."""
     found = Subset(dataset, np.arange(len(dataset)))
     found.keep = np.asarray(keep, np.float32) * (1 if found.keep is None else found.keep)
     return found

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from catlip import page
 from catlip.config import configure
-from catlip.data.coco import read_instances
-from catlip.data.crops import Box
+from catlip.data.coco import ShareBox, read_instances
 from catlip.data.dataset import Dataset
 from catlip.data.image_lookup import Names
 from catlip.data.images import Unreadable, UnreadableImageError, decode_upright, left_out
@@ -32,7 +31,7 @@ from catlip.training.distributed import one_device
 
 SIDE = 480  # pixels of the longer side on the page
 HEAT = np.array([[20, 30, 110], [40, 120, 200], [240, 230, 90], [230, 60, 30]], np.float32)  # from little to much
-Boxes = dict[str, list[Box]]  # of an image, by category
+Boxes = dict[str, list[ShareBox]]  # of an image, by category
 
 
 @dataclass(kw_only=True, slots=True)
@@ -58,7 +57,7 @@ class RelevanceMap:
     phrase: str
     pixels: np.ndarray  # uint8 [h, w, 3], small
     relevance: Tensor  # [h, w] of the feature map
-    boxes: list[Box]  # of the phrase, where they are known
+    boxes: list[ShareBox]  # of the phrase, where they are known
     point: tuple[float, float]  # of the highest relevance, as shares of width and height
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from catlip.data.crops import Box
+from catlip.data.coco import ShareBox
 from catlip.models.encoder import Encoder
 
 
@@ -51,7 +51,7 @@ def peak(relevance: Tensor) -> tuple[float, float]:
     return (best % width + 0.5) / width, (best // width + 0.5) / height
 
 
-def inside(point: tuple[float, float], boxes: Sequence[Box]) -> bool:
+def inside(point: tuple[float, float], boxes: Sequence[ShareBox]) -> bool:
     """Whether a point lies in one of the boxes, edges included."""
     x, y = point
     return any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in boxes)
@@ -73,7 +73,7 @@ class Pointed:
         return self.area < 0.25 and self.categories > 1
 
 
-def area(boxes: Sequence[Box]) -> float:
+def area(boxes: Sequence[ShareBox]) -> float:
     """Share of the image that the boxes cover together, overlaps counted once. On a grid of 100 x 100 points."""
     at = (torch.arange(100) + 0.5) / 100
     covered = torch.zeros(100, 100, dtype=torch.bool)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from catlip import page
-from catlip.data.mask_classes import VOID, Classes
+from catlip.data.mask_classes import VOID, MaskClasses
 from catlip.evaluation.result import NOT_SAVED, Result, Table, percent
 
 
@@ -153,7 +153,7 @@ def as_png(mask: np.ndarray, colours: np.ndarray) -> Image.Image:
     return image
 
 
-def save_mask(path: Path, predicted: np.ndarray, classes: Classes) -> None:
+def save_mask(path: Path, predicted: np.ndarray, classes: MaskClasses) -> None:
     """A prediction as PNG, with the numbers that the masks of the data have, and colours for people."""
     colours = np.roll(palette(len(classes)), classes.first, axis=0)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from catlip.atomic import write_text
 from catlip.data.images import decode_upright
-from catlip.data.mask_classes import Classes
+from catlip.data.mask_classes import MaskClasses
 from catlip.errors import UsageError
 from catlip.models.encoder import REFUSALS, Encoder, misfit, size_refused
 from catlip.models.model_folders import ENCODER_FOLDER, read_json
@@ -32,8 +32,8 @@ CARD, WEIGHTS = "segmentation.json", "segmentation.safetensors"
 
 
 @dataclass(kw_only=True, slots=True)
-class HeadConfig:
-    """Settings of the head."""
+class DecoderConfig:
+    """Settings of the head, which makes classes of the encoder's features."""
 
     head: Literal["deeplab", "linear"] = "deeplab"
     stride: Literal[8, 16, 32] = 16  # pixels between positions of the feature map
@@ -49,7 +49,7 @@ class SegmentationCard:
     names: list[str]
     image_size: int  # pixels of the square windows it was trained with
     short_side: int = 0  # pixels that images are brought to before; 0: as they are
-    head: dict[str, Any] = field(default_factory=dict)  # fields of HeadConfig
+    head: dict[str, Any] = field(default_factory=dict)  # fields of DecoderConfig
     first: int = 0  # number of the first class in mask files
     void: tuple[int, ...] = (255,)
 
@@ -57,7 +57,7 @@ class SegmentationCard:
 class Segmenter(nn.Module):
     """x: square images [B, 3, S, S] in the encoder's input space -> logits [B, C, h, w] at the stride."""
 
-    def __init__(self, encoder: Encoder, classes: int, cfg: HeadConfig) -> None:
+    def __init__(self, encoder: Encoder, classes: int, cfg: DecoderConfig) -> None:
         """Raises UsageError for an image size that the encoder refuses."""
         super().__init__()
         self.encoder = encoder
@@ -89,7 +89,7 @@ class TrainedSegmenter:
     def __init__(self, model: Segmenter, card: SegmentationCard) -> None:
         self.model, self.card = model, card
         self.names = card.names
-        self.classes = Classes(tuple(card.names), card.void)
+        self.classes = MaskClasses(tuple(card.names), card.void)
 
     def __call__(self, image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
         """uint8 [h, w]: the class of each pixel. image: a PIL image, a file, or uint8 [h, w, 3].
@@ -128,7 +128,7 @@ def _prepare(encoder: Encoder) -> tuple[int, int]:
     return found.shape[1], round(size / found.shape[2])
 
 
-def _deeplab(width: int, classes: int, cfg: HeadConfig) -> nn.Sequential:
+def _deeplab(width: int, classes: int, cfg: DecoderConfig) -> nn.Sequential:
     """torchvision's DeepLabHead, with the width and dropout as asked.
 
     The branch that sees the whole picture has no BatchNorm: over one number a picture it cannot be had for a batch of
@@ -187,7 +187,7 @@ def load_segmenter(run: Source, device: str = "auto") -> TrainedSegmenter:
         raise UsageError(f"{folder} holds no segmentation model: {folder / CARD} does not exist")
     try:
         card = SegmentationCard(**read_json(folder / CARD))
-        card.void, settings = tuple(card.void), HeadConfig(**card.head)
+        card.void, settings = tuple(card.void), DecoderConfig(**card.head)
         settings.rates = tuple(settings.rates)
     except TypeError as error:
         raise UsageError(f"{folder / CARD} is of another version: {error}") from None

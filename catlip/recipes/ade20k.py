@@ -15,7 +15,7 @@ Published mIoU on the validation set, released weights: B 50.1, L 54.8, H 55.6 (
 """
 
 from catlip.data.maskbatches import Window
-from catlip.models.segmenter import HeadConfig
+from catlip.models.segmenter import DecoderConfig
 from catlip.tasks.segment import SegmentConfig
 from catlip.training.optim import OptimConfig
 from catlip.training.state import LoopConfig
@@ -34,7 +34,7 @@ def ade20k_b16() -> SegmentConfig:
         image_size=512,
         epochs=50.0,
         batch_size=32,
-        head=HeadConfig(head="deeplab", stride=8, head_width=512, head_dropout=0.1, rates=(12, 24, 36)),
+        head=DecoderConfig(head="deeplab", stride=8, head_width=512, head_dropout=0.1, rates=(12, 24, 36)),
         window=Window(short_side=512, scale=(0.5, 1.5)),
         optim=OptimConfig(lr=3e-5, lr_end=0.1, weight_decay=0.1, betas=(0.9, 0.999), warmup=500 * 32 / (50 * PICTURES)),
         loop=LoopConfig(precision="fp32", ema=0.9999),

@@ -16,7 +16,7 @@ from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable, UnreadableImageError, decode_upright, left_out
 from catlip.data.mask_classes import (
     VOID,
-    Classes,
+    MaskClasses,
     Survey,
     check_numbers,
     check_readable,
@@ -33,7 +33,7 @@ from catlip.data.steps import Steps
 from catlip.errors import UsageError
 from catlip.evaluation.class_names import read_names
 from catlip.evaluation.segmentation import Seen, SegmentationResult, confusion, file_names, fit_of, save_mask
-from catlip.models.segmenter import HeadConfig, SegmentationCard, load_segmenter, open_encoder, save_segmenter
+from catlip.models.segmenter import DecoderConfig, SegmentationCard, load_segmenter, open_encoder, save_segmenter
 from catlip.models.weights import fingerprint, named
 from catlip.notices import say
 from catlip.objectives.masks import MaskObjective
@@ -64,7 +64,7 @@ class SegmentConfig(TrainConfig):
     drop_path: float = 0.0  # stochastic depth: rate at the last layer, falling linearly to 0 at the first
     save_masks: bool = False  # write the predictions on the test set as PNG
     show: int = 24  # predictions on the page
-    head: HeadConfig = field(default_factory=HeadConfig)
+    head: DecoderConfig = field(default_factory=DecoderConfig)
     window: Window = field(default_factory=Window)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=3e-4))
 
@@ -92,7 +92,7 @@ def segment(
         return trainer.train(make_task(cfg, classes, tested, len(learned)), learned, cfg, cfg.out)
 
 
-def make_task(cfg: SegmentConfig, classes: Classes, test: Dataset, n_train: int) -> "SegmentTask":
+def make_task(cfg: SegmentConfig, classes: MaskClasses, test: Dataset, n_train: int) -> "SegmentTask":
     """Encoder and head with their initial weights: a function of the settings alone."""
     torch.manual_seed(cfg.seed)
     encoder = open_encoder(
@@ -106,7 +106,7 @@ class SegmentTask(Task):
     """Random windows of images with their masks."""
 
     def __init__(
-        self, cfg: SegmentConfig, objective: MaskObjective, classes: Classes, test: Dataset, n_train: int
+        self, cfg: SegmentConfig, objective: MaskObjective, classes: MaskClasses, test: Dataset, n_train: int
     ) -> None:
         """test: the set to test on. n_train: images that are learned from."""
         super().__init__(objective, image_size=cfg.image_size)
@@ -179,7 +179,7 @@ class SegmentTask(Task):
         return result.saved(out)
 
 
-def _look(cfg: SegmentConfig, train: Dataset, test: Dataset, names: list[str], world: World) -> Classes:
+def _look(cfg: SegmentConfig, train: Dataset, test: Dataset, names: list[str], world: World) -> MaskClasses:
     """The classes; every mask is looked at once, the processes sharing the work."""
     void = cfg.void or getattr(train, "void", (255,))
     found = _surveyed(train, world)
