@@ -116,16 +116,7 @@ def test_parts_and_mixtures_keep_the_shares() -> None:
     assert subset(fair, [2, 0]).keep.tolist() == [0.25, 0.5]
     mixed = mix([fair, dataset], [2.0, 1.0])
     assert mixed.keep.tolist() == [0.5, 1, 0.25, 0, 1, 1, 1, 1]
-    assert thinned(mixed, np.full(8, 0.5)).keep.tolist() == [
-        0.5,
-        1,
-        0.25,
-        0,
-        0.5,
-        0.5,
-        0.5,
-        0.5,
-    ]  # halved
+    assert thinned(mixed, np.full(8, 0.5)).keep.tolist() == [0.5, 1, 0.25, 0, 0.5, 0.5, 0.5, 0.5]  # halved
     prints = [d.fingerprint() for d in (dataset, fair, thinned(dataset, np.ones(4)))]
     assert prints[0] != prints[1] != prints[2]
 

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -90,6 +90,14 @@ class Rule(Protocol):
         ...
 
 
+@lru_cache(maxsize=8)  # it takes half a second, and a run makes several labelers
+def phrase_index(terms: tuple[tuple[str, tuple[str, ...]], ...]) -> "PhraseIndex":
+    """The phrases of WordNet, and of a lexicon of one's own."""
+    from catlip.labels.nouns.phrases import PhraseIndex
+
+    return PhraseIndex(open_lexicon(), {tuple(phrase_words(text)): labels for text, labels in terms})
+
+
 class Labeler:
     """Captions -> synsets of WordNet 3.0. Needs neither torch nor a download.
 
@@ -163,18 +171,13 @@ class Labeler:
             return CorenetRule(self.wordnet, self._index)
         from catlip.labels.nouns.rule import NounRule
 
-        english = NounRule(self._phrases, self._index, canonical=self.canonical, heads=self.heads)
+        phrases = phrase_index(tuple(self.terms.items()))
+        english = NounRule(phrases, self._index, canonical=self.canonical, heads=self.heads)
         if self.language == "en":
             return english
         from catlip.labels.languages.language_rule import language_rule
 
         return language_rule(self.language, english, self.terms)
-
-    @cached_property
-    def _phrases(self) -> "PhraseIndex":
-        from catlip.labels.nouns.phrases import PhraseIndex
-
-        return PhraseIndex(self.wordnet, {tuple(phrase_words(text)): labels for text, labels in self.terms.items()})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -276,7 +279,8 @@ class Labeler:
             return self._rule
         from catlip.labels.nouns.rule import NounRule
 
-        return NounRule(self._phrases, self._index, canonical=False, heads=False, several=True)
+        phrases = phrase_index(tuple(self.terms.items()))
+        return NounRule(phrases, self._index, canonical=False, heads=False, several=True)
 
     def synonym(self, synset: str) -> str:
         """The label under which a synset is found: the canonical one of its near-synonyms, or itself."""
