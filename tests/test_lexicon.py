@@ -66,7 +66,7 @@ def test_the_table_of_words_names_synsets_that_exist(lexicon: Lexicon) -> None:
 
     lists = word_lists()
     assert set(lists) == {
-        *"never sense cue not-a-phrase carrier noun plural function negation language before after name".split()
+        *"never sense cue not-a-phrase carrier noun plural function negation language before after name title".split()
     }
     for section in ("sense", "cue"):
         for word, (usual, *others) in lists[section].items():
