@@ -284,6 +284,27 @@ def test_a_vocabulary_of_ones_own_language_wants_its_tables(tmp_path: Path, monk
     assert Labeler(language="my language").absolute_settings["language"] == str(folder)
 
 
+def test_auto_with_a_language_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = own_language(tmp_path / "sv", nouns="hund\tn02084071\nstrand\tn09217230\nsol\tn09450454\n")
+    labeler = Labeler(language=f"auto,{folder}")
+    mixed = ["ett hund och ett strand", "a dog on the beach", "Ein Hund am Strand", "un chien sur la plage", "一只狗"]
+    beach = ["n02084071", "n09217230"]
+    assert labeler(mixed) == [beach, beach, beach, beach, ["n02084071"]]
+    assert labeler.data_hash not in (LABELERS["auto"].data_hash, Labeler(language=folder).data_hash)
+    monkeypatch.chdir(tmp_path)
+    near = Labeler(language="auto,sv")
+    assert near.absolute_settings["language"] == f"auto,{folder}"
+    assert near.data_hash == labeler.data_hash
+    assert pickle.loads(pickle.dumps(near))(mixed) == labeler(mixed)
+    counted = build_vocabulary(mixed, language="auto,sv", out=str(tmp_path / "vocab.tsv"))
+    assert counted.counts == [5, 4]
+    assert Vocabulary.load(tmp_path / "vocab.tsv").labeler()(mixed) == labeler(mixed)
+    own_language(tmp_path / "a,b")
+    assert Labeler(language="a,b")(["hundar"]) == [["n02084071"]]  # only auto is followed by others
+    with pytest.raises(UsageError, match="`language` 'missing': there are en"):
+        Labeler(language="auto,missing")
+
+
 def test_files_in_ones_own_language(tmp_path: Path) -> None:
     """Worker processes read the same tables, and labels of other tables are not mixed in one folder."""
     folder, out = own_language(tmp_path / "swedish"), tmp_path / "labels"

@@ -69,7 +69,7 @@ class CorpusConfig(CaptionsConfig):
     rule: Literal["nouns", "corenet"] = "nouns"
     canonical: bool = True  # near-synonyms (girl, female child, lass) share one label
     heads: bool = True  # a phrase also carries the label of what it is a kind of (swimming pool: pool)
-    language: str = "en"  # of the captions: en, de, ..., auto (each one's own), or a folder (docs/labels.md)
+    language: str = "en"  # of the captions: en, de, ..., auto, a folder, or auto,FOLDER (docs/labels.md)
     ancestors: int = 0  # add hypernyms up to so many levels
     lexicon: str | None = None  # TSV of your own terms: phrase, label
 

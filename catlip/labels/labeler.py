@@ -35,7 +35,7 @@ class ExplainConfig:
     rule: Literal["nouns", "corenet"] = "nouns"
     canonical: bool = True  # near-synonyms (girl, female child, lass) share one label
     heads: bool = True  # a phrase also carries the label of what it is a kind of (swimming pool: pool)
-    language: str = "en"  # of the caption: en, de, ..., auto, or a folder (docs/labels.md)
+    language: str = "en"  # of the caption: en, de, ..., auto, a folder, or auto,FOLDER (docs/labels.md)
     ancestors: int = 0  # also show the labels with hypernyms up to so many levels
     lexicon: str | None = None  # TSV of your own terms: phrase, label
 
@@ -114,7 +114,7 @@ class Labeler:
     canonical: synsets that captions use for the same visible thing share one label (catlip/labels/nouns/synonyms.tsv).
     heads: a phrase also carries the label of what it is a kind of, so that "pool" and "swimming pool" agree.
     language: of the captions, "en", "de", "es", ..., a folder that describes another one (docs/labels.md), or "auto":
-        each caption's own of those that are shipped. The labels are the same synsets.
+        each caption's own of those that are shipped, and in "auto,FOLDER" of a folder. The labels are the same synsets.
     rule: "nouns", ours, or "corenet", the official CatLIP code's behaviour, for whoever reproduces the paper or uses
         the official vocabulary and weights.
     ancestors: add the hypernyms of every synset, up to so many levels.
@@ -187,11 +187,10 @@ class Labeler:
     @property
     def absolute_settings(self) -> dict[str, Any]:
         """`settings` for processes with another working directory."""
-        from catlip.labels.languages.language import NAMES
+        from catlip.labels.languages.language import absolute
 
-        own = () if self.language in NAMES else ("language",)
-        paths = {name: os.path.abspath(path) for name in (*own, "lexicon") if (path := getattr(self, name))}
-        return {**self.settings, **paths}
+        lexicon = os.path.abspath(self.lexicon) if self.lexicon else None
+        return {**self.settings, "language": absolute(self.language), "lexicon": lexicon}
 
     def __getstate__(self) -> dict[str, Any]:  # worker processes open their own
         return {**self.settings, "version": self.version, "terms": self.terms}

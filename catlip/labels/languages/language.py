@@ -1,5 +1,6 @@
 """What is known of one language other than English: its nouns with their synsets, its function words, its spelling."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -208,16 +209,30 @@ def _shipped(code: str) -> Language:
     return Language(HERE / code)
 
 
+def names_of(language: str) -> list[str]:
+    """What a setting names: one language, or "auto" and folders of one's own, with commas between."""
+    return language.split(",") if language.startswith("auto,") else [language]
+
+
+def absolute(language: str) -> str:
+    """A setting for processes with another working directory."""
+    return ",".join(name if name in NAMES else os.path.abspath(name) for name in names_of(language))
+
+
 def open_languages(language: str) -> list[Language]:
     """The tables of a language: of one that is shipped, by its code, of a folder, or of all that are shipped ("auto").
 
-    Raises UsageError for a language that there are no tables of, and for a folder that is none.
+    "auto,FOLDER,FOLDER" are all that are shipped, and these. Raises UsageError for a language that there are no tables
+    of, and for a folder that is none.
     """
-    if language == "auto":
-        return list(map(_shipped, SHIPPED))
+    first, *folders = names_of(language)
+    if first == "auto":
+        return [*map(_shipped, SHIPPED), *(one for folder in folders for one in open_languages(folder))]
     if language in SHIPPED:
         return [_shipped(language)]
     if not Path(language).is_dir():
         known = ", ".join(NAMES)
-        raise UsageError(f"`language` {language!r}: there are {known}; and a folder of your own may be named")
+        raise UsageError(
+            f"`language` {language!r}: there are {known}; a folder of your own may be named, or auto,FOLDER"
+        )
     return [Language(Path(language))]

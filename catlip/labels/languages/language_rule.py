@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from catlip.labels.languages.language import Language, open_languages
+from catlip.labels.languages.language import Language, names_of, open_languages
 from catlip.labels.languages.language_files import ALONE
 from catlip.labels.nouns.phrases import MAX_PHRASE, PhraseIndex, Terms, pair_table
 from catlip.labels.nouns.rule import DENIED, FOREIGN, NOT_ENGLISH, Batch, NounRule, evidence, foreignness_of
@@ -261,7 +261,7 @@ class AutoRule:
 
 
 def language_rule(language: str, english: NounRule, terms: dict[str, tuple[str, ...]]) -> LanguageRule | AutoRule:
-    """The rule of a language, or of all ("auto"), with the settings of the English one.
+    """The rule of a language, or of several ("auto", "auto,FOLDER"), with the settings of the English one.
 
     terms: a domain's own, phrase -> labels. Raises UsageError as `open_languages` does.
     """
@@ -271,4 +271,4 @@ def language_rule(language: str, english: NounRule, terms: dict[str, tuple[str, 
         return LanguageRule(LanguagePhrases(english.phrases.lexicon, tables, own), english)
 
     rules = list(map(rule_of, open_languages(language)))
-    return AutoRule([english, *rules]) if language == "auto" else rules[0]
+    return AutoRule([english, *rules]) if names_of(language)[0] == "auto" else rules[0]
