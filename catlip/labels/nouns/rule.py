@@ -210,11 +210,12 @@ class NounRule:
             counted = np.concatenate([rows[~self._words.rows["carrier"][ids[positions]]], denied])
             alone = np.bincount(counted, minlength=len(bounds) - 1)[rows] == 1
         more: list[tuple[int, int, int]] = []
-        for i in np.flatnonzero((labels == BY_CONTEXT) | (alone & found["several"])).tolist():
-            row = int(rows[i])
-            caption = [self._words.text[number] for number in ids[bounds[row] : bounds[row + 1]].tolist()]
-            labels[i], *others = self._senses(int(numbers[i]), caption, bool(alone[i]))
-            more += [(row, label, int(positions[i])) for label in others]
+        unsure = np.flatnonzero((labels == BY_CONTEXT) | (alone & found["several"]))
+        columns = numbers[unsure], bounds[rows[unsure]], bounds[rows[unsure] + 1], alone[unsure]
+        for i, number, start, end, lone in zip(unsure.tolist(), *(column.tolist() for column in columns), strict=True):
+            caption = [self._words.text[word] for word in ids[start:end].tolist()]
+            labels[i], *others = self._senses(number, caption, lone)
+            more += [(int(rows[i]), label, int(positions[i])) for label in others]
         if more:
             columns = zip((rows, labels, positions), np.array(more).T, strict=True)
             rows, labels, positions = (np.concatenate(pair) for pair in columns)

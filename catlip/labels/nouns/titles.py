@@ -5,8 +5,6 @@ goods and without the words that make a sentence (the, his, is): in a sentence t
 What a thing is made of stays (a leather bag), and what it is of the same kind (a backpack bag).
 """
 
-from enum import IntFlag
-
 import numpy as np
 
 from catlip.labels.nouns.words import STOPS, Form, Kind, word_list
@@ -21,11 +19,11 @@ TOOLS = {"n03575240", "n04014297", "n04151940"}  # instrumentality, protective c
 GOODS = {*TOOLS, "n03076708", "n03122748"}  # and commodities, coverings
 PARTS = {"n04081844", "n04461879", "n03964744", "n03619396", "n03619650"}  # fasteners and chains, toys, kits
 CONTAINER, VEHICLE = "n03094503", "n04524313"
-_VERBS = (Form.BASE_VERB, Form.S_FORM, Form.ING_FORM, Form.PAST_FORM)
+_VERBS = {int(form) for form in (Form.BASE_VERB, Form.S_FORM, Form.ING_FORM, Form.PAST_FORM)}
 
 
-class Role(IntFlag):
-    """What a word is in a title."""
+class Role:
+    """What a word is in a title: the sum of some of these. No enum, whose members take long to look up."""
 
     GOODS = 1
     LIVING_OR_PLACE = 2  # a person, animal, sport, place, part of the body, vehicle: what goods after it are for
@@ -36,11 +34,11 @@ class Role(IntFlag):
     SENTENCE = 64  # no word of a title
 
 
-def role_of(lexicon: Lexicon, synset: str) -> Role:
+def role_of(lexicon: Lexicon, synset: str) -> int:
     above, lexfile = lexicon.above(synset).keys(), lexicon.synset(synset).lexfile
     place, material, part = above & PLACES, above & MATERIALS, above & PARTS
     goods = above & GOODS and not place
-    role = Role.GOODS if goods else Role(0)
+    role = Role.GOODS if goods else 0
     if place or VEHICLE in above or lexfile in ("person", "animal", "act") or (lexfile == "body" and not material):
         role |= Role.LIVING_OR_PLACE
     if (goods or lexfile == "food") and not (part or material):
@@ -80,16 +78,24 @@ class Title:
         for i in np.flatnonzero(fors).tolist():
             title = int(np.searchsorted(self.ends, i))
             start = int(self.ends[title - 1]) if title else 0
-            if (self.role[start:i] & Role.GOODS).any():
+            if self.kind[i - 1] != Kind.PREPOSITION and (self.role[start:i] & Role.GOODS).any():  # not "except for"
                 found[self._joined(i + 1, int(self.ends[title]))] = True
         phrases = self.units[found & (self.units > 1)]
         return found | np.isin(self.units, phrases)
 
     def _there(self, i: int) -> bool:
-        """Whether people are there to be seen: two boys, women in coats, men and women, girls playing."""
-        does = self.units[i + 1] == 0 and self.form[i + 1] in _VERBS
-        counted = i > 0 and self.kind[i - 1] == Kind.NUMBER
-        return counted or does or self.kind[i + 1] in (Kind.PREPOSITION, Kind.CONJUNCTION, Kind.VERB)
+        """Whether people are there to be seen: two small boys, women in coats, girls playing, past women."""
+        if self._does(i + 1) or self.kind[i + 1] in (Kind.PREPOSITION, Kind.CONJUNCTION, Kind.VERB):
+            return True
+        before = i - 1
+        while before >= 0 and self.kind[before] not in (*STOPS, Kind.NUMBER) and not self.units[before]:
+            if self._does(before):
+                return True
+            before -= 1
+        return before >= 0 and self.kind[before] in (Kind.NUMBER, Kind.PREPOSITION)
+
+    def _does(self, i: int) -> bool:
+        return bool(self.units[i] == 0 and self.form[i] in _VERBS)
 
     def _joined(self, i: int, end: int) -> list[int]:
         """The nouns from word i on, behind "for": of one phrase and of those joined to it (home, office and car)."""
@@ -112,5 +118,5 @@ class Title:
             i += 1
         return found
 
-    def _is(self, i: int, role: Role) -> bool:
+    def _is(self, i: int, role: int) -> bool:
         return bool(self.role[i] & role)

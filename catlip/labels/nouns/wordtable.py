@@ -193,10 +193,10 @@ class WordTable:
         )
         return number
 
-    def _role(self, text: str, reading: Reading) -> Role:
+    def _role(self, text: str, reading: Reading) -> int:
         if reading.kind in SENTENCE:
-            return Role(0) if text in IN_TITLES else Role.SENTENCE
-        role = Role.WEARERS if text in WEARERS else Role(0)
+            return 0 if text in IN_TITLES else Role.SENTENCE
+        role = Role.WEARERS if text in WEARERS else 0
         if not reading.own:
             for synset in reading.synsets[:1]:
                 role |= role_of(self.lexicon, synset)
