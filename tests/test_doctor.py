@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,10 +71,15 @@ def test_what_would_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     room._look_at_machine(found)
     found.machine["gpus"] = ["H100"]
     room._judge(found, "cuda", 1000.0)
+    monkeypatch.setattr(room.sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(room, "find_spec", lambda name: SimpleNamespace(cached=f"/nowhere/{name}.pyc"))
+    monkeypatch.setattr(room, "_version", lambda name: "1.0")
+    room._look_at_versions(found)
     said = "\n".join(found.slow)
     assert "2 of 64 cores are for this process" in said
     assert "OMP_NUM_THREADS is 64, where this process has 2 cores" in said
     assert "2.1 GB of memory are free" in said
+    assert "every start compiles torch's Python anew" in said
     assert "at most 1,000 images/s to 1 GPUs" in said
     assert "2 cores for 1 GPUs: 4 or more" in said
 

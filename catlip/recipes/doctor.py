@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,12 @@ def _look_at_versions(found: Diagnosis) -> None:
     for name in sorted(TORCH_SIDE & set(PACKAGES)):
         if found.versions["torch"] and not found.versions[name]:
             found.slow.append(f"{name} is not installed: `pip install catlip` brings it")
+    torch = find_spec("torch") if found.versions["torch"] else None
+    if torch is not None and torch.cached and sys.dont_write_bytecode and not Path(torch.cached).exists():
+        found.slow.append(
+            "every start compiles torch's Python anew, some seconds: PYTHONDONTWRITEBYTECODE is set, and it was "
+            "installed without bytecode; unset it, or install with `uv pip install --compile-bytecode`"
+        )
 
 
 def _look_at_machine(found: Diagnosis) -> None:
