@@ -134,6 +134,16 @@ def test_terms_of_ones_own(tmp_path: Path) -> None:
     assert own(["zwei Hunde und die schwarzen Bretter", "kein Hund", "Katze"]) == [["B1", "K9"], [], ["n02121620"]]
 
 
+def test_terms_of_ones_own_without_spaces(tmp_path: Path) -> None:
+    terms = "金毛犬\tK9\n华为Mate60\tP1\n北京故宮博物院太和殿\tP2\n花园\tG1\n"
+    (tmp_path / "terms.tsv").write_text(terms, encoding="utf-8")
+    own = Labeler(language="zh", lexicon=tmp_path / "terms.tsv")
+    captions = ["一只小金毛犬", "新款华为Mate60手机", "北京故宫博物院太和殿前的游客", "花园", "没有金毛犬"]
+    assert [labels[0] for labels in own(captions[:4])] == ["K9", "P1", "P2", "G1"]
+    assert own(captions[4:]) == [[]]
+    assert LABELERS["zh"](["一只金毛犬"]) == [["n02084071"]]  # the others' tables are as they were
+
+
 def test_settings_that_do_not_exist() -> None:
     with pytest.raises(UsageError, match="`language` 'xx': there are en, de"):
         Labeler(language="xx")

@@ -3,7 +3,8 @@
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -76,8 +77,18 @@ class Language:
         self._never = self.lists.get("never", {})
         if self.spelling.unspaced:
             known = (self.lemmas, self._others, self.function, self.common, self.adjectives, self.deny, self.join)
-            self._cut = WordCutter((word.lower() for words in known for word in words), self.writes)
+            self._cut_at = [word for words in known for word in words]
+            self._cut = WordCutter(self._cut_at, self.writes)
         self.noun = lru_cache(maxsize=100_000)(self._noun)
+
+    def knowing(self, terms: Iterable[str]) -> "Language":
+        """The same language, in which a domain's terms are words, if it has no spaces that would show it."""
+        if not self.spelling.unspaced:
+            return self
+        other = copy(self)
+        more = (term.translate(self._letters) for term in terms)
+        other._cut = WordCutter([*self._cut_at, *more], self.writes)
+        return other
 
     def words(self, section: str) -> frozenset[str]:
         """All words of a section of lists."""

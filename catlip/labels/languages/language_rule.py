@@ -267,6 +267,7 @@ def language_rule(language: str, english: NounRule, terms: dict[str, tuple[str, 
     """
 
     def rule_of(tables: Language) -> LanguageRule:
+        tables = tables.knowing(terms)
         own = {tuple(map(tables.key, tables.normalize([text]).split()[:-1])): labels for text, labels in terms.items()}
         return LanguageRule(LanguagePhrases(english.phrases.lexicon, tables, own), english)
 

@@ -21,7 +21,7 @@ class WordCutter:
         by_length: dict[int, set[str]] = {}
         for word in words:
             if len(word) > 1 and " " not in word:
-                by_length.setdefault(len(word), set()).add(word)
+                by_length.setdefault(len(word), set()).add(word.lower())
         self._hashes = {
             length: np.sort(_windows(_codes("".join(some)), length)[::length]) for length, some in by_length.items()
         }
