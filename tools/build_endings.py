@@ -51,7 +51,8 @@ def main() -> None:
         lemma, form, *_ = [*line.split("\t"), ""]
         if form and " " not in form and lemma in nouns:
             forms[lemma].add(form)
-    language.endings = endings_of(forms, common, args.least)
+    endings = endings_of(forms, common, args.least)
+    language.set_endings(endings)
     lemmas: dict[str, list[str]] = defaultdict(list)
     for lemma, some in forms.items():
         for form in some:
@@ -66,7 +67,7 @@ def main() -> None:
         if not right and not common.isdisjoint(own):
             exceptions.append((form, meant[0]))
     lines: dict[str, list[str]] = defaultdict(list)
-    for old, new in [*sorted(exceptions), *language.endings]:
+    for old, new in [*sorted(exceptions), *endings]:
         lines[old].append(new or "-")
     for old, replacements in sorted(lines.items(), key=lambda line: -len(line[0])):
         print("ending", old, " ".join(replacements), sep="\t")

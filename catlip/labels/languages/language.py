@@ -60,11 +60,11 @@ class Language:
         self.function = {
             word: Kind[kind.upper()] for kind, (words,) in self.lists["function"].items() for word in words.split()
         }
-        self.endings = [
+        self.set_endings(
             (old, new.strip("-"))
             for old, (replacements,) in self.lists.get("ending", {}).items()
             for new in replacements.split()
-        ]
+        )
         self.adjectives = self.words("adjective")
         self.common = self.words("common")
         self.deny, self.join = self.words("deny"), self.words("join")
@@ -89,6 +89,13 @@ class Language:
         more = (term.translate(self._letters) for term in terms)
         other._cut = WordCutter([*self._cut_at, *more], self.writes)
         return other
+
+    def set_endings(self, endings: Iterable[tuple[str, str]]) -> None:
+        """(ending of a form, what its lemma has in its place), the likelier first."""
+        self._endings: dict[str, list[tuple[int, str]]] = {}
+        for place, (old, new) in enumerate(endings):
+            self._endings.setdefault(old, []).append((place, new))
+        self._longest = max(map(len, self._endings), default=0)
 
     def words(self, section: str) -> frozenset[str]:
         """All words of a section of lists."""
@@ -135,9 +142,11 @@ class Language:
         return word, word.capitalize()
 
     def _singular(self, word: str) -> Noun | None:
-        for old, new in self.endings:
-            stem = word.removesuffix(old)
-            if word.endswith(old) and (len(stem) > 1 or len(stem + new) > 3):
+        cuts = range(max(0, len(word) - self._longest), len(word) + 1)
+        fitting = sorted((place, cut, new) for cut in cuts for place, new in self._endings.get(word[cut:], ()))
+        for _, cut, new in fitting:
+            stem = word[:cut]
+            if len(stem) > 1 or len(stem + new) > 3:
                 for base in (stem, _without_umlaut(stem)) if self.spelling.capitals else (stem,):
                     found = self.entry(base + new)
                     if found is not None:

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from catlip.labels.nouns.words import (
     word_list,
 )
 from catlip.labels.nouns.wordtable import Span, WordTable
-from catlip.labels.wordnet import Lexicon
+from catlip.labels.wordnet import Lexicon, open_lexicon
 
 _OTHERS = FUNCTION_WORDS.keys() | COMMON_WORDS | word_list("language", "other")  # function words of any language
 _FORMS = {"": Form.PLAIN, "a": Form.ADJECTIVE, "v": Form.S_FORM, "av": Form.S_FORM}
@@ -69,6 +70,12 @@ class LanguagePhrases(PhraseIndex):
     def _meaning(self, text: str, lemma: str) -> Reading | None:
         noun = self.language.entry(lemma)
         return reading_of(lemma, noun.synsets, noun.why) if noun else None
+
+
+@lru_cache(maxsize=16)
+def phrases_of(language: Language) -> LanguagePhrases:
+    """Without terms of a domain's own."""
+    return LanguagePhrases(open_lexicon(), language, {})
 
 
 def reading_of(lemma: str, synsets: tuple[str, ...], why: str, form: Form = Form.PLAIN) -> Reading:
@@ -269,7 +276,8 @@ def language_rule(language: str, english: NounRule, terms: dict[str, tuple[str, 
     def rule_of(tables: Language) -> LanguageRule:
         tables = tables.knowing(terms)
         own = {tuple(map(tables.key, tables.normalize([text]).split()[:-1])): labels for text, labels in terms.items()}
-        return LanguageRule(LanguagePhrases(english.phrases.lexicon, tables, own), english)
+        phrases = LanguagePhrases(english.phrases.lexicon, tables, own) if own else phrases_of(tables)
+        return LanguageRule(phrases, english)
 
     rules = list(map(rule_of, open_languages(language)))
     return AutoRule([english, *rules]) if names_of(language)[0] == "auto" else rules[0]
