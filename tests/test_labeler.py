@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from catlip.errors import UsageError
@@ -333,6 +333,8 @@ WORDS = st.lists(
 ).map(" ".join)
 
 
+@example(["COLS`", ""])
+@example(["beds for 'dogs'", "a /", "x"])
 @given(st.lists(TEXT | WORDS | st.none(), max_size=6))
 @settings(max_examples=300, deadline=None)
 def test_a_caption_is_labelled_alike_in_any_company(captions: list[str | None]) -> None:

@@ -35,6 +35,7 @@ _FILE_NAME = re.compile(
 _DASHES = dict.fromkeys(map(ord, "_/\\‐‑‒–—―"), "-")
 _QUOTES = dict.fromkeys(map(ord, "’‘ʼ´`"), "'")
 _FREE = re.compile(r"-free\b")
+_OWNERS = re.compile(rf"s' (?!{END})")  # boys' shoes; at the end of a caption it is a quote
 _QUOTE = re.compile(r"'(?!(?:s|ll|re|ve|m|d|t|free)\b)")  # not the beginning of a clitic
 # One for one, so that str.translate stays on its quick path for ASCII.
 ASCII = str.maketrans(
@@ -145,7 +146,7 @@ def normalize(
         joined = _FREE.sub(f" {FREE}", joined)
     joined = joined.replace(" / ", BREAK).translate(ASCII).replace(BREAK, f" {BREAK} ")
     if "'" in joined:
-        joined = joined.replace("n't", " not").replace("s' ", "s 's ")
+        joined = _OWNERS.sub("s 's ", joined.replace("n't", " not"))
         joined = _QUOTE.sub(" ", joined).replace("'", " '")
     return f"{joined} {END}"
 
