@@ -115,7 +115,7 @@ MISTAKES = (
             ["pretrain", "flickr8k_cpu", "--data", "nope.tar", "--vocab", "nope.tsv", "--out", "x"],
             "no such vocabulary: nope.tsv",
         ),
-        (["probe", "runs/nope", "--train", "a.tar", "--test", "b.tar"], "no such file: a.tar"),
+        (["probe", "timm:resnet10t", "--train", "a.tar", "--test", "b.tar"], "no such file: a.tar"),
         (["detect", "runs/nope", "--recipe", "mask_rcnn_b16"], "--images is missing"),
         (["segment", "runs/nope", "--recipe", "ade20k"], "no recipe 'ade20k', did you mean 'ade20k_"),
         (["pack", "nope.csv", "--out", "x"], "no such file: nope.csv"),
