@@ -126,48 +126,46 @@ def report(out: Path, found: Sequence[tuple[Cell, dict[str, Any]]]) -> None:
     """scaling.json and scaling.html."""
     parts, fits = [], []
     for axis in dict.fromkeys(cell.axis for cell, _ in found):
-        mine = [(cell, record) for cell, record in found if cell.axis == axis]
-        series, rows = [], []
-        names = list(mine[0][1]["judges"])
-        for objective in dict.fromkeys(cell.objective for cell, _ in mine):
-            some = [(cell, record) for cell, record in mine if cell.objective == objective]
-            scores: dict[float, list[float]] = {}
-            for cell, record in some:
-                scores.setdefault(cell.x, []).append(score(record))
-            means = sorted((x, float(np.mean(values))) for x, values in scores.items())
-            series.append(page.Series(objective, means))
-            fit = line([(cell.x, score(record)) for cell, record in some])
-            if fit:
-                fits.append({"axis": axis, "objective": objective, "a": fit[0], "b": fit[1], "error": fit[2]})
-            for x, mean in means:
-                judged = [np.mean([r["judges"][name]["value"] for c, r in some if c.x == x]) for name in names]
-                seconds = float(np.mean([r["seconds"] for c, r in some if c.x == x]))
-                cells_ = [f"{mean:.2f}", *(f"{value:.2f}" for value in judged), f"{seconds:,.0f}", str(len(scores[x]))]
-                rows.append([objective, f"{x:g}", *cells_])
+        mine = [(cell, values(record)) for cell, record in found if cell.axis == axis]
+        objectives, judges = list(dict.fromkeys(cell.objective for cell, _ in mine)), list(mine[0][1])
+        series, rows, slopes = [], [], []
+        for objective in objectives:
+            some = [(cell.x, scores) for cell, scores in mine if cell.objective == objective]
+            at = {x: [scores for place, scores in some if place == x] for x in sorted({x for x, _ in some})}
+            means = {x: {judge: float(np.mean([s[judge] for s in each])) for judge in judges} for x, each in at.items()}
+            series.append(page.Series(objective, [(x, scores["mean"]) for x, scores in means.items()]))
+            rows += [
+                [objective, f"{x:g}", *(f"{value:.2f}" for value in scores.values()), str(len(at[x]))]
+                for x, scores in means.items()
+            ]
+            lines = {judge: line([(x, scores[judge]) for x, scores in some]) for judge in judges}
+            slopes.append([objective, *(f"{fit[1]:+.2f} ± {fit[2]:.2f}" if fit else "" for fit in lines.values())])
+            fits += [
+                {"axis": axis, "objective": objective, "judge": judge, "a": fit[0], "b": fit[1], "error": fit[2]}
+                for judge, fit in lines.items()
+                if fit
+            ]
         label = {"pictures": "pictures", "models": "millions of parameters", "epochs": "epochs"}[axis]
         parts += [
             page.heading(f"Score against {label}"),
             page.chart(series, label, "mean over the judges, %", log_x=True),
-            page.table(f"Scores by {label}", ["objective", label, "mean", *names, "seconds", "seeds"], rows),
+            page.table(f"Scores by {label}", ["objective", label, *judges, "seeds"], rows),
+            page.heading(f"Points a doubling of {label}"),
+            page.table(f"Slopes over {label}", ["objective", *judges], slopes),
         ]
-        lines = [
-            [f["objective"], f"{f['b']:+.2f} ± {f['error']:.2f} points a doubling"] for f in fits if f["axis"] == axis
-        ]
-        parts.append(page.table(f"Slopes over {label}", ["objective", "slope"], lines))
     told = [{**cell_json(cell), "record": {**record, "judges": values(record)}} for cell, record in found]
     write_text(out / "scaling.json", json.dumps({"fits": fits, "cells": told}, indent=1) + "\n")
     page.write(out / "scaling.html", page.page("Scaling", *parts))
     for fit in fits:
-        print(f"{fit['axis']:<9}{fit['objective']:<24}{fit['b']:+.2f} ± {fit['error']:.2f} points a doubling")
+        slope = f"{fit['b']:+.2f} ± {fit['error']:.2f} points a doubling"
+        print(f"{fit['axis']:<9}{fit['objective']:<20}{fit['judge']:<24}{slope}")
     print(f"{out / 'scaling.html'}: the page")
 
 
-def score(record: dict[str, Any]) -> float:
-    return float(np.mean([judge["value"] for judge in record["judges"].values()]))
-
-
 def values(record: dict[str, Any]) -> dict[str, float]:
-    return {name: judge["value"] for name, judge in record["judges"].items()}
+    """The mean of the judges, and what each says."""
+    found = {name: judge["value"] for name, judge in record["judges"].items()}
+    return {"mean": float(np.mean(list(found.values()))), **found}
 
 
 def cell_json(cell: Cell) -> dict[str, Any]:
