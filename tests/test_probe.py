@@ -21,7 +21,7 @@ from catlip.evaluation import features as features_module
 from catlip.evaluation.features import cached_features, open_labelled
 from catlip.evaluation.learning_curve import curve_table, curves, drawn_curves
 from catlip.evaluation.linear_probe import accuracy, fit_logistic, likelihood, linear_probe
-from catlip.evaluation.probe import CurvePoint, ProbeConfig, ProbeResult, probe, transfer_names
+from catlip.evaluation.probe import CurvePoint, Part, ProbeConfig, ProbeResult, probe, transfer_names
 from catlip.evaluation.svm_probe import MultiLabelProbeResult
 from catlip.models.encoder import Encoder
 from catlip.tasks.finetune import FinetuneConfig, finetune, open_sets
@@ -200,13 +200,10 @@ def test_probe_and_fine_tuning_take_the_same_part(
 ) -> None:
     seen: dict[float, list[int]] = {}
 
-    def measured(
-        cfg: ProbeConfig, data: tuple[Tensor, ...], told: str, part: Callable[..., Tensor], *_: object
-    ) -> CurvePoint:
-        seen[float(told.rstrip(" %")) / 100] = part(seed=3).tolist()
-        return CurvePoint(
-            told=told, share=1.0, pictures=1, probes={"random": [50.0]}, knn=[50.0], penalties={"random": [1]}
-        )
+    def measured(cfg: ProbeConfig, data: tuple[Tensor, ...], part: Part, *_: object) -> CurvePoint:
+        seen[float(part.told.rstrip(" %")) / 100] = part.rows(3).tolist()
+        found = {"probes": {"random": [50.0]}, "knn": [50.0], "penalties": {"random": [1]}}
+        return CurvePoint(told=part.told, share=1.0, pictures=1, **found)
 
     monkeypatch.setattr("catlip.evaluation.probe.measure", measured)
     probe(str(run), *sets, fractions="0.1,0.35", device="cpu")

@@ -1,7 +1,6 @@
 """The house does not grow unnoticed: a table of its size, with ceilings that may only be lowered.
 
-Code lines hold code: no blank ones, comments or docstrings. The goals (10,000 lines in 95 files; 3,600 in 40 for a
-pre-training run) are not reached; LOG.md says what is in the way.
+Code lines hold code: no blank ones, comments or docstrings. LOG.md says what they are spent on.
 """
 
 import ast
@@ -17,7 +16,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "catlip"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LINES, MODULES, REACHED_LINES, REACHED = 20_040, 162, 8_042, 66  # ceilings
+LINES, MODULES, REACHED_LINES, REACHED = 19_985, 160, 8_015, 66  # ceilings
 LONGEST_FILE, LONGEST_FUNCTION = 320, 60
 NOT_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,

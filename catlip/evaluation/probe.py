@@ -174,36 +174,37 @@ def probe(
     for number in shots:
         shots_of_each(learned.labels, number, cfg.seed, classes)
     model = _encoder(cfg)
-    rows, matches = None, []
-    if cfg.init == "transfer":
-        matches = match_rows(model, cfg.run, transfer_names(learned, classes, cfg.classes), cfg.alpha)
-        rows = partial(scale_rows, matches, head_of(model)[0])
+    transfer = cfg.init == "transfer"
+    matches = match_rows(model, cfg.run, transfer_names(learned, classes, cfg.classes), cfg.alpha) if transfer else []
+
+    def starts(pooled: Tensor, seed: int) -> dict[str, TransferRows | None]:
+        rows = {"transfer": scale_rows(matches, head_of(model)[0], pooled, seed=seed)} if transfer else {}
+        return {"random": None, **rows}
+
     device, bad_train, bad_test = one_device(cfg.device), Unreadable(), Unreadable()
     x_train, kept = cached_features(model, learned, device, bad_train, cache=cfg.cache)
     x_test, kept_test = cached_features(model, tested, device, bad_test, cache=cfg.cache)
     data = (x_train, y_train[kept], x_test, y_test[kept_test])
     labels = learned.labels
-    parts: dict[str, Any] = {
-        f"{100 * share:g} %": None if share == 1 else partial(_rows, kept, partial(share_of_each, labels, share))
+    parts = [
+        Part(f"{100 * share:g} %", kept, partial(share_of_each, labels, share) if share < 1 else None)
         for share in shares
-    }
-    for number in shots:
-        chosen = partial(shots_of_each, labels, number, classes=classes)
-        parts[f"{number} a class"] = partial(_rows, kept, chosen)
-    curve = [measure(cfg, data, told, part, rows) for told, part in parts.items()]
-    last, init = curve[-1], "transfer" if rows is not None else "random"
-    transferred = {"init": init, "alpha": cfg.alpha, "names": told(matches, model)} if rows is not None else {}
+    ]
+    parts += [Part(f"{n} a class", kept, partial(shots_of_each, labels, n, classes=classes)) for n in shots]
+    curve = [measure(cfg, data, part, starts) for part in parts]
+    last = curve[-1]
+    transferred = {"init": cfg.init, "alpha": cfg.alpha, "names": told(matches, model)} if transfer else {}
     result = ProbeResult(
-        linear_probe=round(mean(last.probes[init]), 2),
+        linear_probe=round(mean(last.probes[cfg.init]), 2),
         knn=round(mean(last.knn), 2),
-        penalty=last.penalties[init][0],
+        penalty=last.penalties[cfg.init][0],
         classes=len(classes),
         train=last.pictures,
         test=len(kept_test),
         image_size=model.image_size,
         data=[data_name(cfg.train, learned), data_name(cfg.test, tested)],
         encoder=named(cfg.run, cfg.untrained),
-        curve=curve if len(curve) > 1 or rows is not None or len(last.knn) > 1 else [],
+        curve=curve if len(curve) > 1 or transfer or len(last.knn) > 1 else [],
         neighbours=cfg.neighbours,
         **transferred,
         **left_out(train=bad_train, test=bad_test),
@@ -212,36 +213,45 @@ def probe(
     return result.saved("" if cfg.untrained else cfg.run)  # what is not the run's is not its result
 
 
-def measure(
-    cfg: ProbeConfig, data: tuple[Tensor, Tensor, Tensor, Tensor], told: str, part: Any, rows: Any
-) -> CurvePoint:
-    """Linear probe and kNN on random parts of the training set, or once on the whole.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A random part of the training set, another one for each seed, or all of it."""
 
-    data: x and y to train on, x and y to test. part(seed=...): rows of x in a part; None: the whole. rows(pooled): the
-    transferred classifier, if that is to be measured beside the random one.
+    told: str  # "1 %", "4 a class"
+    kept: Tensor  # int64 [N]: the image of each row of the features
+    choose: Callable[[int], np.ndarray] | None = None  # seed -> images; None: all
+
+    def rows(self, seed: int) -> Tensor:
+        """Rows of the features of the part's images."""
+        if self.choose is None:
+            return torch.arange(len(self.kept))
+        return torch.isin(self.kept, torch.from_numpy(self.choose(seed))).nonzero().flatten()
+
+
+def measure(
+    cfg: ProbeConfig,
+    data: tuple[Tensor, Tensor, Tensor, Tensor],
+    part: Part,
+    starts: Callable[[Tensor, int], dict[str, TransferRows | None]],
+) -> CurvePoint:
+    """Linear probe and kNN on as many random parts of the training set as there are seeds, or once on the whole.
+
+    data: x and y to train on, x and y to test. starts(x, seed): how the classifier may begin; None: at zero.
     """
     x, y, *test = data
-    point = CurvePoint(told=told, share=1.0, pictures=len(y))
-    for seed in range(cfg.seed, cfg.seed + (1 if part is None else cfg.seeds)):
-        some = torch.arange(len(y)) if part is None else part(seed=seed)
+    point = CurvePoint(told=part.told, share=1.0, pictures=len(y))
+    for seed in range(cfg.seed, cfg.seed + (cfg.seeds if part.choose else 1)):
+        some = part.rows(seed)
         mine = x[some], y[some]
-        folds = FOLDS if len(some) < FEW and part is not None else 1
-        priors: dict[str, Any] = {"random": None}
-        if rows is not None:
-            found: TransferRows = rows(mine[0], seed=seed)
-            priors["transfer"] = (found.weight, found.bias)
-        for init, prior in priors.items():
+        folds = FOLDS if len(some) < FEW and part.choose else 1
+        for init, start in starts(mine[0], seed).items():
+            prior = (start.weight, start.bias) if start is not None else None
             right, penalty = linear_probe(*mine, *test, seed=seed, prior=prior, folds=folds)
             point.probes.setdefault(init, []).append(100 * right.float().mean().item())
             point.penalties.setdefault(init, []).append(penalty)
         point.knn.append(knn(*mine, *test, k=cfg.neighbours))
         point.share, point.pictures = len(some) / len(y), len(some)
     return point
-
-
-def _rows(kept: Tensor, part: Callable[..., np.ndarray], seed: int) -> Tensor:
-    """Rows of the features of a part's images. kept int64 [N]: the image of each row."""
-    return torch.isin(kept, torch.from_numpy(part(seed=seed))).nonzero().flatten()
 
 
 def _probe_multilabel(cfg: ProbeConfig, train: Dataset, began: float) -> MultiLabelProbeResult:
