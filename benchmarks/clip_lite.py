@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from objectives import comparison, prepare, sentences_of
-from timm.optim import Lookahead
+from timm.optim.lookahead import Lookahead
 from torch import Tensor, nn
 
 from catlip.models.encoder import Encoder
