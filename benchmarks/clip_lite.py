@@ -122,7 +122,7 @@ def main() -> None:
     for variant, records in found.items():
         judges = {name: [record["judges"][name]["value"] for record in records] for name in records[0]["judges"]}
         means = [statistics.mean(values) for values in zip(*judges.values(), strict=True)]
-        told = {**{name.split("/")[-1]: values for name, values in judges.items()}, "mean": means}
+        told = {**judges, "mean": means}
         told["seconds"] = [record["seconds"] for record in records]
         spread = {what: statistics.stdev(some) if len(some) > 1 else 0.0 for what, some in told.items()}
         print(
