@@ -174,12 +174,13 @@ def probe(
     for number in shots:
         shots_of_each(learned.labels, number, cfg.seed, classes)
     model = _encoder(cfg)
-    transfer = cfg.init == "transfer"
-    matches = match_rows(model, cfg.run, transfer_names(learned, classes, cfg.classes), cfg.alpha) if transfer else []
+    matches, rows = [], None
+    if cfg.init == "transfer":
+        matches = match_rows(model, cfg.run, transfer_names(learned, classes, cfg.classes), cfg.alpha)
+        rows = partial(scale_rows, matches, head_of(model)[0])
 
     def starts(pooled: Tensor, seed: int) -> dict[str, TransferRows | None]:
-        rows = {"transfer": scale_rows(matches, head_of(model)[0], pooled, seed=seed)} if transfer else {}
-        return {"random": None, **rows}
+        return {"random": None} if rows is None else {"random": None, "transfer": rows(pooled, seed=seed)}
 
     device, bad_train, bad_test = one_device(cfg.device), Unreadable(), Unreadable()
     x_train, kept = cached_features(model, learned, device, bad_train, cache=cfg.cache)
@@ -193,7 +194,7 @@ def probe(
     parts += [Part(f"{n} a class", kept, partial(shots_of_each, labels, n, classes=classes)) for n in shots]
     curve = [measure(cfg, data, part, starts) for part in parts]
     last = curve[-1]
-    transferred = {"init": cfg.init, "alpha": cfg.alpha, "names": told(matches, model)} if transfer else {}
+    transferred = {"init": cfg.init, "alpha": cfg.alpha, "names": told(matches, model)} if matches else {}
     result = ProbeResult(
         linear_probe=round(mean(last.probes[cfg.init]), 2),
         knn=round(mean(last.knn), 2),
@@ -204,7 +205,7 @@ def probe(
         image_size=model.image_size,
         data=[data_name(cfg.train, learned), data_name(cfg.test, tested)],
         encoder=named(cfg.run, cfg.untrained),
-        curve=curve if len(curve) > 1 or transfer or len(last.knn) > 1 else [],
+        curve=curve if len(curve) > 1 or matches or len(last.knn) > 1 else [],
         neighbours=cfg.neighbours,
         **transferred,
         **left_out(train=bad_train, test=bad_test),

@@ -23,7 +23,7 @@ HEAD = "head"  # the first stage of an adaptation, a run in a folder of its own
 # What may change between a run and its resumption: where things lie, how the machine is used, what follows the
 # training; not what is computed.
 MACHINE = {
-    "out", "data", "vocab", "start", "run", "encoder", "train", "test", "classes", "wise", "center", "images",
+    "out", "data", "vocab", "start", "run", "train", "test", "classes", "wise", "center", "images",
     "boxes", "test_images", "test_boxes", "save_masks", "show", "workers", "device", "cache_gb", "accept_changes",
     "watch", "watch_every", "watch_limit", "track", "evaluate", "held_out", "held_out_limit", "probe",
     "keep", "keep_loss", "keep_limit", "force",
