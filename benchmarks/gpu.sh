@@ -5,6 +5,8 @@
 #   benchmarks/gpu.sh speeds DATA OUT        images/s of pre-training with its loader
 #   benchmarks/gpu.sh smoke DATA OUT         every objective for a moment
 #   benchmarks/gpu.sh objectives DATA OUT    the table of objectives and judges; goes on if given again
+#   benchmarks/gpu.sh profile DATA OUT       where a step's time goes
+#   benchmarks/gpu.sh scaling DATA OUT       pictures, models and length, three seeds of flickr8k_cpu; goes on likewise
 #   SMALL=1 benchmarks/gpu.sh ...            the same on a CPU at toy size: does the script work?
 # RESULTS=FOLDER keeps numbers as they come, MINUTES bounds `objectives`; OBJECTIVES, SEEDS, LR, SAMPLES, PROCESSES.
 set -uo pipefail
@@ -76,5 +78,18 @@ objectives)
         --seeds "${SEEDS:-1}" --samples "${SAMPLES:-0}" ${LR:+--lr $LR} ${OBJECTIVES:+--objectives $OBJECTIVES} \
         --results "$results/objectives.tgz"
     ;;
-*) sed -n '2,10p' "$0" ;;
+profile)
+    size=--gpu
+    [ -z "$small" ] || size=--tiny
+    "$python" benchmarks/profile_step.py "$2" "$3" $size \
+        --objectives ${OBJECTIVES:-synsets siglip} 2>&1 | tee "$results/profile.txt"
+    ;;
+scaling)
+    size=(--unsaved --workers "${WORKERS:-3}")
+    [ -z "$small" ] || size=(--tiny)
+    "$python" benchmarks/scaling.py "$2" "$3" "${size[@]}" --processes "${PROCESSES:-6}" --minutes "${MINUTES:-8}" \
+        --seeds "${SEEDS:-3}" --objectives ${OBJECTIVES:-synsets clip synsets+text} \
+        --results "$results/scaling.tgz" 2>&1 | tee -a "$results/scaling.log"
+    ;;
+*) sed -n '2,12p' "$0" ;;
 esac

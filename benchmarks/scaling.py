@@ -4,7 +4,9 @@
         Two CPU cores (OMP_NUM_THREADS=1), resnet10t and its larger kin at 64 px: hours; stop it and give it again.
     uv run benchmarks/scaling.py ../shared/data runs/scaling-small --small --processes 2
         The same at 32 px with a quarter of the samples.
-    uv run benchmarks/scaling.py ../shared/data runs/scaling-gpu --gpu --processes 3 --axes pictures
+    uv run benchmarks/scaling.py ../shared/data runs/scaling-gpu --unsaved --processes 6 --workers 3 --seeds 3
+        The runs of the first line on one GPU (benchmarks/gpu.sh): a quarter of a minute each.
+    uv run benchmarks/scaling.py ../shared/data runs/scaling-vit --gpu --processes 3 --axes pictures
         ViT-Ti, -S and -B/16 at 112 px on one GPU.
     uv run benchmarks/scaling.py ../shared/data runs/scaling-tiny --tiny
         A toy: does the script work?
@@ -69,7 +71,9 @@ def parameters(backbone: str) -> float:
         return round(sum(p.numel() for p in timm.create_model(backbone, num_classes=0).parameters()) / 1e6, 2)
 
 
-def cells(kind: str, axes: Sequence[str], objectives: Sequence[str], seeds: int, samples: int) -> list[Cell]:
+def cells(
+    kind: str, axes: Sequence[str], objectives: Sequence[str], seeds: int, samples: int, lengths: Sequence[float]
+) -> list[Cell]:
     """In an order such that a stopped benchmark has all objectives equally often; the pictures first."""
     small, base = MODELS[kind][0], MODELS[kind][1 if kind == "gpu" else 0]
     all_of_them = PICTURES[-1]
@@ -81,7 +85,7 @@ def cells(kind: str, axes: Sequence[str], objectives: Sequence[str], seeds: int,
     if "epochs" in axes:
         places += [
             ("epochs", round(samples * share / all_of_them, 2), all_of_them, small if kind == "cpu" else base, share)
-            for share in LENGTHS
+            for share in lengths
         ]
     return [
         Cell(axis, x, objective, pictures, backbone, round(samples * share), seed)
@@ -181,25 +185,36 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--samples", type=int, default=0, help="of a run of the recipe's length; 0: the recipe's")
     parser.add_argument("--small", action="store_true", help="32 px and a quarter of the samples")
-    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--unsaved", action="store_true", help="no checkpoints: where runs are short")
+    parser.add_argument("--gpu", action="store_true", help="ViTs at 112 px")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--lengths", nargs="+", type=float, default=LENGTHS, help="shares of the recipe's length")
+    parser.add_argument("--workers", type=int, default=0, help="of decoding, for each run; 0: the recipe's")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1e9, help="after which no run is begun")
     parser.add_argument("--results", type=Path, help="tar of the numbers, written anew after each run")
     args = parser.parse_args()
     until = time.time() + 60 * args.minutes
     kind = "tiny" if args.tiny else "gpu" if args.gpu else "cpu"
-    recipe = {"tiny": "tiny", "gpu": "vit_s16", "cpu": "small" if args.small else ""}[kind]
+    ours = "small" if args.small else "unsaved" if args.unsaved else ""
+    recipe = {"tiny": "tiny", "gpu": "vit_s16", "cpu": ours}[kind]
     name = f"{Path(__file__).with_name('objectives.py')}:{recipe}" if recipe else "flickr8k_cpu"
     shards, vocab = prepare(args.data, args.out)
     kept = sentences_of(args.data, args.out, args.objectives)
     samples = args.samples or load_recipe(name).samples
-    plan = cells(kind, args.axes, args.objectives, args.seeds, samples)
+    plan = cells(kind, args.axes, args.objectives, args.seeds, samples, args.lengths)
     tasks: dict[Cell, tuple[Any, ...]] = {}  # a run that lies on two axes is one task
     for cell in plan:
         part = pictures_of(shards, args.out, cell.pictures)
         config = comparison(
-            args.data, args.out, part, vocab, objectives=(cell.objective,), recipe=name, samples=cell.samples
+            args.data,
+            args.out,
+            part,
+            vocab,
+            objectives=(cell.objective,),
+            recipe=name,
+            samples=cell.samples,
+            workers=args.workers,
         )
         task = (replace(config, retrieve="", classes="", sentence_encoder=kept), cell, RATES[kind].get(cell.objective))
         tasks.setdefault(replace(cell, axis="", x=0.0), task)

@@ -67,6 +67,23 @@ def test_padding_and_company_change_nothing(tokenizer: Tokenizer, causal: bool) 
         torch.testing.assert_close(tower(row[None, : int(row.argmax()) + 1])[0], alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("context", [12, 77])
+def test_lengths_that_a_gpu_is_given(causal: bool, context: int) -> None:
+    """A multiple of 8 or the whole context, and nothing else changes."""
+    tower = TextTower(600, context, replace(CFG, causal=causal), embed=32).eval()
+    lengths = set()
+    for length in range(1, context + 1):
+        tokens = torch.randint(1, 590, (2, length))
+        tokens[:, -1] = 599
+        padded = tower.few_lengths(tokens)
+        lengths.add(padded.shape[1])
+        assert torch.equal(padded[:, :length], tokens)
+        assert not padded[:, length:].any()
+        torch.testing.assert_close(tower(padded), tower(tokens), atol=1e-5, rtol=1e-5)
+    assert lengths == {*range(8, context, 8), context}
+
+
 def test_mistakes(tokenizer: Tokenizer) -> None:
     with pytest.raises(UsageError, match="`text_width` 100"):
         TextTower(600, 12, TextConfig(text_width=100), embed=8)
