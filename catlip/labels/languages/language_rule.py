@@ -16,8 +16,8 @@ import numpy as np
 
 from catlip.labels.languages.language import Language, names_of, open_languages
 from catlip.labels.languages.language_files import ALONE
-from catlip.labels.nouns.phrases import MAX_PHRASE, PhraseIndex, Terms, pair_table
-from catlip.labels.nouns.rule import DENIED, FOREIGN, NOT_ENGLISH, Batch, NounRule, evidence, foreignness_of
+from catlip.labels.nouns.phrases import PhraseIndex, Terms
+from catlip.labels.nouns.rule import DENIED, FOREIGN, NOT_ENGLISH, Batch, NounRule, foreignness_of
 from catlip.labels.nouns.words import (
     COMMON_WORDS,
     ENGLISH,
@@ -48,24 +48,18 @@ class LanguagePhrases(PhraseIndex):
     """Multi-word nouns of a language, and a domain's own terms; both by the keys of their words."""
 
     def __init__(self, lexicon: Lexicon, language: Language, terms: Terms) -> None:
-        self.lexicon, self.language, self.terms = lexicon, language, terms
-        self._lemmas, self._next, self._closed_up = {}, {}, {}
-        for lemma in language.lemmas:
+        self.language = language
+        super().__init__(lexicon, terms)
+
+    def _enter_all(self) -> None:
+        language = self.language
+        for words in self.terms:
+            self._enter(" ".join(words), " ".join(words))
+        for lemma in reversed(language.lemmas):  # those that words.tsv explains are the last of them
             if " " in lemma or ("-" in lemma and not language.spelling.compounds):
                 words = language.normalize([lemma]).split()[:-1]
                 if words and (words[0].lower() not in language.function or language.by_hand(lemma)):
                     self._enter(" ".join(map(language.key, words)), lemma)
-        for words in terms:
-            self._enter(" ".join(words), " ".join(words))
-        self._parts = set()
-        self._may_start = pair_table(self._lemmas)
-
-    def _enter(self, text: str, lemma: str) -> None:
-        words = text.split(" ")
-        if 1 < len(words) <= MAX_PHRASE:
-            self._lemmas[text] = lemma
-            for count in range(2, len(words)):
-                self._next.setdefault(" ".join(words[:count]), set()).add(words[count])
 
     def _meaning(self, text: str, lemma: str) -> Reading | None:
         noun = self.language.entry(lemma)
@@ -87,11 +81,9 @@ def reading_of(lemma: str, synsets: tuple[str, ...], why: str, form: Form = Form
 class LanguageTable(WordTable):
     """The words of captions in one language."""
 
-    def __init__(self, language: Language, phrases: LanguagePhrases, *args: Any, heads: bool) -> None:
+    def __init__(self, language: Language, phrases: PhraseIndex, *args: Any, heads: bool) -> None:
         self.language = language
-        self._keys: list[str] = []
         super().__init__(phrases, *args, heads=heads)
-        self.key = self._keys
 
     def _known(self, word: str) -> bool:
         return len(word) > 2 and (word in self.language.function or self.language.noun(word) is not None)
@@ -134,8 +126,10 @@ class LanguageTable(WordTable):
             return Reading(Kind.OTHER, word, "no noun that the tables know", form)
         return reading_of(noun.lemma, noun.synsets, noun.why, form)
 
+    def _key(self, text: str, reading: Reading) -> str:
+        return reading.singular if " " in text else self.language.key(text)
+
     def _add(self, text: str, reading: Reading) -> int:
-        self._keys.append(reading.singular if " " in text else self.language.key(text))
         number = super()._add(text, replace(reading, head=self._canonical(reading.head)))
         self.rows[number]["trigger"] = text.lower() in self.language.deny
         return number
@@ -163,13 +157,11 @@ class LanguageRule(NounRule):
 
     def __init__(self, phrases: LanguagePhrases, english: NounRule) -> None:
         """english: the rule whose labels and settings are shared."""
-        self.language, self.phrases, self.several = phrases.language, phrases, False
+        self.language = phrases.language
+        canonical, lists = bool(english.canonical), self.language.lists
+        super().__init__(phrases, english.index, canonical=canonical, heads=english.heads, lists=lists)
         self.tables_hash = self.language.hash
         self.spoken_language = self.language.spelling.name
-        self.index, self.canonical, self.heads = english.index, english.canonical, english.heads
-        self._synsets = list(english.index)
-        self._before, self._after = (evidence(self.language.lists, side) for side in ("before", "after"))
-        self._words = self._new_table()
 
     def _new_table(self) -> WordTable:
         return LanguageTable(self.language, self.phrases, self.index, self.canonical, heads=self.heads)

@@ -30,8 +30,14 @@ class PhraseIndex:
         self._lemmas: dict[str, str] = {}  # "fire hydrant" -> "fire_hydrant"
         self._next: dict[str, set[str]] = {}  # two or more words -> words that follow: "hot air" -> {"balloon", "gun"}
         self._closed_up: dict[str, str] = {}  # "tshirt" -> "t shirt"
+        self._enter_all()
+        self._parts = {word for text in self._lemmas for word in text.split(" ")}
+        self._may_start = pair_table(self._lemmas)
+
+    def _enter_all(self) -> None:
+        """Of entries with one text the first stays."""
         lists, words = word_lists(), list[str]()
-        for lemma in lexicon.lemmas:
+        for lemma in self.lexicon.lemmas:
             if "_" not in lemma and "-" not in lemma and "'" not in lemma:
                 words.append(lemma)
                 continue
@@ -41,11 +47,9 @@ class PhraseIndex:
             first = text.split(" ", 1)[0]
             if first not in FUNCTION_WORDS and text not in lists["not-a-phrase"] and not text.endswith(" 's"):
                 self._enter(text, lemma)
-        for text in (*lists["sense"], *lists["never"], *map(" ".join, terms)):
+        for text in (*lists["sense"], *lists["never"], *map(" ".join, self.terms)):
             self._enter(text, text)
         self._enter_split_compounds(words)
-        self._parts = {word for text in self._lemmas for word in text.split(" ")}
-        self._may_start = pair_table(self._lemmas)
 
     def _enter(self, text: str, lemma: str) -> None:
         words = text.split(" ")

@@ -67,20 +67,27 @@ class NounRule:
     """See the module. `index` numbers the labels; `phrases` hold a domain's own terms too.
 
     canonical: synsets that name the same thing share one. heads: a phrase also carries what it is a kind of. several: a
-        word that is alone in its text keeps all its close senses.
+        word that is alone in its text keeps all its close senses. lists: of a language's words; default: English.
     """
 
     spoken_language = "English"
     tables_hash = ""
 
     def __init__(
-        self, phrases: PhraseIndex, index: dict[str, int], *, canonical: bool, heads: bool, several: bool = False
+        self,
+        phrases: PhraseIndex,
+        index: dict[str, int],
+        *,
+        canonical: bool,
+        heads: bool,
+        several: bool = False,
+        lists: dict[str, dict[str, tuple[str, ...]]] | None = None,
     ) -> None:
         self.phrases, self.index, self.several, self.heads = phrases, index, several, heads
         self.canonical = canonical_synsets() if canonical else {}
         self._synsets = list(index)
         self._words = self._new_table()
-        self._before, self._after = (evidence(word_lists(), side) for side in ("before", "after"))
+        self._before, self._after = (evidence(lists or word_lists(), side) for side in ("before", "after"))
 
     def _new_table(self) -> WordTable:
         return WordTable(self.phrases, self.index, self.canonical, heads=self.heads)

@@ -56,7 +56,7 @@ class WordTable:
         self.phrases, self.index, self.lexicon = phrases, index, phrases.lexicon
         self.canonical, self.heads = canonical, heads
         self.text: list[str] = []
-        self.key = self.text  # of each word, as phrases spell it
+        self.key: list[str] = []  # of each, as phrases spell it
         self.reading: list[Reading] = []
         self.rows = np.zeros(4096, ROW)
         self._numbers = WordNumbers(self._add_word)
@@ -173,6 +173,7 @@ class WordTable:
             cues = tuple((self._canonical(synset), words) for synset, words in reading.cues)
             reading = replace(reading, synsets=synsets, cues=cues)
         self.text.append(text)
+        self.key.append(self._key(text, reading))
         self.reading.append(reading)
         label = self.index[reading.synsets[0]] if reading.synsets else NO_LABEL
         several = len(reading.synsets) > 1
@@ -192,6 +193,9 @@ class WordTable:
             word_hash(reading.singular),
         )
         return number
+
+    def _key(self, text: str, reading: Reading) -> str:
+        return text
 
     def _role(self, text: str, reading: Reading) -> int:
         if reading.kind in SENTENCE:
