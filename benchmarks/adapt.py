@@ -20,12 +20,12 @@ import torch
 
 import catlip
 from catlip import machine
+from catlip.data.class_labels import with_nouns
 from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable
 from catlip.demo.demo import TEST, TRAIN, unpack
 from catlip.evaluation.adaptation import drift, labels_of
-from catlip.evaluation.features import cached_features
-from catlip.evaluation.held_out import label_positives
+from catlip.evaluation.features import cached_features, positives
 from catlip.evaluation.ridge_probe import accuracy, fit_ridge, mean_ap, paired_error
 from catlip.training.optim import OptimConfig
 
@@ -79,7 +79,7 @@ class Judges:
     def __init__(self, args: argparse.Namespace, sets: dict[str, Any], vocab: Path) -> None:
         vocabulary = catlip.Vocabulary.load(vocab)
         self.size, self.sets = args.size, [sets["train"], sets["test"]]
-        self.labels = [label_positives(data, vocabulary) for data in self.sets]
+        self.labels = [positives(with_nouns(data, vocabulary)) for data in self.sets]
         folder = args.data / "cifar10"
         self.general = [catlip.open(f"{folder}/{part}-000000.tar", target="classes") for part in ("train", "test")]
         self.classes = [labels_of(data)[0] for data in self.general]

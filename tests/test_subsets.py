@@ -109,6 +109,11 @@ def test_a_class_that_the_other_list_lacks_is_named() -> None:
     assert with_classes(labelled([[0], [1]]), ["bee", "ant"]).labels.tolist() == [1, 0]
 
 
+def test_classes_can_be_left_out() -> None:
+    found = with_classes(labelled([[0, 2, 3], [1], [], [1, 3]]), ["dog", "ant"], [1, -1, -1, 0])
+    assert [names for _, names in named(found)] == [["dog", "ant"], [], [], ["dog"]]
+
+
 @given(st.lists(st.tuples(st.integers(1, 9), st.floats(0.1, 3)), min_size=1, max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_a_mixture_is_its_datasets_one_after_the_other(sizes: list[tuple[int, float]]) -> None:

@@ -24,6 +24,17 @@ def vocabulary(**counts: int) -> Vocabulary:
     )
 
 
+def test_a_corpus_is_labelled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    animals = vocabulary(dog=3, cat=2)
+    samples = [["a dog", "a cat and a dog"], [], ["a horse"], ["a cat"], ["nothing"]]
+    for at_once in (1, 2, 3, 5, 100):
+        monkeypatch.setattr("catlip.labels.vocabulary.AT_ONCE", at_once)
+        labels, offsets = animals.sparse(iter(samples))
+        assert labels.tolist() == [0, 1, 1]
+        assert offsets.tolist() == [0, 2, 2, 2, 3, 3]
+    assert [found.tolist() for found in animals.sparse([])] == [[], [0]]
+
+
 def test_order_is_by_count_then_synset() -> None:
     assert vocabulary(horse=3, cat=7, dog=7).synsets == [DOG, CAT, HORSE]
 

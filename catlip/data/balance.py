@@ -9,16 +9,13 @@ The order of a run respects these probabilities exactly (`catlip.data.order.Thin
 """
 
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 
 from catlip.data.dataset import Dataset
 from catlip.errors import UsageError
-from catlip.labels.vocabulary import Vocabulary, classes_in
+from catlip.labels.vocabulary import Vocabulary
 from catlip.notices import say
-
-AT_ONCE = 4096  # samples whose captions are in memory
 
 
 def keep_probabilities(labels: np.ndarray, offsets: np.ndarray, counts: np.ndarray, per_label: int) -> np.ndarray:
@@ -37,7 +34,7 @@ def fair_shares(dataset: Dataset, vocabulary: Vocabulary, per_label: int) -> tup
     """
     if per_label < 1:
         raise UsageError(f"`per_label` {per_label}: 1 or more")
-    labels, offsets = _labels_of(dataset, vocabulary)
+    labels, offsets = vocabulary.sparse(dataset.captions())
     if not len(labels):
         raise UsageError(f"{dataset.name}: not one caption names a label of the vocabulary")
     counts = np.bincount(labels, minlength=len(vocabulary))
@@ -47,18 +44,6 @@ def fair_shares(dataset: Dataset, vocabulary: Vocabulary, per_label: int) -> tup
     return keep.astype(np.float32), replace(
         vocabulary, counts=np.rint(uses).astype(int).tolist(), samples=round(float(keep.sum()))
     )
-
-
-def _labels_of(dataset: Dataset, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """As `classes_in`, of a whole dataset, a few thousand samples at a time. int32 [sum L], int64 [N + 1]."""
-    labeler = vocabulary.labeler()
-    classes, found, sizes = vocabulary.classes_of(labeler), [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    samples = iter(dataset.captions())
-    while some := list(islice(samples, AT_ONCE)):
-        labels, offsets = classes_in(some, labeler, classes)
-        found.append(labels.astype(np.int32))
-        sizes.append(np.diff(offsets))
-    return np.concatenate(found), np.cumsum(np.concatenate(sizes))
 
 
 def told(vocabulary: Vocabulary, before: np.ndarray, after: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Labelled images from tars, folders, tables and COCO files: datasets whose targets are classes, one or several.
+"""Labelled images from tars, folders, tables, COCO files and captions: datasets whose targets are classes.
 
 Wherever labels are text, in a cell of a table or in KEY.cls, a `;` separates the labels of an image. A set is
 multi-label if one of its images has two labels, or if it is a COCO file. Classes are kept as numbers, some ten bytes an
@@ -16,6 +16,7 @@ from catlip.data.dataset import Dataset
 from catlip.data.files import expand, kind_of
 from catlip.data.subsets import WithClasses, with_classes
 from catlip.errors import UsageError
+from catlip.labels.vocabulary import Vocabulary
 from catlip.notices import warn
 
 LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "categories", "cls", "target", "tags", "wnid")
@@ -50,6 +51,12 @@ def classify(dataset: Dataset, labels: Iterable[list[str]], classes: list[str] |
     """The dataset with these classes. labels: names of every sample's classes, in order. classes: all there are; None:
     those that occur, sorted, numbers by value. multi: as of `open_dataset`. Raises UsageError."""
     return checked(_made(dataset, labels, classes), dataset.name, multi)
+
+
+def with_nouns(dataset: Dataset, vocabulary: Vocabulary) -> Dataset:
+    """The same samples with those classes of a vocabulary that their captions name; several each, or none."""
+    labels, offsets = vocabulary.sparse(dataset.captions())
+    return WithClasses(dataset, vocabulary.synsets, labels.astype(np.int64), offsets, multi=True)
 
 
 def checked(found: Dataset, data: str, multi: bool | None) -> Dataset:

@@ -134,12 +134,12 @@ def how_often(dataset: Dataset) -> np.ndarray | None:
 
 
 def with_classes(
-    dataset: Dataset, classes: list[str], rows: Sequence[int] | None = None, *, field: str = ""
+    dataset: Dataset, classes: list[str], rows: Sequence[int] | np.ndarray | None = None, *, field: str = ""
 ) -> Dataset:
-    """The same samples in another list of classes: class c becomes rows[c], and no two become one.
+    """The same samples in another list of classes: class c becomes rows[c], or none if that is -1.
 
-    rows: None where the names say it. field: what the dataset was given as, for the UsageError of a class whose name
-    is not among `classes`.
+    rows: no two classes become one; None: the names say it. field: what the dataset was given as, for the UsageError of
+    a class whose name is not among `classes`.
     """
     if rows is None:
         row = {name: number for number, name in enumerate(classes)}
@@ -148,14 +148,16 @@ def with_classes(
             raise UsageError(
                 f"{field} {dataset.name}: {len(unseen)} of its classes are not in `train`, e.g. {unseen[0]!r}".strip()
             )
-        # Classes that no sample has may be absent: any number that no other has will do.
-        rows = [row.get(name, -1 - number) for number, name in enumerate(dataset.classes)]
-    assert len(set(rows)) == len(rows) == len(dataset.classes)
-    sample = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
-    labels = np.asarray(rows, np.int64)[dataset.labels]
+        rows = [row.get(name, -1) for name in dataset.classes]
+    row_of = np.asarray(rows, np.int64)
+    assert len(row_of) == len(dataset.classes)
+    assert np.bincount(row_of[row_of >= 0], minlength=1).max() <= 1
+    sample, labels = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets)), row_of[dataset.labels]
+    sample, labels = sample[labels >= 0], labels[labels >= 0]
     labels = labels[np.lexsort((labels, sample))]
+    offsets = np.searchsorted(sample, np.arange(len(dataset) + 1))
     root, numbers = _root(dataset)
-    return WithClasses(root, classes, labels, dataset.offsets, multi=dataset.multi, numbers=numbers)
+    return WithClasses(root, classes, labels, offsets, multi=dataset.multi, numbers=numbers)
 
 
 def fraction_of_each_class(dataset: Dataset, fraction: float, seed: int) -> Dataset:

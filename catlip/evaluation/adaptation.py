@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from catlip import page
+from catlip.data.class_labels import with_nouns
 from catlip.data.dataset import Dataset
 from catlip.data.images import Unreadable
 from catlip.data.subsets import subset
 from catlip.errors import UsageError
 from catlip.evaluation.features import cached_features, features, positives
-from catlip.evaluation.held_out import label_positives
 from catlip.evaluation.multilabel import average_precision
 from catlip.evaluation.result import Result, Table, percent
 from catlip.evaluation.ridge_probe import cross_validated, fit_ridge, mean_ap, paired_error
@@ -63,7 +63,7 @@ class Judge:
             pooled, readable = cached_features(start, some, device, Unreadable())
             self.data.append(some if len(readable) == len(some) else subset(some, readable.numpy()))
             self.start.append(pooled)
-        self.learned, self.positive = (label_positives(some, vocabulary) for some in self.data[:2])
+        self.learned, self.positive = (positives(with_nouns(some, vocabulary)) for some in self.data[:2])
         self.kept = labels_of(self.data[2]) if keep is not None else None
 
     def candidate(self, encoder: Encoder | None, alpha: float) -> Candidate:
@@ -111,7 +111,7 @@ def labels_of(data: Dataset) -> tuple[Tensor, bool]:
     if ((counts > 0) & (counts < len(data))).sum() < (1 if data.multi else 2):
         only = data.classes[int(counts.argmax())]
         raise UsageError(f"`keep` {data.name} has a single class, {only!r}; two or more are needed")
-    return positives(data, range(len(data))), not data.multi
+    return positives(data), not data.multi
 
 
 @dataclass(kw_only=True)

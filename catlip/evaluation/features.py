@@ -71,8 +71,9 @@ def class_indices(train: Dataset, test: Dataset) -> tuple[list[str], Tensor, Ten
     return train.classes, torch.from_numpy(train.labels), torch.from_numpy(y_test)
 
 
-def positives(data: Dataset, numbers: Sequence[int]) -> Tensor:
-    """bool [len(numbers), classes]: which classes these images have."""
+def positives(data: Dataset, numbers: Sequence[int] | None = None) -> Tensor:
+    """bool [len(numbers), classes]: which classes these images have; None: all images."""
+    numbers = range(len(data)) if numbers is None else numbers
     found = torch.zeros(len(numbers), len(data.classes), dtype=torch.bool)
     for row, number in enumerate(numbers):
         found[row, torch.from_numpy(data.labels[data.offsets[number] : data.offsets[number + 1]])] = True

@@ -20,7 +20,7 @@ from catlip.data.subsets import some_of
 from catlip.errors import UsageError
 from catlip.evaluation.features import decoded
 from catlip.evaluation.multilabel import average_precision, top1
-from catlip.labels.vocabulary import Vocabulary, classes_in
+from catlip.labels.vocabulary import Vocabulary
 
 FILE = "held_out.json"
 SHEET = 48  # images whose predictions are kept for the report
@@ -58,25 +58,11 @@ def open_held_out(source: Dataset, vocabulary: Vocabulary, view: Callable[[Any],
     for _, some, squares in decoded(source, range(len(source)), view, unreadable):
         records += [Sample(record.key, b"", record.captions) for record in some]
         pixels.append(squares)
-    rows, labels = sparse_labels([record.captions for record in records], vocabulary)
+    labels, offsets = vocabulary.sparse(record.captions for record in records)
     if not len(labels):
         raise UsageError(f"{source.name}: not one caption names a label of the vocabulary")
-    return HeldOut(records, torch.cat(pixels), rows, labels)
-
-
-def sparse_labels(captions: list[list[str]], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """(int64 [L]: image of each label, int64 [L]: its class) of the captions of each image."""
-    labeler = vocabulary.labeler()
-    labels, offsets = classes_in(captions, labeler, vocabulary.classes_of(labeler))
-    return torch.from_numpy(np.repeat(np.arange(len(captions)), np.diff(offsets))), torch.from_numpy(labels)
-
-
-def label_positives(source: Dataset, vocabulary: Vocabulary) -> Tensor:
-    """bool [N, V]: which labels the captions of each image name."""
-    captions = list(source.captions())
-    found = torch.zeros(len(captions), len(vocabulary), dtype=torch.bool)
-    found[sparse_labels(captions, vocabulary)] = True
-    return found
+    rows = np.repeat(np.arange(len(records)), np.diff(offsets))
+    return HeldOut(records, torch.cat(pixels), torch.from_numpy(rows), torch.from_numpy(labels).long())
 
 
 @dataclass(slots=True)

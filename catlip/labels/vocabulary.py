@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
@@ -27,6 +28,7 @@ from catlip.errors import UsageError
 from catlip.labels.labeler import SETTINGS, VERSIONS, Labeler, read_utf8
 from catlip.labels.wordnet import open_lexicon
 
+AT_ONCE = 4096  # samples whose captions are labelled at a time
 _HEADER = "# catlip vocabulary;"
 _COUNT = re.compile("[0-9]{1,18}")
 _WEIGHT = re.compile(r"1000|[0-9]{1,3}(\.[0-9]{1,9})?")
@@ -131,6 +133,20 @@ class Vocabulary:
     def classes_of(self, labeler: Labeler) -> np.ndarray:
         """int32 [len(labeler.synsets)]: class index of each of the labeler's labels, -1 outside the vocabulary."""
         return np.array([self._index.get(synset, -1) for synset in labeler.synsets], np.int32)
+
+    def sparse(self, samples: Iterable[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """The classes that the captions of each sample name, as arrays; of any number of samples.
+
+        Sample n has the classes labels[offsets[n]:offsets[n + 1]], ascending. Returns labels int32 [sum L], offsets
+        int64 [samples + 1]. Raises UsageError as `labeler` does.
+        """
+        labeler, left = self.labeler(), iter(samples)
+        classes, found, sizes = self.classes_of(labeler), [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
+        while some := list(islice(left, AT_ONCE)):
+            labels, offsets = classes_in(some, labeler, classes)
+            found.append(labels.astype(np.int32))
+            sizes.append(np.diff(offsets))
+        return np.concatenate(found), np.cumsum(np.concatenate(sizes))
 
     # Counting reads datasets and the report draws images: rooms that stand on this one. These two methods are doors to
     # them, opened late, so that labels alone need neither.

@@ -7,22 +7,24 @@ kept, since two encoders that were judged on the same ones differ with less erro
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from catlip.data.class_labels import with_nouns
 from catlip.data.dataset import Dataset
 from catlip.data.open import open_dataset
-from catlip.data.subsets import WithClasses, subset, with_classes
+from catlip.data.subsets import subset, with_classes
 from catlip.errors import UsageError
 from catlip.evaluation.features import class_indices, data_name, features, positives
 from catlip.evaluation.knn import knn
 from catlip.evaluation.linear_probe import linear_probe
 from catlip.evaluation.multilabel import average_precision
 from catlip.evaluation.ridge_probe import fit_ridge
-from catlip.labels.vocabulary import Vocabulary, classes_in
+from catlip.labels.vocabulary import Vocabulary
 from catlip.models.encoder import Encoder
 
 LEAST = 10  # images that a noun needs among those learned from: below, its classifier is a matter of luck
@@ -130,25 +132,11 @@ def noun_classes(train: Dataset, test: Dataset, vocabulary: Vocabulary) -> tuple
 
     Raises UsageError if there is none.
     """
-    labeler = vocabulary.labeler()
-    classes = vocabulary.classes_of(labeler)
-    found = [classes_in(list(dataset.captions()), labeler, classes) for dataset in (train, test)]
-    counts = np.bincount(found[0][0], minlength=len(vocabulary))
-    kept = np.flatnonzero((counts >= LEAST) & (counts < len(train)))
-    if not len(kept):
+    found = [with_nouns(dataset, vocabulary) for dataset in (train, test)]
+    counts = found[0].counts()
+    kept = (counts >= LEAST) & (counts < len(train))
+    if not kept.any():
         raise UsageError(f"`nouns` {train.name}: no noun of the vocabulary is said of {LEAST} of its images")
-    number = np.full(len(vocabulary), -1)
-    number[kept] = np.arange(len(kept))
-    names = [vocabulary.synsets[row] for row in kept.tolist()]
-    return tuple(  # pyright: ignore[reportReturnType]
-        WithClasses(dataset, names, *_only(number, labels, offsets), multi=True)
-        for dataset, (labels, offsets) in zip((train, test), found, strict=True)
-    )
-
-
-def _only(number: np.ndarray, labels: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, offsets) of the classes that have a number, ascending within an image."""
-    renamed = number[labels]
-    here = renamed >= 0
-    before = np.concatenate([[0], np.cumsum(here)])
-    return renamed[here].astype(np.int64), before[offsets].astype(np.int64)
+    names, rows = list(compress(vocabulary.synsets, kept)), np.where(kept, np.cumsum(kept) - 1, -1)
+    learned, tested = (with_classes(one, names, rows) for one in found)
+    return learned, tested
