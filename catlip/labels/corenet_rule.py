@@ -6,20 +6,25 @@ the part-of-speech tags it computes are never used. Every token is lemmatised as
 of the first sense of its spelling. So "photo", "bike" and "men" are lost (not the head of their synset), "are" is a
 unit of area, "white" a person; there are no multi-word nouns and no choice of sense.
 
+Its vocabularies are pickles, which are read here without running what they may hold.
+
 The tokeniser is written anew from the Treebank's conventions. Only what can change a noun is reproduced: brackets and
 quotation marks never reach the lexicon, so how they are rewritten does not matter.
 """
 
+import pickle
 import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import ftfy
 import numpy as np
 
+from catlip.errors import UsageError, first_line
 from catlip.labels.cleaning import MAX_CHARACTERS, as_text
 from catlip.labels.wordnet import Lexicon
 
@@ -124,3 +129,31 @@ class CorenetRule:
         return [
             (t, (synsets[label],) if label >= 0 else (), why) for t, (label, why) in zip(tokens, judged, strict=True)
         ]
+
+
+def read_counts(path: Path) -> dict[str, int]:
+    """Synset -> count, in the order of the classes, of an official vocabulary: a pickle of {"n5928118": 12, ...}.
+
+    Raises UsageError for a pickle that holds, or would run, anything else.
+    """
+    if not path.is_file():
+        raise UsageError(f"no such vocabulary: {path}")
+    with path.open("rb") as file:
+        try:
+            counts = _PlainUnpickler(file).load()
+        except Exception as error:  # a damaged file fails anywhere in the unpickler
+            raise UsageError(f"{path} is no official vocabulary: {first_line(error)}") from None
+    plain = type(counts) is dict and all(type(k) is str and type(n) is int for k, n in counts.items())
+    if not plain or not counts:
+        raise UsageError(f"{path} is no official vocabulary: expected a dict of str -> int")
+    return {f"n{key[1:].zfill(8)}": count for key, count in counts.items()}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds dicts, strings and numbers; looks up no class or function, so nothing in the file can run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it wants {module}.{name}, which is neither dict, str nor int")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to objects outside the file")

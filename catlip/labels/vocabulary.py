@@ -9,7 +9,6 @@ A fifth column is yours to add: the class' weight in the loss.
 """
 
 import os
-import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -337,19 +336,11 @@ class Vocabulary:
         max_size: the official models use the first 24,320. The number of captions is not in the file, so `samples`
         is the largest count. Raises UsageError for a pickle that holds, or would run, anything else.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise UsageError(f"no such vocabulary: {path}")
-        with path.open("rb") as file:
-            try:
-                counts = _PlainUnpickler(file).load()
-            except Exception as error:
-                raise UsageError(f"{path} is no official vocabulary: {str(error).splitlines()[0]}") from None
-        plain = type(counts) is dict and all(type(k) is str and type(n) is int for k, n in counts.items())
-        if not plain or not counts:
-            raise UsageError(f"{path} is no official vocabulary: expected a dict of str -> int")
-        lexicon = open_lexicon()
-        synsets = [f"n{key[1:].zfill(8)}" for key in counts][:max_size]
+        from catlip.labels.corenet_rule import read_counts
+
+        path, lexicon = Path(path), open_lexicon()
+        counts = read_counts(path)
+        synsets = list(counts)[:max_size]
         unknown = [synset for synset in synsets if not lexicon.has_synset(synset)]
         if unknown:
             raise UsageError(f"{path}: {len(unknown):,} keys are no noun synsets of WordNet 3.0, e.g. {unknown[0]!r}")
@@ -388,16 +379,6 @@ def to_classes(
     row, found = row[found >= 0], found[found >= 0]
     order = np.lexsort((found, row))
     return found[order].astype(np.int64), np.searchsorted(row, np.arange(n_rows + 1)).astype(np.int64)
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds dicts, strings and numbers; looks up no class or function, so nothing in the file can run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it wants {module}.{name}, which is neither dict, str nor int")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to objects outside the file")
 
 
 def _facts(path: Path, header: str) -> dict[str, Any]:
