@@ -1,6 +1,8 @@
 """Files that appear whole or not at all, and what is left of those that grow line by line."""
 
 import json
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -8,12 +10,14 @@ from typing import Any
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, *, rivals: bool = False) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place when all went well; else nothing is left of it.
 
-    An OSError on the way names `path` if it names nothing. Where nothing is written, nothing appears.
+    rivals: others may write the same file at the same time; each writes a part of its own, and the last one stays. An
+        OSError on the way names `path` if it names nothing. Where nothing is written, nothing appears.
     """
-    part = path.with_name(path.name + ".part")
+    own = f".{os.getpid()}-{time.monotonic_ns()}" if rivals else ""
+    part = path.with_name(f"{path.name}{own}.part")
     try:
         yield part
         if part.exists():
@@ -22,7 +26,8 @@ def whole(path: Path) -> Iterator[Path]:
         error.filename = error.filename or str(path)
         raise
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where there is no folder
+            part.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -30,7 +30,6 @@ from catlip import machine
 from catlip.atomic import whole, write_text
 from catlip.config import configure
 from catlip.data.balance import keep_probabilities, told
-from catlip.data.cache import Progress
 from catlip.data.caption_files import Columns, Rows, describe, read_rows, row_groups
 from catlip.data.caption_workers import on_ray, on_this_machine
 from catlip.data.counts import Counts, uses_of
@@ -41,7 +40,7 @@ from catlip.data.order import uniforms
 from catlip.errors import UsageError
 from catlip.labels.labeler import SETTINGS, Labeler
 from catlip.labels.vocabulary import Vocabulary
-from catlip.notices import say, warn
+from catlip.notices import Progress, say, warn
 
 FORMAT = 6  # of a task's result: those of another one are not added up
 GROUPS_PER_TASK_ROWS = 2_000_000  # row groups of a Parquet file are bundled up to so many rows

@@ -17,6 +17,7 @@ from catlip.data.files import IMAGE_EXTENSIONS, Files, identity
 from catlip.data.image_files import Folders, ImageStore, listed
 from catlip.data.shards import images_in
 from catlip.errors import UsageError
+from catlip.notices import Progress
 
 SEVERAL = -1
 FACTS = b"catlip"
@@ -151,7 +152,7 @@ class TarImages(NamedImages):
         """name, tar, at, size of every image."""
         troubles: dict[str, str] = {}
         rows = []
-        with cache.Progress("indexing", sum(size for _, size, _ in identities), bytes_=True) as progress:
+        with Progress("indexing", sum(size for _, size, _ in identities), bytes_=True) as progress:
             for tar, path in enumerate(self.files.names):
                 found = images_in(self.files.open_briefly(tar), path, troubles, progress.advance)
                 rows += [

@@ -34,6 +34,7 @@ from catlip.data.tables import (
     text_columns,
 )
 from catlip.errors import UsageError
+from catlip.notices import Progress
 
 KEYS = ("key", "__key__", "uid", "id", "sample_id", "image_id", "file_name", "filename")
 GROUPS = ("file", "group", "rows", "bytes", "without")  # of each row group; without: captions that are null
@@ -106,7 +107,7 @@ class ParquetDataset(Dataset):
         """GROUPS of every row group, from the ends of the files: without fetching them."""
 
         def read() -> pa.Table:
-            with cache.Progress("indexing", len(self.files)) as progress:
+            with Progress("indexing", len(self.files)) as progress:
                 each = in_threads(lambda i: self._groups_of(i, progress), len(self.files))
                 rows = [dict(zip(GROUPS, group, strict=True)) for groups in each for group in groups]
                 return pa.Table.from_pylist(rows, pa.schema([(name, pa.int64()) for name in GROUPS]))
@@ -114,7 +115,7 @@ class ParquetDataset(Dataset):
         many = self.files.remote or len(self.files) > 100
         return cache.kept_table(["row groups", self._identities, self.text], read, anyway=many)
 
-    def _groups_of(self, number: int, progress: cache.Progress) -> list[tuple[int, ...]]:
+    def _groups_of(self, number: int, progress: Progress) -> list[tuple[int, ...]]:
         name = self.files.names[number]
         with _opened(name) as file:
             meta = open_parquet(file, name).metadata

@@ -27,6 +27,7 @@ from catlip.data.tables import (
     text_columns,
 )
 from catlip.errors import UsageError
+from catlip.notices import Progress
 
 FACTS = b"catlip"
 RELATIVE = "paths are relative to the table's folder"
@@ -102,7 +103,7 @@ def _read(paths: list[Path], image: str, text: str) -> pa.Table:
     folders = list(dict.fromkeys(str(path.parent) for path in paths))
     troubles: dict[str, str] = {}
     rows, ends = [], []
-    with cache.Progress("reading", sum(path.stat().st_size for path in paths), bytes_=True) as progress:
+    with Progress("reading", sum(path.stat().st_size for path in paths), bytes_=True) as progress:
         for path in paths:
             folder = folders.index(str(path.parent))
             rows += _file_rows(path, image, text, folder, troubles)

@@ -7,10 +7,8 @@ stopped loses a minute, and the folder can be copied. Nothing in this file needs
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, islice
@@ -19,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from catlip.atomic import write_text
+from catlip.atomic import whole, write_text
 from catlip.errors import UsageError
 from catlip.labels.cleaning import as_text
 from catlip.notices import say
@@ -135,14 +133,8 @@ class SentenceStore:
             (self._vectors(name), vectors[order].astype(np.float16)),
             (self.folder / f"keys-{name}.npy", keys),
         ):
-            part = path.with_name(f"{path.name}.{os.getpid()}.part")
-            try:
-                with part.open("wb") as file:
-                    np.save(file, array, allow_pickle=False)
-                part.replace(path)
-            finally:
-                with suppress(OSError):
-                    part.unlink(missing_ok=True)
+            with whole(path, rivals=True) as part, part.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
         self.reopen()
 
     def __call__(self, captions: Sequence[Sequence[Any]], draws: np.ndarray | None = None) -> np.ndarray:

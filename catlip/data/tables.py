@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catlip.data.files import encoding_of, kind_of
-from catlip.errors import UsageError
+from catlip.errors import UsageError, first_line
 
 IMAGE_COLUMNS = (
     "image", "filepath", "image_path", "path", "file", "filename", "file_name", "img", "image_file", "jpg", "png",
@@ -46,7 +46,7 @@ def open_parquet(file: Any, name: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(f"{name} is no readable Parquet file: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{name} is no readable Parquet file: {first_line(error)}") from None
 
 
 def column_names(path: Path, kind: str) -> list[str]:
@@ -87,8 +87,8 @@ def naming(path: Path) -> Iterator[None]:
     except UsageError:
         raise
     except (pa.ArrowException, KeyError, EOFError, OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.filename else str(error)
-        raise UsageError(f"{path} cannot be read: {(why or type(error).__name__).splitlines()[0]}") from None
+        why = error.strerror if isinstance(error, OSError) and error.filename else first_line(error)
+        raise UsageError(f"{path} cannot be read: {why}") from None
 
 
 def find_column(

@@ -14,6 +14,7 @@ from catlip.data.dataset import Dataset, Sample, bounded, captions_in, lines, tr
 from catlip.data.files import Files, OpenFile, decoded, identity, in_threads, is_url
 from catlip.data.shards import BLOCK, INDEX_FILE, SCHEMA, index_from_json, index_json, is_indexed_by, scan
 from catlip.errors import UsageError
+from catlip.notices import Progress
 
 FACTS = b"catlip"  # metadata of a kept index: samples of each shard, troubles
 MAX_LABEL = 1 << 16  # bytes of a KEY.cls
@@ -66,7 +67,7 @@ class TarDataset(Dataset):
             return table
         began = time.monotonic()
         sizes = [size for _, size, *_ in self._identities]
-        with cache.Progress("indexing", sum(sizes), bytes_=True) as progress:
+        with Progress("indexing", sum(sizes), bytes_=True) as progress:
             shards = list(in_threads(lambda i: self._index_of(i, known[i], progress), len(self.files), 4))
         troubles = {key: why for _, some, _ in shards for key, why in some.items()}
         table = pa.concat_tables([shard for shard, _, _ in shards])
@@ -77,7 +78,7 @@ class TarDataset(Dataset):
         return table
 
     def _index_of(
-        self, number: int, entry: dict[str, Any] | None, progress: cache.Progress
+        self, number: int, entry: dict[str, Any] | None, progress: Progress
     ) -> tuple[pa.Table, dict[str, str], str]:
         """(index, troubles, SHA-256 or "") of a shard; entry: what the index.json beside it says."""
         name, size, *changed = self._identities[number]
@@ -96,7 +97,7 @@ class TarDataset(Dataset):
             troubles, digest = {**troubles, _base(name): f"the {INDEX_FILE} beside it is another's; not used"}, ""
         return table, troubles, digest
 
-    def _scanned(self, number: int, progress: cache.Progress) -> tuple[pa.Table, dict[str, str]]:
+    def _scanned(self, number: int, progress: Progress) -> tuple[pa.Table, dict[str, str]]:
         """What was kept of an earlier scan, or is found by one."""
         size = self._identities[number][1]
         name = cache.name_of([self._identities[number]])

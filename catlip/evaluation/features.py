@@ -5,10 +5,8 @@ Features for probes are cached: the same weights and images give the same vector
 all that decides its content: weights, input space, image size, the images themselves.
 """
 
-import contextlib
 import copy
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,15 +19,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from catlip import machine
-from catlip.data.cache import Progress, cache_folder
+from catlip.atomic import whole
+from catlip.data.cache import cache_folder
 from catlip.data.dataset import Dataset, Sample
 from catlip.data.images import Unreadable, UnreadableImageError, image_content, read_image
 from catlip.data.open import open_dataset
 from catlip.data.subsets import with_classes
-from catlip.errors import UsageError
+from catlip.errors import UsageError, first_line
 from catlip.models.encoder import Encoder
 from catlip.models.weights import load, origin
-from catlip.notices import warn
+from catlip.notices import Progress, warn
 
 FORMAT = 3  # part of every name in the cache: raise it when images are decoded or cropped in another way
 
@@ -233,12 +232,9 @@ def _read(path: Path, width: int, images: int) -> tuple[Tensor, Tensor] | None:
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     """In one step, so that a file is whole or not there; a cache that cannot be written costs a line, not the run."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, str(part))
-        part.replace(path)
+        with whole(path, rivals=True) as part:
+            save_file(tensors, str(part))
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        warn(f"the features are not kept: {str(error).splitlines()[0]}")
+        warn(f"the features are not kept: {first_line(error)}")
