@@ -107,6 +107,24 @@ def test_kana_is_not_chinese() -> None:
     assert LABELERS["auto"](["狗", "一只棕色的狗在海滩上奔跑"]) == [["n02084071"], ["n02084071", "n09217230"]]
 
 
+def test_japanese_is_not_taken_for_chinese() -> None:
+    """Captions of a few words, many without kana. What is left, both would write: 花束, 猫, 消防車."""
+    lines = (Path(__file__).parent / "gold" / "japanese_chinese.tsv").read_text(encoding="utf-8").splitlines()
+    for half, taken in (("development", 5), ("held_out", 7)):
+        some = [line.split("\t") for line in lines if f"\t{half}\t" in line]
+        told = {code: LABELERS["auto"].foreign([text for c, _, text in some if c == code]) for code in ("ja", "zh")}
+        assert told["ja"] >= 30 - taken
+        assert told["zh"] <= 1
+
+
+def test_why_a_caption_has_no_label_is_its_language() -> None:
+    for language, why in (("auto", "in no language that `auto` knows"), ("en", "not in English"), ("zh", "in Chinese")):
+        labeler = ENGLISH if language == "en" else LABELERS[language]
+        told = labeler.explain("黒猫の写真")
+        assert all(not word.labels and why in word.why for word in told)
+        assert labeler.foreign(["黒猫", "ラーメン", "黒猫の写真"]) == 3  # also where there is too little to count
+
+
 @given(st.text(st.sampled_from("女人马上面狗t恤polo衫 ab"), max_size=12))
 @settings(max_examples=300)
 def test_words_without_spaces_are_the_longest_from_the_left(text: str) -> None:
@@ -335,6 +353,9 @@ def test_files_in_ones_own_language(tmp_path: Path) -> None:
         ("before\tnumber\t1 2 3\n", "", r"words.tsv, line 4: expected .before<TAB>KIND<TAB>7 NUMBERS"),
         ("before\tnumber\t1 2 3 4 5 6 nan\n", "", r"words.tsv, line 4: expected .before<TAB>"),
         ("\n# said\nsense\thund\tn00000000\n", "", r"words.tsv, line 6: expected .sense<TAB>NOUN<TAB>SYNSET"),
+        ("charset\tmine\tascii\n", "", r"words.tsv, line 4: expected .charset<TAB>own.other<TAB>CODECS"),
+        ("charset\town\tklingon\n", "", r"words.tsv, line 4: expected .charset<TAB>own.other<TAB>CODECS"),
+        ("charset\town\trot13\n", "", r"words.tsv, line 4: expected .charset<TAB>own.other<TAB>CODECS"),
         ("letter\té\tee\n", "", r"words.tsv, line 4: expected .letter<TAB>LETTERS<TAB>WHAT EACH"),
         ("spelling\tcapitals\tmaybe\n", "", r"words.tsv, line 4: expected .spelling<TAB>name"),
         ("spelling\tname\tNorwegian\n", "", r"words.tsv, line 4: there is a line .spelling. for 'name' already"),

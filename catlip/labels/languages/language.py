@@ -73,11 +73,13 @@ class Language:
             ord(a): b for old, (new,) in self.lists.get("letter", {}).items() for a, b in zip(old, new, strict=True)
         }
         self._others = self.words("word")
+        self._charsets = [self.lists.get("charset", {}).get(side, ("",))[0].split() for side in ("own", "other")]
+        self._foreign = {word.translate(self._letters) for word in self.words("foreign")}
         self._meant = self.lists.get("sense", {})
         self._never = self.lists.get("never", {})
         if self.spelling.unspaced:
-            known = (self.lemmas, self._others, self.function, self.common, self.adjectives, self.deny, self.join)
-            self._cut_at = [word for words in known for word in words]
+            known = (self.lemmas, self._others, self._foreign, self.function, self.common, self.adjectives)
+            self._cut_at = [word for words in (*known, self.deny, self.join) for word in words]
             self._cut = WordCutter(self._cut_at, self.writes)
         self.noun = lru_cache(maxsize=100_000)(self._noun)
 
@@ -108,6 +110,11 @@ class Language:
     def writes(self, letter: str) -> bool:
         """Whether a letter is of the language's script."""
         return _script(letter) in self.scripts
+
+    def is_foreign(self, word: str) -> bool:
+        """Whether a word, or a letter of it, is of another language in the same script: Japanese 映画 and 駅."""
+        own, other = self._charsets
+        return word in self._foreign or any(_is_in(letter, other) and not _is_in(letter, own) for letter in word)
 
     def by_hand(self, lemma: str) -> bool:
         """Whether words.tsv says what a noun or phrase means."""
@@ -217,6 +224,11 @@ def _without_umlaut(word: str) -> str:
         if word[i] in _UMLAUTS:
             return word[:i] + _UMLAUTS[word[i]] + word[i + 1 :]
     return word
+
+
+def _is_in(letter: str, codecs: Iterable[str]) -> bool:
+    """Whether one of the character sets has a letter."""
+    return any(letter.encode(codec, "ignore") for codec in codecs)
 
 
 def _script(letter: str) -> str:

@@ -31,6 +31,8 @@ LINES = {
     "common": "common<TAB>NAME<TAB>WORDS",
     "word": "word<TAB>NAME<TAB>WORDS",
     "letter": "letter<TAB>LETTERS<TAB>WHAT EACH STANDS FOR",
+    "charset": "charset<TAB>own|other<TAB>CODECS",
+    "foreign": "foreign<TAB>NAME<TAB>WORDS",
     "infinitive": "infinitive<TAB>ENDING<TAB>ENDINGS OF ITS FORMS, - for none",
     "ending": "ending<TAB>ENDING<TAB>REPLACEMENTS, - for none",
     "adjective-ending": "adjective-ending<TAB>ENDING<TAB>",
@@ -69,6 +71,8 @@ def _is_right(section: str, word: str, field: str, lexicon: Lexicon) -> bool:
         return False
     if section in ("before", "after"):
         return len(field.split()) == len(Form) and all(map(_is_number, field.split()))
+    if section == "charset":
+        return word in ("own", "other") and all(map(_is_codec, field.split()))
     if section == "letter":
         return len(word) == len(field) > 0
     if section == "sense":
@@ -81,6 +85,13 @@ def _is_number(text: str) -> bool:
     try:
         return math.isfinite(float(text))
     except ValueError:
+        return False
+
+
+def _is_codec(name: str) -> bool:
+    try:
+        return bool("a".encode(name))
+    except LookupError:
         return False
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from catlip.labels.languages.language import Language, names_of, open_languages
 from catlip.labels.languages.language_files import ALONE
 from catlip.labels.nouns.phrases import PhraseIndex, Terms
-from catlip.labels.nouns.rule import DENIED, FOREIGN, NOT_ENGLISH, Batch, NounRule, foreignness_of
+from catlip.labels.nouns.rule import DENIED, FOREIGN, NOT_ENGLISH, Batch, NounRule, foreignness_of, not_in
 from catlip.labels.nouns.words import (
     COMMON_WORDS,
     ENGLISH,
@@ -142,6 +142,8 @@ class LanguageTable(WordTable):
             return 0
         if lower in _OTHERS:
             return FOREIGN_WORD
+        if self.language.is_foreign(lower):
+            return SCRIPT
         letters = sum(letter > "ɏ" and not self.language.writes(letter) for letter in text)
         if letters:
             return min(letters * (OTHER_SCRIPT if self.language.spelling.unspaced else 1), SCRIPT)
@@ -162,6 +164,9 @@ class LanguageRule(NounRule):
         super().__init__(phrases, english.index, canonical=canonical, heads=english.heads, lists=lists)
         self.tables_hash = self.language.hash
         self.spoken_language = self.language.spelling.name
+
+    def writes(self, letter: str) -> bool:
+        return self.language.writes(letter)
 
     def _new_table(self) -> WordTable:
         return LanguageTable(self.language, self.phrases, self.index, self.canonical, heads=self.heads)
@@ -256,7 +261,9 @@ class AutoRule:
         return sum((rule.spoken(some) for rule, _, some in self._parts(captions)), Counter())
 
     def explain(self, caption: str) -> list[tuple[str, tuple[str, ...], str]]:
-        return self._parts([caption])[0][0].explain(caption)
+        rule = self._parts([caption])[0][0]
+        told = rule.explain(caption)
+        return not_in(told, "in no language that `auto` knows") if rule.foreign([caption]) else told
 
 
 def language_rule(language: str, english: NounRule, terms: dict[str, tuple[str, ...]]) -> LanguageRule | AutoRule:

@@ -11,6 +11,7 @@ A caption's words are judged in three steps, each on arrays over all words of a 
 """
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from catlip.labels.nouns.words import STOPS, Form, Kind, canonical_synsets, word
 from catlip.labels.nouns.wordtable import BY_CONTEXT, NO_LABEL, Span, WordTable
 
 FOREIGN = 7  # log-odds, summed over the words, from which on a caption is not English
+BEYOND_LATIN = "\u0250"  # the first letter behind the last Latin block
 CHUNK = 2048  # captions at a time at most: their arrays stay in the processor's cache
 SPOKEN_CHUNK = 128
 CHUNK_CHARACTERS = 1 << 20  # a thousand pages of text would need gigabytes
@@ -103,7 +105,17 @@ class NounRule:
 
     def foreign(self, captions: Sequence[Any]) -> int:
         """Captions that are not in the language of the rule by their words."""
-        return int((self.against(captions) >= FOREIGN).sum())
+        scripts = [self._in_another_script(str(caption)) for caption in captions]
+        return int(((self.against(captions) >= FOREIGN) | np.array(scripts, bool)).sum()) if scripts else 0
+
+    def _in_another_script(self, caption: str) -> bool:
+        """Whether a caption has letters, but none that the language writes: too few, often, to tell it by its words."""
+        letters = [letter for letter in unicodedata.normalize("NFKC", caption) if letter.isalpha()]
+        return bool(letters) and not any(letter < BEYOND_LATIN or self.writes(letter) for letter in letters)
+
+    def writes(self, letter: str) -> bool:
+        """Whether a letter beyond the Latin ones is of the language's script."""
+        return False
 
     def against(self, captions: Sequence[Any]) -> np.ndarray:
         """int32 [captions]: what the words of each say against the language of the rule, in log-odds."""
@@ -273,7 +285,7 @@ class NounRule:
             elif texts[position] != cleaning.BREAK:
                 told.append((texts[position], labels, self._reason(batch, position, labels)))
             position = end
-        return told
+        return told if not self.foreign([caption]) else not_in(told, f"not in {self.spoken_language}")
 
     def _reason(self, batch: Batch, position: int, labels: tuple[str, ...]) -> str:
         reading = self._words.reading[batch.ids[position]]
@@ -292,6 +304,11 @@ class NounRule:
         if labels != reading.synsets[:1]:
             return f"{why}; meaning chosen by another word of the caption"
         return why
+
+
+def not_in(told: list[tuple[str, tuple[str, ...], str]], where: str) -> list[tuple[str, tuple[str, ...], str]]:
+    """What `explain` says of a caption in another language: where it is not is why its words have no labels."""
+    return [(text, labels, why if labels else f"the caption is {where}") for text, labels, why in told]
 
 
 def foreignness_of(words: np.ndarray, bounds: np.ndarray) -> np.ndarray:
