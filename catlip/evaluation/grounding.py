@@ -185,6 +185,27 @@ class Pointer:
         return torch.einsum("bhwd,kd->bkhw", vectors.float(), self.directions.to(vectors.device)).cpu()
 
 
+@dataclass(slots=True)
+class EvenSample:
+    """So many of the maps that come by, evenly spread over all of them; at most twice as many are in memory."""
+
+    size: int
+    kept: list[RelevanceMap] = field(default_factory=list)
+    met: int = 0
+    stride: int = 1  # one of so many is kept
+
+    def add(self, found: RelevanceMap) -> None:
+        if self.met % self.stride == 0:
+            self.kept.append(found)
+        self.met += 1
+        if len(self.kept) > 2 * self.size:
+            self.kept, self.stride = self.kept[::2], 2 * self.stride
+
+    def chosen(self) -> list[RelevanceMap]:
+        step = max(1, len(self.kept) / self.size)
+        return [self.kept[int(i * step)] for i in range(min(self.size, len(self.kept)))]
+
+
 def ground(
     encoder: Any = None, images: Any = None, *, config: GroundConfig | None = None, **settings: Any
 ) -> GroundResult:
@@ -203,28 +224,23 @@ def ground(
     count = min(cfg.limit or len(dataset), len(dataset))
     by_key = _by_key(boxes, [dataset[number].key for number in range(count)], cfg) if cfg.boxes else {}
     pointer = Pointer(cfg.run, cfg.route, cfg.image_size, phrases)
-    rounds, seen, pictures, met, stride, unreadable = [], [], 0, 0, 1, Unreadable()
+    rounds, some, pictures, unreadable = list[Pointed](), EvenSample(max(cfg.show, 1)), 0, Unreadable()
     for key, pixels, maps in _maps(pointer, cfg, dataset, count, unreadable):
-        there = by_key.get(key)
+        there = by_key.get(key, {})
         if cfg.boxes and not there:
             continue
         pictures += 1
         for phrase, relevance in zip(pointer.known, maps, strict=True):
-            if there is not None and phrase not in there:
+            if cfg.boxes and phrase not in there:
                 continue
-            own = there[phrase] if there else []
+            own = there.get(phrase, [])
             found = RelevanceMap(phrase, pixels, relevance, own, peak(relevance))
-            if own and there:
+            some.add(found)
+            if own:
                 rounds.append(Pointed(phrase, found.hit, inside((0.5, 0.5), own), area(own), len(there)))
-            if met % stride == 0:
-                seen.append(found)
-            met += 1
-            if len(seen) > 2 * max(cfg.show, 1):  # maps spread over all images, and never more than twice as many
-                seen, stride = seen[::2], 2 * stride
     name = data_name(cfg.images, dataset)
-    if not seen:
+    if not some.kept:
         raise UsageError(f"`images` {name}: none of its pictures is in `boxes` {cfg.boxes} with a known category")
-    step = max(1, len(seen) / max(cfg.show, 1))
     result = GroundResult(
         route="text" if pointer.dual is not None else "head",
         pictures=pictures,
@@ -234,7 +250,7 @@ def ground(
         boxes=cfg.boxes,
         image_size=pointer.encoder.image_size,
         encoder=named(cfg.run),
-        maps=[seen[int(i * step)] for i in range(min(cfg.show, len(seen)))],
+        maps=some.chosen()[: cfg.show],
         **left_out(images=unreadable),
         seconds=round(time.perf_counter() - began, 1),
     )
