@@ -125,7 +125,7 @@ def _of_tars(paths: list[Path], data: str) -> Dataset:
 
 def _of_folders(folder: Path) -> Dataset:
     """Each folder in it is a class, whatever lies how deep in it; a class may be a link to a folder."""
-    from catlip.data.image_files import Folders, decodable, listed, path_dataset
+    from catlip.data.image_files import Folders, PathDataset, decodable, image_table, listed
 
     names, labels, troubles = [], [], {}
     folders = (sub.name for sub in folder.iterdir() if sub.is_dir())
@@ -138,7 +138,8 @@ def _of_folders(folder: Path) -> Dataset:
         raise UsageError(f"{folder} holds no pictures in sub-folders, one sub-folder per class")
     if empty := sorted(set(classes) - {label[0] for label in labels}):
         troubles[empty[0]] = f"no pictures in this folder{f', nor in {len(empty) - 1} others' if empty[1:] else ''}"
-    return _made(path_dataset(str(folder), names, Folders([str(folder)]), troubles, [folder.name]), labels)
+    pictures, where = Folders([str(folder)]), str(folder)
+    return _made(PathDataset(where, image_table(names), pictures, troubles=troubles, facts=[folder.name]), labels)
 
 
 def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: str | None) -> Dataset:
@@ -161,7 +162,7 @@ def _of_table(paths: list[Path], data: str, image_col: str | None, label_col: st
 def _of_coco(path: Path) -> Dataset:
     """Crowds count, as a crowd of persons shows persons; pictures without annotations are there, without labels."""
     from catlip.data.coco import coco_tables, told_as_no_coco
-    from catlip.data.image_files import path_dataset
+    from catlip.data.image_files import PathDataset, image_table
     from catlip.data.image_lookup import find_images
 
     names, images, annotations, notes = coco_tables(path, str(path))
@@ -174,6 +175,7 @@ def _of_coco(path: Path) -> Dataset:
     pictures, _, troubles = find_images(path, files)
     facts = [path.name, path.stat().st_size]
     troubles |= {path.name: "; ".join(notes)} if notes else {}
-    found = _made(path_dataset(str(path), files, pictures, troubles, facts), labels, classes)
+    source = PathDataset(str(path), image_table(files), pictures, troubles=troubles, facts=facts)
+    found = _made(source, labels, classes)
     found.multi = True
     return found

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from catlip.data.files import expand
-from catlip.data.image_files import PathDataset, image_table, path_dataset, plain, without_captions
+from catlip.data.image_files import PathDataset, image_table, plain, without_captions
 from catlip.data.image_lookup import FolderImages, NamedImages, TarImages, find_images
 from catlip.data.images import MAX_PIXELS
 from catlip.data.objects import Mask, Objects, RunLengths, run_lengths
@@ -66,7 +66,7 @@ def coco_caption_dataset(path: Path) -> PathDataset:
     table = image_table(list(found), [captions for captions, _ in found.values()], rest)
     facts = [path.name, path.stat().st_size]
     described = f" of {where} with COCO captions{without_captions(table)}"
-    return PathDataset(str(path), described, table, pictures, [len(found)], troubles, facts)
+    return PathDataset(str(path), table, pictures, described=described, troubles=troubles, facts=facts)
 
 
 @dataclass(slots=True)
@@ -317,7 +317,14 @@ def picture_source(instances: Instances, images: str | None, option: str = "`ima
             f"{option} {images}: {len(missing):,} of the {len(names):,} pictures that {instances.path} lists are not "
             f"there, e.g. {missing[0]}"
         )
-    facts = [instances.path.name, instances.path.stat().st_size]
-    found = path_dataset(images, names, pictures, troubles, facts, f" of {images}", instances.pictures)
+    found = PathDataset(
+        images,
+        image_table(names),
+        pictures,
+        described=f" of {images}",
+        troubles=troubles,
+        facts=[instances.path.name, instances.path.stat().st_size],
+        targets=instances.pictures,
+    )
     found.classes = instances.names
     return found

@@ -89,21 +89,22 @@ class PathDataset(Dataset):
     def __init__(
         self,
         name: str,
-        described: str,
         table: pa.Table,
         pictures: ImageStore,
-        shards: list[int],
-        troubles: dict[str, str],
-        facts: list[Any],
+        *,
+        described: str = "",
+        shards: Sequence[int] = (),
+        troubles: dict[str, str] | None = None,
+        facts: Sequence[Any] = (),
         targets: dict[str, Any] | None = None,
     ) -> None:
-        """targets: of images, by their names in the table."""
+        """shards: default: one. facts: of the fingerprint. targets: of images, by their names in the table."""
         self.name, self.pictures, self._facts = name, pictures, facts
         self._targets = targets or {}
-        self.shards = np.array(shards, np.int64)
-        self.troubles = bounded(troubles)
+        self.shards = np.array(shards or [len(table)], np.int64)
+        self.troubles = bounded(troubles or {})
         self._described = f"{len(table):,} pictures{described}"
-        self.described = self._described + troubles_said(troubles)
+        self.described = self._described + troubles_said(troubles or {})
         self._columns = {column: table[column].combine_chunks() for column in table.column_names}
 
     def __len__(self) -> int:
@@ -175,20 +176,6 @@ def image_table(
     )
 
 
-def path_dataset(
-    name: str,
-    files: Sequence[str],
-    pictures: ImageStore,
-    troubles: dict[str, str] | None = None,
-    facts: Sequence[Any] = (),
-    described: str = "",
-    targets: dict[str, Any] | None = None,
-) -> PathDataset:
-    """Images by their names in `pictures`, without captions. facts: of the fingerprint. targets: by name."""
-    table = image_table(files)
-    return PathDataset(name, described, table, pictures, [len(files)], troubles or {}, list(facts), targets)
-
-
 class FolderDataset(PathDataset):
     """Images of a folder and its sub-folders; `1.jpg` has its captions, one a line, in `1.txt` or `1.caption`.
 
@@ -213,7 +200,8 @@ class FolderDataset(PathDataset):
         described = " with captions in .txt files beside them" + (
             f", {without:,} of them without a caption" if without else ""
         )
-        super().__init__(str(folder), described, table, self._folders, [len(names)], troubles, [folder.name])
+        facts = [folder.name]
+        super().__init__(str(folder), table, self._folders, described=described, troubles=troubles, facts=facts)
 
     def _captions_of(self, number: int) -> list[str]:
         sidecar = self._columns["sidecar"][number].as_py()

@@ -166,7 +166,7 @@ def open_images(where: Any) -> Dataset:
     if not isinstance(where, str | Path):
         return open_dataset(where)
     where = str(where)
-    from catlip.data.image_files import Folders, decodable, is_image, listed, path_dataset
+    from catlip.data.image_files import Folders, PathDataset, decodable, image_table, is_image, listed
     from catlip.data.path_tables import NO_CAPTIONS
 
     path = Path(where)
@@ -175,9 +175,9 @@ def open_images(where: Any) -> Dataset:
         names = sorted(decodable(name) for name, _ in listed(where, troubles))
         if not names:
             raise UsageError(f"{where} holds no pictures")
-        return path_dataset(where, names, Folders([where]), troubles)
+        return PathDataset(where, image_table(names), Folders([where]), troubles=troubles)
     if is_image(path):
         if not path.is_file():
             raise UsageError(f"no such picture: {where}")
-        return path_dataset(where, [path.name], Folders([str(path.parent)]))
+        return PathDataset(where, image_table([path.name]), Folders([str(path.parent)]))
     return open_dataset(where, text_col=NO_CAPTIONS)

@@ -48,9 +48,15 @@ def table_dataset(paths: list[Path], name: str, image_col: str | None, text_col:
     if not len(table):
         raise UsageError(f"{name}: not one row has a picture in column {image!r}; name another with `image_col`")
     described = columns_said("", image, text) + (without_captions(table) if text else "")
-    fingerprint = [fact for path in paths for fact in (path.name, path.stat().st_size)]
-    folders = Folders(facts["folders"], RELATIVE)
-    return PathDataset(name, described, table, folders, facts["shards"], facts["troubles"], fingerprint)
+    return PathDataset(
+        name,
+        table,
+        Folders(facts["folders"], RELATIVE),
+        described=described,
+        shards=facts["shards"],
+        troubles=facts["troubles"],
+        facts=[fact for path in paths for fact in (path.name, path.stat().st_size)],
+    )
 
 
 def open_table(paths: list[Path], name: str, image_col: str | None, text_col: str | None) -> PathDataset:
