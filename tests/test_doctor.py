@@ -70,7 +70,7 @@ def test_what_would_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Diagnosis(versions={"torch": "2.15"}, precision=dict.fromkeys(("most models",), "bf16"))
     room._look_at_machine(found)
     found.machine["gpus"] = ["H100"]
-    room._judge(found, "cuda", 1000.0)
+    room._conclude(found, "cuda", 1000.0)
     monkeypatch.setattr(room.sys, "dont_write_bytecode", True)
     monkeypatch.setattr(room, "find_spec", lambda name: SimpleNamespace(cached=f"/nowhere/{name}.pyc"))
     monkeypatch.setattr(room, "_version", lambda name: "1.0")

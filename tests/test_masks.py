@@ -12,7 +12,7 @@ from PIL import Image
 
 from catlip.data.dataset import Sample
 from catlip.data.loader import Loader
-from catlip.data.mask_classes import VOID, MaskClasses, find_classes, pixels_of, read_mask, survey, table
+from catlip.data.mask_classes import VOID, MaskClasses, class_of_number, find_classes, pixels_of, read_mask, survey
 from catlip.data.mask_sets import open_masks
 from catlip.data.maskbatches import MaskBatch, MaskBatches, Window, check_window, random_place
 from catlip.data.order import Order
@@ -194,7 +194,7 @@ def test_a_mask_fits_the_picture_once_it_is_upright(tmp_path: Path) -> None:
 
 def test_void_moves_the_classes(tmp_path: Path) -> None:
     zero_void = MaskClasses(("wall", "sky"), (0, 7))
-    assert table(zero_void)[[0, 1, 2, 3, 7]].tolist() == [VOID, 0, 1, -1, VOID]
+    assert class_of_number(zero_void)[[0, 1, 2, 3, 7]].tolist() == [VOID, 0, 1, -1, VOID]
     assert zero_void.of(np.array([[2, 0]], np.uint16), "k").tolist() == [[1, VOID]]
     with pytest.raises(UsageError, match=r"mask of k has the value 3, but the 2 classes are 1\.\.2 and void is 0, 7"):
         zero_void.of(np.array([[3]], np.uint16), "k")

@@ -15,7 +15,7 @@ import catlip
 from catlip import Vocabulary
 from catlip.data.objects import Objects
 from catlip.demo.demo import DemoConfig, demo
-from catlip.evaluation.detection import DetectionResult, Shown
+from catlip.evaluation.detection import DetectedImage, DetectionResult
 from catlip.evaluation.grounding import GroundResult, RelevanceMap
 from catlip.evaluation.learning_curve import CurveResult
 from catlip.evaluation.segmentation import Seen, SegmentationResult
@@ -148,7 +148,7 @@ def test_detections(browser: Browser, tmp_path: Path) -> None:
     for name in BAD_NAMES:
         truth = Objects(1, name, 60, 40, boxes, one.astype(int), one > 0, one + 784, [None])
         found = [{"score": 0.9, "bbox": [0.0, 0.0, 70.0, 0.0], "category_id": 7}, {"score": 0.1, "category_id": 7}]
-        shown.append(Shown(pixels, truth, found, {7: name}))
+        shown.append(DetectedImage(pixels, truth, found, {7: name}))
     result = DetectionResult(encoder=HTML, box=scores, mask=scores, shown=shown, **told)
     assert_right(browser, write_report(result, tmp_path / "many.html"))
     assert_right(browser, write_report(replace(result, shown=[]), tmp_path / "none.html"))

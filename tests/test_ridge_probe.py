@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catlip.evaluation.adaptation import Candidate, choose, drift, labels_of
+from catlip.evaluation.adaptation import Candidate, choose_alpha, drift, labels_of
 from catlip.evaluation.multilabel import average_precision
 from catlip.evaluation.ridge_probe import (
     PENALTIES,
@@ -116,11 +116,11 @@ def test_chosen_is_what_is_better_on_images_that_did_not_choose() -> None:
     truth = torch.rand(400, 6, generator=random) < 0.3
     noise = {a: torch.randn(400, 6, generator=random) for a in (0.0, 0.5, 1.0)}
     better = candidates({a: truth * (1 + 2 * (a == 0.5)) + noise[a] for a in noise}, truth, {0.5: 79.4})
-    found = choose(better, truth)
+    found = choose_alpha(better, truth)
     assert (found.alpha, found.better) == (0.5, True)
-    assert choose(better, truth, keep_loss=0.7).alpha == 0.5
-    assert choose(better, truth, keep_loss=0.5).alpha != 0.5
-    same = choose(candidates(dict.fromkeys(noise, noise[0.0]), truth), truth)
+    assert choose_alpha(better, truth, keep_loss=0.7).alpha == 0.5
+    assert choose_alpha(better, truth, keep_loss=0.5).alpha != 0.5
+    same = choose_alpha(candidates(dict.fromkeys(noise, noise[0.0]), truth), truth)
     assert (same.alpha, same.gain, same.better) == (0.0, 0.0, False)
 
 
@@ -131,7 +131,7 @@ def test_choosing_among_noise_does_not_flatter() -> None:
         random = torch.Generator().manual_seed(seed)
         truth = torch.rand(150, 6, generator=random) < 0.3
         scores = {a / 20: truth + torch.randn(150, 6, generator=random) for a in range(20)}
-        gains.append(choose(candidates(scores, truth), truth).gain)
+        gains.append(choose_alpha(candidates(scores, truth), truth).gain)
     assert abs(np.mean(gains)) < 3 * np.std(gains) / len(gains) ** 0.5 + 1e-9
 
 

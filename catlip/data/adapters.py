@@ -17,7 +17,7 @@ from PIL import Image
 
 from catlip.data.class_labels import LABEL_COLUMNS, checked, classify
 from catlip.data.dataset import Dataset, Sample
-from catlip.data.image_files import Folders, plain
+from catlip.data.image_files import Folders, metadata_of
 from catlip.data.images import image_content
 from catlip.data.subsets import Subset, subset
 from catlip.data.tables import IMAGE_COLUMNS, TEXT_COLUMNS, captions_of, find_column, text_columns
@@ -93,7 +93,7 @@ class Adapted(Dataset):
         captions = [text for column in columns for text in captions_of(_listed(row.get(column)))]
         if len(columns) == 1:
             row.pop(columns[0], None)
-        return Sample(str(index if key is None else key), image_of(image), captions, None, plain(_simple(row).items()))
+        return Sample(str(index if key is None else key), image_of(image), captions, None, metadata_of(_simple(row)))
 
     def column(self, name: str) -> Iterable[Any]:
         """The values of a column; images of a list are not touched."""

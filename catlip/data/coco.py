@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from catlip.data.files import expand
-from catlip.data.image_files import PathDataset, image_table, plain, without_captions
+from catlip.data.image_files import PathDataset, image_table, metadata_of, without_captions
 from catlip.data.image_lookup import FolderImages, NamedImages, TarImages, find_images
 from catlip.data.images import MAX_PIXELS
 from catlip.data.objects import Mask, Objects, RunLengths, run_lengths
@@ -62,7 +62,8 @@ def coco_caption_dataset(path: Path) -> PathDataset:
     if not found:
         raise UsageError(f"{path} names no pictures with captions")
     pictures, where, troubles = find_images(path, list(found))
-    rest = [json.dumps(plain((k, v) for k, v in image.items() if k != "file_name")) for _, image in found.values()]
+    others = ({k: v for k, v in image.items() if k != "file_name"} for _, image in found.values())
+    rest = [json.dumps(metadata_of(image)) for image in others]
     table = image_table(list(found), [captions for captions, _ in found.values()], rest)
     facts = [path.name, path.stat().st_size]
     described = f" of {where} with COCO captions{without_captions(table)}"

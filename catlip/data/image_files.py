@@ -147,10 +147,10 @@ def without_captions(table: pa.Table) -> str:
     return f", {without:,} of them without a caption" if without else ""
 
 
-def plain(cells: Any) -> dict[str, Any]:
-    """What of (name, value) pairs fits into JSON and says something."""
+def metadata_of(cells: dict[str, Any]) -> dict[str, Any]:
+    """What of named values fits into JSON and says something."""
     found = {}
-    for name, value in cells:
+    for name, value in cells.items():
         if value is None or value == "" or isinstance(value, bytes):
             continue
         if not isinstance(value, str | int | float | bool):

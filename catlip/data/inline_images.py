@@ -19,7 +19,7 @@ import pyarrow as pa
 from catlip.data import cache
 from catlip.data.dataset import Dataset, Sample
 from catlip.data.files import Files, OpenFile, Reader, encoding_of, identity, in_threads, is_url
-from catlip.data.image_files import Folders, plain
+from catlip.data.image_files import Folders, metadata_of
 from catlip.data.path_tables import RELATIVE, columns_said, guess
 from catlip.data.tables import (
     ROWS,
@@ -171,7 +171,7 @@ class ParquetDataset(Dataset):
         image, path = image_in(rows.pop(self.image), "" if is_url(file) else os.path.dirname(file) or ".")
         captions = self._captions([text_cell(rows, self.text)])[0]
         key = rows.get(self.key) if self.key else path
-        return Sample(str(key or number), image, captions, metadata=plain(rows.items()))
+        return Sample(str(key or number), image, captions, metadata=metadata_of(rows))
 
     def captions(self) -> Iterator[list[str]]:
         if not self.text:
@@ -267,7 +267,7 @@ class JsonLinesDataset(Dataset):
         image, path = image_in(row.pop(self.image, None), folder)
         captions = self._captions([text_cell(row, self.text)])[0]
         key = next((row[name] for name in KEYS if row.get(name)), path)
-        return Sample(str(key or number), image, captions, metadata=plain(row.items()))
+        return Sample(str(key or number), image, captions, metadata=metadata_of(row))
 
     def captions(self) -> Iterator[list[str]]:
         return (self._captions([text_cell(self._line(number)[0], self.text)])[0] for number in range(len(self)))

@@ -77,7 +77,7 @@ class MaskClasses:
 
     def of(self, numbers: np.ndarray, key: str) -> np.ndarray:
         """uint8 [h, w]: classes, VOID where there is none. Raises UsageError for a number that means nothing."""
-        found = table(self)[numbers]
+        found = class_of_number(self)[numbers]
         if (found < 0).any():
             raise UsageError(self.told(int(numbers[found < 0][0]), key))
         return found.astype(np.uint8)
@@ -91,7 +91,7 @@ class MaskClasses:
 
 
 @lru_cache(maxsize=8)
-def table(classes: MaskClasses) -> np.ndarray:
+def class_of_number(classes: MaskClasses) -> np.ndarray:
     """int16 [65536]: number -> class, VOID, or -1 for numbers that mean nothing."""
     found = np.full(VALUES, -1, np.int16)
     found[classes.first : classes.first + len(classes)] = np.arange(len(classes))
@@ -197,7 +197,7 @@ def check_readable(found: Survey, told: str) -> None:
 
 def check_numbers(found: Survey, classes: MaskClasses, told: str) -> None:
     """Raises UsageError for a number that is neither a class nor void, with the key of a mask that has it."""
-    meaning = table(classes)
+    meaning = class_of_number(classes)
     for number in np.flatnonzero(found.pixels).tolist():
         if meaning[number] < 0:
             raise UsageError(f"{told}: {classes.told(number, found.where[number])}")

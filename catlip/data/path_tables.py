@@ -12,7 +12,7 @@ import pyarrow as pa
 from catlip.data import cache
 from catlip.data.dataset import bounded
 from catlip.data.files import is_url, kind_of
-from catlip.data.image_files import Folders, PathDataset, image_table, listed, plain, without_captions
+from catlip.data.image_files import Folders, PathDataset, image_table, listed, metadata_of, without_captions
 from catlip.data.tables import (
     IMAGE_COLUMNS,
     TEXT_COLUMNS,
@@ -154,8 +154,8 @@ def _rest(others: Chunk, rows: int) -> list[str]:
     """The other cells of each row as JSON, but for empty ones and bytes."""
     if not others:
         return [""] * rows
-    cells = (zip(others, row, strict=True) for row in zip(*others.values(), strict=True))
-    return [json.dumps(plain(row)) for row in cells]
+    cells = zip(*others.values(), strict=True)
+    return [json.dumps(metadata_of(dict(zip(others, row, strict=True)))) for row in cells]
 
 
 def group(rows: pa.Table) -> tuple[pa.Table, np.ndarray]:

@@ -45,7 +45,7 @@ class Candidate:
         return {"mAP": round(self.mAP, 2), **kept, "drift": round(self.drift, 4)}
 
 
-class Judge:
+class AdaptationProbe:
     """Measures encoders of one kind on the same images, with the start's features at hand."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Choice:
         return self.gain > SURE * self.error
 
 
-def choose(candidates: Sequence[Candidate], positive: Tensor, keep_loss: float | None = None) -> Choice:
+def choose_alpha(candidates: Sequence[Candidate], positive: Tensor, keep_loss: float | None = None) -> Choice:
     """The best of them. candidates: the start, whose alpha is 0, first. positive bool [M, V], of the held-out images.
     keep_loss: points that a candidate may lose on the labelled set; None: any."""
     start, allowed = candidates[0], list(candidates)

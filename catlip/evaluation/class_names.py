@@ -82,7 +82,7 @@ def read_names(path: str | Path) -> list[ClassName]:
         if wrong := [synset for synset in synsets if not WNID.fullmatch(synset)]:
             raise UsageError(f"`classes` {path}, line {number}: {wrong[0]!r} is no wnid such as n02084071")
         found.append(ClassName(name, synsets))
-    names = [plain(entry.name) for entry in found]
+    names = [normalized(entry.name) for entry in found]
     if twice := {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set():
         raise UsageError(f"`classes` {path} names {sorted(twice)[0]!r} twice")
     return found
@@ -93,21 +93,21 @@ def rows_of(labels: Sequence[str], names: Sequence[ClassName], file: str | None,
 
     file, data: what the names and the labels come from. Raises UsageError for a label that is not among the names.
     """
-    index = {plain(entry.name): i for i, entry in enumerate(names)}
+    index = {normalized(entry.name): i for i, entry in enumerate(names)}
     index |= {synset: i for i, entry in enumerate(names) for synset in entry.synsets if len(entry.synsets) == 1}
-    unknown = sorted(label for label in labels if plain(label) not in index)
+    unknown = sorted(label for label in labels if normalized(label) not in index)
     if unknown and all(label.isdecimal() for label in labels):
         highest = max(map(int, labels))
         if highest >= len(names):
             raise UsageError(f"`classes` {file} names {len(names)} classes; {data} has the label {highest}")
         return [int(label) for label in labels]
     if unknown:
-        more = near(plain(unknown[0]), index)
+        more = near(normalized(unknown[0]), index)
         raise UsageError(f"`classes` {file}: {len(unknown)} labels of {data} are not in it, e.g. {unknown[0]!r}{more}")
-    return [index[plain(label)] for label in labels]
+    return [index[normalized(label)] for label in labels]
 
 
-def plain(name: str) -> str:
+def normalized(name: str) -> str:
     """A name as it is compared: lower case, one space between words."""
     return " ".join(name.replace("_", " ").lower().split())
 
@@ -159,7 +159,7 @@ class Matcher:
         return [self._similar(entry, alpha) for entry in classes]
 
     def _similar(self, entry: ClassName, alpha: float) -> Match:
-        nouns = [] if entry.synsets or WNID.fullmatch(entry.name) else self._nouns(plain(entry.name))
+        nouns = [] if entry.synsets or WNID.fullmatch(entry.name) else self._nouns(normalized(entry.name))
         if len(nouns) < 2:
             return self._closest(entry.name, self._meant(entry), alpha)
         found = [self._closest(text, self._labels(synsets), alpha) for text, synsets in nouns]
@@ -224,7 +224,7 @@ class Matcher:
     def _read(self, name: str) -> tuple[str, ...]:
         if WNID.fullmatch(name):
             return (name,) if self.wordnet.has_synset(name) else ()
-        text = plain(name)
+        text = normalized(name)
         told = [word for word in self.labeler.meanings(text) if word.labels]
         if told:
             # "sports ball" is a ball, "potted plant" a plant, "slice of pizza" a slice.

@@ -24,7 +24,7 @@ COLOURS = ((230, 60, 50), (50, 120, 220), (240, 180, 30), (40, 160, 90), (160, 8
 
 
 @dataclass(slots=True)
-class Shown:
+class DetectedImage:
     """An image of the test set and what was found in it."""
 
     image: Any  # as `Sample.image`
@@ -78,7 +78,7 @@ class DetectionResult(Result):
     image_size: int
     data: list[str]  # boxes to learn, boxes to find
     detections: int
-    shown: list[Shown] = field(default_factory=list, metadata=NOT_SAVED)
+    shown: list[DetectedImage] = field(default_factory=list, metadata=NOT_SAVED)
 
     def tables(self) -> list[Table]:
         title = (

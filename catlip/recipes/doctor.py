@@ -186,10 +186,10 @@ def _measure_training(found: Diagnosis, cfg: DoctorConfig) -> None:
     picture, out, numbers = _picture(), empty(CROP), cycle(np.random.default_rng(0).random((64, DRAWS)).tolist())
     crop = _rate(lambda: decode_crop(picture, CropConfig(), next(numbers), out), cfg.seconds)
     found.speed[f"crops_of_{CROP}_px_per_s_and_core"] = crop
-    _judge(found, device.type, crop)
+    _conclude(found, device.type, crop)
 
 
-def _judge(found: Diagnosis, device: str, crops: float) -> None:
+def _conclude(found: Diagnosis, device: str, crops: float) -> None:
     """What follows for a run from what was measured."""
     cores, gpus = found.machine["cores"], len(found.machine.get("gpus", []))
     if device == "cpu":

@@ -57,7 +57,7 @@ class AtlasConfig:
 
 
 @dataclass(slots=True)
-class Shown:
+class Mapped:
     """The images of a map, N of them."""
 
     keys: list[str] = field(default_factory=list)
@@ -114,9 +114,9 @@ def _opened(cfg: AtlasConfig) -> Dataset:
     return open_images(cfg.images)
 
 
-def _looked_at(cfg: AtlasConfig, encoder: Encoder, data: Dataset, unreadable: Unreadable) -> tuple[Tensor, Shown, str]:
+def _looked_at(cfg: AtlasConfig, encoder: Encoder, data: Dataset, unreadable: Unreadable) -> tuple[Tensor, Mapped, str]:
     """(features [N, D], what is shown of the images, where their labels are from)."""
-    labeler, shown = run_labeler(cfg.run), Shown()
+    labeler, shown = run_labeler(cfg.run), Mapped()
     names, side = dict(zip(encoder.labels, encoder.names, strict=True)), thumbnail_side(len(data))
     classes = getattr(data, "classes", None)
 
@@ -185,7 +185,7 @@ def ranked(labels: Sequence[Sequence[str]]) -> tuple[list[str], list[int], list[
     return names, [uses[name] for name in names], [sorted({number[name] for name in some}) for some in labels]
 
 
-def _parts(about: str, places: np.ndarray, shown: Shown, source: str) -> list[page.Html]:
+def _parts(about: str, places: np.ndarray, shown: Mapped, source: str) -> list[page.Html]:
     names, counts, labels = ranked(shown.labels)
     data = {
         "x": places[:, 0].tolist(),

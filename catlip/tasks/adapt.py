@@ -24,7 +24,7 @@ from catlip.data.dataset import Dataset
 from catlip.data.open import open_dataset
 from catlip.data.subsets import some_of
 from catlip.errors import UsageError
-from catlip.evaluation.adaptation import AdaptResult, Judge, choose, each_label, labels_of
+from catlip.evaluation.adaptation import AdaptationProbe, AdaptResult, choose_alpha, each_label, labels_of
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.encoder import Encoder
 from catlip.models.state_dicts import read_tensors
@@ -52,7 +52,7 @@ from catlip.training.train import train
 
 EPOCHS = 2.0  # where no budget is given
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
-PROBED = 5000  # images that the judge's probe learns from
+PROBED = 5000  # images that the probe learns from
 # Settings that the first stage shares with the run.
 OF_BOTH = (
     "data", "min_count", "image_col", "text_col", "image_size", "held_out", "held_out_limit", "objective", "tokens",
@@ -176,20 +176,20 @@ class AdaptTask(StartedTask):
         """Measure all candidates; the task has the weights of the one to keep afterwards."""
         cfg, material, trained = self.cfg, self.material, {k: v.clone() for k, v in self.state_dict().items()}
         vocabulary, learned = material.context.vocabulary, some_of(material.train, PROBED, seed=cfg.seed)
-        judge = Judge(material.start, learned, material.held_out, self.keep, vocabulary, device)
-        candidates = [judge.candidate(None, 0.0)]
+        probe = AdaptationProbe(material.start, learned, material.held_out, self.keep, vocabulary, device)
+        candidates = [probe.candidate(None, 0.0)]
         for alpha in ALPHAS if cfg.wise is None else (cfg.wise,):
             say(f"measuring the weights {alpha:g} of the way from the start")
             self.load_state_dict(interpolated(self.begun_with, trained, alpha))
-            candidates.append(judge.candidate(self.encoder, alpha))
-        chosen = choose(candidates, judge.positive, cfg.keep_loss if cfg.wise is None else None)
+            candidates.append(probe.candidate(self.encoder, alpha))
+        chosen = choose_alpha(candidates, probe.positive, cfg.keep_loss if cfg.wise is None else None)
         alpha = chosen.alpha if chosen.better else 0.0
         if cfg.force and not alpha:
             alpha = max(candidates[1:], key=lambda c: c.mAP).alpha
         self.load_state_dict(interpolated(self.begun_with, trained, alpha))
         start, kept = candidates[0], next(c for c in reversed(candidates) if c.alpha == alpha)
-        before, after = (each_label(c.scores, judge.positive).tolist() for c in (start, kept))
-        often = judge.positive.sum(0).tolist()
+        before, after = (each_label(c.scores, probe.positive).tolist() for c in (start, kept))
+        often = probe.positive.sum(0).tolist()
         each = zip(vocabulary.names, before, after, often, strict=True)
         return AdaptResult(
             mAP_before=round(start.mAP, 2),
@@ -203,9 +203,9 @@ class AdaptTask(StartedTask):
             keep=kept.to_json().get("keep"),
             forced=kept is not start and not chosen.better,
             path={f"{c.alpha:g}": c.to_json() for c in candidates},
-            classes=int(judge.positive.any(0).sum()),
-            train=len(judge.data[0]),
-            test=len(judge.data[1]),
+            classes=int(probe.positive.any(0).sum()),
+            train=len(probe.data[0]),
+            test=len(probe.data[1]),
             image_size=self.image_size,
             data=[plain(cfg.data), *([plain(cfg.keep)] if self.keep is not None else [])],
             labels={name.replace("_", " "): [round(b, 2), round(a, 2), n] for name, b, a, n in each if n},

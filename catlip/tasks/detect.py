@@ -22,7 +22,7 @@ from catlip.data.objects import Objects, encoded, mask_tools
 from catlip.data.order import Order
 from catlip.data.steps import Steps
 from catlip.errors import UsageError
-from catlip.evaluation.detection import DetectionResult, Shown, average_precision, rounded
+from catlip.evaluation.detection import DetectedImage, DetectionResult, average_precision, rounded
 from catlip.models.augment import AugmentConfig, built_augment
 from catlip.models.detector import DetectorConfig, in_image
 from catlip.models.model_folders import ENCODER_FOLDER
@@ -183,7 +183,7 @@ def _search(
     cfg: DetectConfig,
     device: torch.device,
     unreadable: Unreadable,
-) -> tuple[list[dict[str, Any]], list[Shown]]:
+) -> tuple[list[dict[str, Any]], list[DetectedImage]]:
     """(all detections as COCO's results, some pictures with theirs)."""
     ids, name_of = dict(zip(test.names, test.ids, strict=True)), dict(zip(test.ids, test.names, strict=True))
     category_of = [ids.get(name) for name in train.names]
@@ -193,7 +193,7 @@ def _search(
         here = as_coco(result, truth, placed, category_of)
         found += here
         if number % every == 0 and len(shown) < cfg.show:
-            shown.append(Shown(image, truth, here, name_of))
+            shown.append(DetectedImage(image, truth, here, name_of))
     return found, shown
 
 
