@@ -36,6 +36,7 @@ from catlip.data.open import open_dataset
 from catlip.data.subsets import shuffled
 from catlip.recipes import compare as comparing
 from catlip.recipes import load_recipe
+from catlip.report.comparison import ComparedRun, gain_over
 
 AXES = ("pictures", "models", "epochs")
 PICTURES = (750, 1500, 3000, 6000)
@@ -127,22 +128,20 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float, float] | 
 
 
 def report(out: Path, found: Sequence[tuple[Cell, dict[str, Any]]]) -> None:
-    """scaling.json and scaling.html."""
+    """scaling.json and scaling.html. Gains are over the first objective."""
     parts, fits = [], []
     for axis in dict.fromkeys(cell.axis for cell, _ in found):
-        mine = [(cell, values(record)) for cell, record in found if cell.axis == axis]
-        objectives, judges = list(dict.fromkeys(cell.objective for cell, _ in mine)), list(mine[0][1])
+        mine = [(cell, record) for cell, record in found if cell.axis == axis]
+        places = sorted({cell.x for cell, _ in mine})
+        objectives, judges = list(dict.fromkeys(cell.objective for cell, _ in mine)), list(values(mine[0][1]))
         series, rows, slopes = [], [], []
         for objective in objectives:
-            some = [(cell.x, scores) for cell, scores in mine if cell.objective == objective]
-            at = {x: [scores for place, scores in some if place == x] for x in sorted({x for x, _ in some})}
-            means = {x: {judge: float(np.mean([s[judge] for s in each])) for judge in judges} for x, each in at.items()}
-            series.append(page.Series(objective, [(x, scores["mean"]) for x, scores in means.items()]))
-            rows += [
-                [objective, f"{x:g}", *(f"{value:.2f}" for value in scores.values()), str(len(at[x]))]
-                for x, scores in means.items()
-            ]
-            lines = {judge: line([(x, scores[judge]) for x, scores in some]) for judge in judges}
+            at = {x: [r for cell, r in mine if (cell.objective, cell.x) == (objective, x)] for x in places}
+            at = {x: some for x, some in at.items() if some}
+            series.append(curve(objective, at))
+            rows += [row_of(objective, x, some, [r for c, r in mine if (c.objective, c.x) == (objectives[0], x)])
+                     for x, some in at.items()]  # fmt: skip
+            lines = {j: line([(x, values(r)[j]) for x, some in at.items() for r in some]) for j in judges}
             slopes.append([objective, *(f"{fit[1]:+.2f} ± {fit[2]:.2f}" if fit else "" for fit in lines.values())])
             fits += [
                 {"axis": axis, "objective": objective, "judge": judge, "a": fit[0], "b": fit[1], "error": fit[2]}
@@ -150,10 +149,11 @@ def report(out: Path, found: Sequence[tuple[Cell, dict[str, Any]]]) -> None:
                 if fit
             ]
         label = {"pictures": "pictures", "models": "millions of parameters", "epochs": "epochs"}[axis]
+        head = ["objective", label, *judges, f"gain over {objectives[0]}", "seconds", "seeds"]
         parts += [
             page.heading(f"Score against {label}"),
             page.chart(series, label, "mean over the judges, %", log_x=True),
-            page.table(f"Scores by {label}", ["objective", label, *judges, "seeds"], rows),
+            page.table(f"Scores by {label}", head, rows),
             page.heading(f"Points a doubling of {label}"),
             page.table(f"Slopes over {label}", ["objective", *judges], slopes),
         ]
@@ -164,6 +164,29 @@ def report(out: Path, found: Sequence[tuple[Cell, dict[str, Any]]]) -> None:
         slope = f"{fit['b']:+.2f} ± {fit['error']:.2f} points a doubling"
         print(f"{fit['axis']:<9}{fit['objective']:<20}{fit['judge']:<24}{slope}")
     print(f"{out / 'scaling.html'}: the page")
+
+
+def curve(objective: str, at: dict[float, list[dict[str, Any]]]) -> page.Series:
+    """Means over seeds, and their deviations as bars."""
+    scores = {x: [values(record)["mean"] for record in some] for x, some in at.items()}
+    spread = [float(np.std(some, ddof=1)) if len(some) > 1 else 0.0 for some in scores.values()]
+    return page.Series(objective, [(x, float(np.mean(some))) for x, some in scores.items()], spread=spread)
+
+
+def row_of(objective: str, x: float, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> list[str]:
+    """Means and deviations over seeds, and the gain over the base's runs, paired."""
+    numbers = [values(record) for record in runs]
+    cells = []
+    for judge in numbers[0]:
+        some = [one[judge] for one in numbers]
+        cells.append(f"{np.mean(some):.1f}" + (f" ± {np.std(some, ddof=1):.1f}" if len(some) > 1 else ""))
+    gain = gain_over([*map(compared, base)], [*map(compared, runs)]) if runs != base else ""
+    seconds = f"{np.mean([record['seconds'] for record in runs]):.0f}"
+    return [objective, f"{x:g}", *cells, str(gain or ""), seconds, str(len(runs))]
+
+
+def compared(record: dict[str, Any]) -> ComparedRun:
+    return ComparedRun("runs", "", 0.0, 0, 0, record["seed"], record["judges"])
 
 
 def values(record: dict[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What only a GPU can get wrong: uploads beside the model's work, attention of new lengths, a run that goes on."""
+"""What only a GPU can get wrong: uploads beside the model's work, attention of padded captions, a run that goes on."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from catlip.data.batches import Batch
 from catlip.models.text_tower import TextConfig, TextTower
 from catlip.objectives.clip import Clip
 from catlip.tasks.pretrain import pretrain
+from catlip.training import checkpoint
 from catlip.training.state import LoopConfig
 from tests.conftest import cut_short
 from tests.test_training import config
@@ -51,7 +52,9 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(flow: tuple[str, Path], tmp_path
         cfg = config(*flow, tmp_path / name, device="cuda", loop=LoopConfig(ema=0.9, save_every=96))
         cfg = replace(cfg, text=TextConfig(text_width=64, text_layers=1))
         out = pretrain(config=cfg if objective is None else replace(cfg, objective=objective)).out
-        return torch.load(out / "checkpoint.pt", weights_only=True)["task"]
+        state = checkpoint.load(out)
+        assert state is not None
+        return state["task"]
 
     whole = run("whole")
     with cut_short():

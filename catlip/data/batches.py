@@ -1,6 +1,5 @@
 """Batches: what travels from the data to the objective, each one a pure function of its step's number."""
 
-import functools
 import math
 import time
 from abc import ABC, abstractmethod
@@ -53,19 +52,7 @@ class Batch:
     cost: Cost = field(default_factory=Cost)
 
     def to(self, device: torch.device) -> "Batch":
-        """On a GPU by a stream of its own: in the model's, the host would wait until all earlier steps are done."""
-        if device.type != "cuda":
-            return self._each(lambda t: t.to(device))
-        model, uploads = torch.cuda.current_stream(device), _uploads(device)
-        with torch.cuda.stream(uploads):
-            moved = self._each(lambda t: t.to(device, non_blocking=True))
-        model.wait_stream(uploads)
-
-        def used_by_model(tensor: Tensor) -> Tensor:
-            tensor.record_stream(model)
-            return tensor
-
-        return moved._each(used_by_model)
+        return self._each(lambda t: t.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         return self._each(Tensor.pin_memory)
@@ -101,11 +88,6 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.keys)
-
-
-@functools.cache
-def _uploads(device: torch.device) -> Any:
-    return torch.cuda.Stream(device)
 
 
 class Batches(ABC):

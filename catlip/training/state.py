@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,23 +33,6 @@ class LoopConfig:
     shard: bool = False  # several GPUs: spread weights and optimiser over them (FSDP2) instead of a replica each (DDP)
 
 
-def _by_type(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """The left ones and the right ones, for each type of numbers, as torch's calls for many tensors want them."""
-    groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
-    for left, right in pairs:
-        mine, other = groups.setdefault(left.dtype, ([], []))
-        mine.append(left)
-        other.append(right)
-    return list(groups.values())
-
-
-def copy_all(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """The right ones into the left ones. On a GPU a call a tensor costs more than the copying: a small network has 50
-    buffers, and a step of ten milliseconds."""
-    for to, what in _by_type(pairs):
-        torch._foreach_copy_(to, what)  # pyright: ignore[reportPrivateImportUsage]
-
-
 class Average:
     """Exponential moving average of a module's weights and running statistics, as a module of its own."""
 
@@ -64,10 +47,11 @@ class Average:
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
             list(self.module.parameters()), list(task.parameters()), 1 - decay
         )
-        pairs = list(zip(self.module.buffers(), task.buffers(), strict=True))
-        for mine, new in _by_type([pair for pair in pairs if pair[0].is_floating_point()]):
-            torch._foreach_lerp_(mine, new, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
-        copy_all([pair for pair in pairs if not pair[0].is_floating_point()])
+        for mine, new in zip(self.module.buffers(), task.buffers(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(new, 1 - decay)
+            else:
+                mine.copy_(new)
 
 
 def accumulate(
@@ -126,14 +110,14 @@ class Before:
     """What a try of a step moves although it fails: running statistics, counts, random numbers."""
 
     def __init__(self, task: nn.Module, device: torch.device) -> None:
-        self._buffers = [(torch.empty_like(buffer), buffer) for buffer in task.buffers()]
-        copy_all(self._buffers)
+        self._buffers = [(buffer, buffer.clone()) for buffer in task.buffers()]
         self._random = torch.get_rng_state()
         self._device = device if device.type == "cuda" else None
         self._random_there = torch.cuda.get_rng_state(device) if self._device else None
 
     def put_back(self) -> None:
-        copy_all((buffer, kept) for kept, buffer in self._buffers)
+        for buffer, value in self._buffers:
+            buffer.copy_(value)
         torch.set_rng_state(self._random)
         if self._random_there is not None:
             torch.cuda.set_rng_state(self._random_there, self._device)  # type: ignore[arg-type]
