@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from catlip.data.balance import fair_shares, keep_probabilities
+from catlip.data.balance import FILE, fair_shares, keep_probabilities
 from catlip.data.corpus import balance, build_vocabulary
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
@@ -93,7 +94,8 @@ def pictures(captions: list[str]) -> list[tuple[np.ndarray, str]]:
 def test_an_epoch_holds_the_fair_share(tmp_path: Path) -> None:
     dataset = open_dataset(pictures(CAPTIONS))
     vocabulary = Vocabulary.count(dataset)
-    keep, counted = fair_shares(dataset, vocabulary, 20)
+    shares = fair_shares(dataset, vocabulary, 20)
+    keep, counted = shares.keep, shares.thinned(vocabulary)
     fair = thinned(dataset, keep)
     order = Order(fair.parts, 0, keep=fair.keep)
     found = Counter(CAPTIONS[i] for i in order.samples(np.arange(40 * order.length)).tolist())
@@ -135,8 +137,48 @@ def test_a_run_resumes_on_thinned_samples_exactly(tmp_path: Path) -> None:
     whole = run("whole")
     with cut_short():
         run("cut")
-    again, other = run("cut"), run("other", 0)
+    with pytest.MonkeyPatch.context() as patch:  # going on labels batches alone, not all captions again
+        patch.setattr(Vocabulary, "sparse", lambda *_: pytest.fail("labelled again"))
+        again = run("cut")
+    other = run("other", 0)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert not all(torch.equal(whole[name], other[name]) for name in whole)
     with pytest.raises(UsageError, match="per_label"):
         run("cut", 10)
+    assert not (tmp_path / "other" / FILE).exists()
+
+
+def test_kept_shares_are_those_of_the_same_captions_labels_and_number(tmp_path: Path) -> None:
+    dataset, others = open_dataset(pictures(CAPTIONS)), open_dataset(pictures([*CAPTIONS[1:], RARE]))
+    vocabulary = Vocabulary.count(dataset)
+    shares = fair_shares(dataset, vocabulary, 20, tmp_path)
+    shares.save(tmp_path)
+
+    def labelled(dataset: Any = dataset, vocabulary: Vocabulary = vocabulary, per_label: int = 20) -> bool:
+        with pytest.MonkeyPatch.context() as patch:
+            labels = Vocabulary.sparse
+            patch.setattr(Vocabulary, "sparse", lambda *args: calls.append(1) or labels(*args))
+            calls: list[int] = []
+            found = fair_shares(dataset, vocabulary, per_label, tmp_path)
+        fresh = fair_shares(dataset, vocabulary, per_label)
+        assert found.keep.tobytes() == fresh.keep.tobytes()
+        assert found.thinned(vocabulary) == fresh.thinned(vocabulary)
+        return bool(calls)
+
+    assert not labelled()
+    assert labelled(others)
+    assert labelled(per_label=10)
+    assert labelled(vocabulary=Vocabulary.count(dataset, max_size=2))
+    assert labelled(vocabulary=Vocabulary.count(dataset, heads=False))
+    # Files have their names and sizes for a fingerprint: what is in another column shows in the captions.
+    table = tmp_path / "t.csv"
+    table.write_text("image,title,text\n" + "".join(f"{i}.jpg,a dog,a cat\n" for i in range(9)))
+    columns = [open_dataset(str(table), text_col=name) for name in ("title", "text")]
+    assert columns[0].fingerprint() == columns[1].fingerprint()
+    of_both = Vocabulary.count(["a dog", "a cat"], min_count=1)
+    fair_shares(columns[0], of_both, 1, tmp_path).save(tmp_path)
+    assert not labelled(columns[0], of_both, 1)
+    assert labelled(columns[1], of_both, 1)
+    for damaged in (b"", b"no tensors", (tmp_path / FILE).read_bytes()[:-9]):
+        (tmp_path / FILE).write_bytes(damaged)
+        assert labelled(columns[0], of_both, 1)

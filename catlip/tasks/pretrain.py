@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -32,6 +32,9 @@ from catlip.training.run import Run
 from catlip.training.session import Session
 from catlip.training.task import Evaluation, Task
 from catlip.training.train import TrainConfig, train
+
+if TYPE_CHECKING:
+    from catlip.data.balance import Shares
 
 DEFAULT = "vit_small_patch16_224"  # backbone
 GENTLE = 5e-4  # learning rate above which given weights do not last
@@ -93,12 +96,15 @@ def prepare(cfg: PretrainConfig, world: World) -> tuple["PretrainTask", Dataset]
     if "labels" in needs_of(cfg.objective) or cfg.per_label:
         required(cfg, "vocab")
     vocabulary = as_vocabulary(cfg.vocab)
+    shares = None
     if cfg.per_label:  # one process reads the captions
         from catlip.data.balance import fair_shares
 
-        keep, vocabulary = from_rank_0(lambda: fair_shares(dataset, vocabulary, cfg.per_label))
-        dataset = thinned(dataset, keep)
-    return make_task(cfg, open_context(cfg, dataset, vocabulary, world.device)), dataset
+        shares = from_rank_0(lambda: fair_shares(dataset, vocabulary, cfg.per_label, cfg.out))
+        dataset, vocabulary = thinned(dataset, shares.keep), shares.thinned(vocabulary)
+    task = make_task(cfg, open_context(cfg, dataset, vocabulary, world.device))
+    task.shares = shares
+    return task, dataset
 
 
 def open_context(cfg: Any, dataset: Dataset, vocabulary: Vocabulary, device: torch.device) -> Context:
@@ -159,6 +165,7 @@ class PretrainTask(Task):
             objective, built_augment(cfg.augment), encoder=encoder, image_size=cfg.image_size, curriculum=cfg.curriculum
         )
         self.cfg, self.context = cfg, context
+        self.shares: Shares | None = None  # what the dataset was thinned to
 
     def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
         return self.batches_of(CaptionBatches, self.cfg.crop, dataset, order, steps, rank, world)
@@ -209,6 +216,8 @@ class PretrainTask(Task):
 
     def begin(self, out: Path) -> None:
         self.context.vocabulary.save(out / "vocab.tsv")
+        if self.shares is not None:
+            self.shares.save(out)
         if self.context.tokenizer is not None:
             self.context.tokenizer.save(out / FILE)
 
