@@ -10,8 +10,10 @@ from torch import nn
 
 from catlip import cli
 from catlip.errors import UsageError
+from catlip.evaluation.bias import read_pairs
 from catlip.evaluation.class_names import ClassName, Matcher, alike, read_names
 from catlip.evaluation.classification import accuracies, combine, ranks
+from catlip.evaluation.retrieval import read_captions
 from catlip.evaluation.zero_shot import read_templates, zero_shot
 from catlip.labels.labeler import Labeler
 from catlip.labels.tokenizer import Tokenizer
@@ -184,6 +186,20 @@ def test_numbers_without_names_and_a_run_with_neither(
     (tmp_path / "names.txt").write_text("apple\nlake\nlawn\nlemon\n")
     with pytest.raises(UsageError, match=r"neither a classifier .*catlip align"):
         zero_shot(str(tmp_path / "bare"), coloured_shards(8, 1, "test", cls=True), classes=str(tmp_path / "names.txt"))
+
+
+@pytest.mark.parametrize("read", [read_names, read_templates, read_pairs, lambda path: read_captions(path, ["1"])])
+def test_files_of_words_in_another_encoding_are_named(tmp_path: Path, read: Callable[[str], object]) -> None:
+    path = tmp_path / "t.txt"
+    path.write_bytes("{} caf\u00e9\ttea\n".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"t\.txt is not in UTF-8"):
+        read(str(path))
+    path.write_text(" \n")
+    with pytest.raises(UsageError, match=r"t\.txt is empty"):
+        read(str(path))
+    path.unlink()
+    with pytest.raises(UsageError, match=r"`[a-z]+`: no such file: .*t\.txt"):
+        read(str(path))
 
 
 def test_templates(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from catlip.config import configure
+from catlip.data.dataset import lines
 from catlip.data.images import left_out
 from catlip.data.open import open_dataset
 from catlip.errors import UsageError
-from catlip.evaluation.class_names import ClassName, Matcher, run_labeler
+from catlip.evaluation.class_names import ClassName, Matcher, run_labeler, text_of
 from catlip.evaluation.features import caption_features, data_name
 from catlip.evaluation.linear_probe import fit_logistic
 from catlip.evaluation.result import Result, Table, percent
@@ -284,9 +285,4 @@ def _words(given: Any, field: str) -> list[str]:
     """The lines of a file, or the words as they are given."""
     if not isinstance(given, str | Path):
         return list(given)
-    if not Path(given).is_file():
-        raise UsageError(f"{field}: no such file: {given}")
-    lines = [line.strip() for line in Path(given).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if not lines:
-        raise UsageError(f"{field} {given} is empty")
-    return lines
+    return lines(text_of(given, field))

@@ -6,6 +6,7 @@ A name is read as a caption is, by the labeler that made the classifier's labels
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import Any
 
 from catlip.errors import UsageError, near
 from catlip.evaluation.features import folder_of
-from catlip.labels.labeler import Labeler
+from catlip.labels.labeler import Labeler, read_utf8
 from catlip.labels.vocabulary import Vocabulary
 from catlip.labels.wordnet import Lexicon
 from catlip.notices import warn
@@ -67,14 +68,8 @@ def read_names(path: str | Path) -> list[ClassName]:
 
     Raises UsageError for a file that is missing or empty, an empty line between others, and a name that comes twice.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"`classes`: no such file: {path}")
-    lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    if not lines:
-        raise UsageError(f"`classes` {path} is empty: one class name a line")
     found: list[ClassName] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text_of(path, "`classes`").rstrip().splitlines(), 1):
         name, *rest = (part.strip() for part in line.split("\t"))
         synsets = tuple(" ".join(rest).replace(",", " ").split())
         if not name:
@@ -82,10 +77,21 @@ def read_names(path: str | Path) -> list[ClassName]:
         if wrong := [synset for synset in synsets if not WNID.fullmatch(synset)]:
             raise UsageError(f"`classes` {path}, line {number}: {wrong[0]!r} is no wnid such as n02084071")
         found.append(ClassName(name, synsets))
-    names = [normalized(entry.name) for entry in found]
-    if twice := {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set():
-        raise UsageError(f"`classes` {path} names {sorted(twice)[0]!r} twice")
+    name, times = Counter(normalized(entry.name) for entry in found).most_common(1)[0]
+    if times > 1:
+        raise UsageError(f"`classes` {path} names {name!r} twice")
     return found
+
+
+def text_of(path: str | Path, field: str) -> str:
+    """A text file that a setting names. Raises UsageError if it is not there, empty, or not in UTF-8."""
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{field}: no such file: {path}")
+    text = read_utf8(path)
+    if not text.strip():
+        raise UsageError(f"{field} {path} is empty")
+    return text
 
 
 def rows_of(labels: Sequence[str], names: Sequence[ClassName], file: str | None, data: str) -> list[int]:

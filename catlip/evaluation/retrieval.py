@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from catlip.config import configure
+from catlip.data.dataset import lines
 from catlip.data.image_lookup import Names
 from catlip.data.images import left_out
 from catlip.data.open import open_dataset
 from catlip.errors import UsageError
-from catlip.evaluation.class_names import run_labeler
+from catlip.evaluation.class_names import run_labeler, text_of
 from catlip.evaluation.classification import NEVER
 from catlip.evaluation.features import CaptionFeatures, caption_features, data_name
 from catlip.evaluation.result import Result, Table
@@ -203,20 +204,17 @@ def read_captions(path: str | Path, keys: list[str]) -> list[list[str]]:
     Either a text file, one caption a line, as many an image for all and in the images' order; or JSON, {key or file
     name: [captions]}. keys: of the images. Raises UsageError if their numbers or names do not fit.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"`captions`: no such file: {path}")
-    text = path.read_text(encoding="utf-8-sig")
+    path, text = Path(path), text_of(path, "`captions`")
     if path.suffix == ".json":
         return _from_json(path, text, keys)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines or len(lines) % len(keys):
+    found = lines(text)
+    if len(found) % len(keys):
         raise UsageError(
-            f"`captions` {path} has {len(lines):,} captions for {len(keys):,} pictures; it needs as many lines as "
+            f"`captions` {path} has {len(found):,} captions for {len(keys):,} pictures; it needs as many lines as "
             "pictures, or 2, 3 ... times as many, those of one picture one below the other"
         )
-    each = len(lines) // len(keys)
-    return [lines[start : start + each] for start in range(0, len(lines), each)]
+    each = len(found) // len(keys)
+    return [found[start : start + each] for start in range(0, len(found), each)]
 
 
 def _from_json(path: Path, text: str, keys: list[str]) -> list[list[str]]:

@@ -16,10 +16,20 @@ from torch import Tensor
 
 from catlip.config import configure
 from catlip.data.class_labels import say_troubles
-from catlip.data.dataset import Dataset
+from catlip.data.dataset import Dataset, lines
 from catlip.data.images import Unreadable, left_out
 from catlip.errors import UsageError
-from catlip.evaluation.class_names import WNID, ClassName, Match, Matcher, alike, read_names, rows_of, run_labeler
+from catlip.evaluation.class_names import (
+    WNID,
+    ClassName,
+    Match,
+    Matcher,
+    alike,
+    read_names,
+    rows_of,
+    run_labeler,
+    text_of,
+)
 from catlip.evaluation.classification import MEASURES, accuracies, combine, per_class, ranks, standard
 from catlip.evaluation.features import data_name, features, open_encoder, open_labelled
 from catlip.evaluation.result import NOT_SAVED, Result, Table, listed, percent
@@ -203,16 +213,13 @@ def given_names(dataset: Dataset, classes: Any) -> tuple[list[ClassName], str | 
 
 
 def read_templates(path: str | None) -> tuple[str, ...]:
-    """Raises UsageError for a file that is missing or empty, and for a line without {}."""
+    """Raises UsageError for a line without {}, and as `text_of` does."""
     if path is None:
         return TEMPLATES
-    if not Path(path).is_file():
-        raise UsageError(f"`templates`: no such file: {path}")
-    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    bare = [line for line in lines if "{}" not in line]
-    if not lines or bare:
-        raise UsageError(f"`templates` {path}: one prompt a line, with {{}} for the name; found {(bare or [''])[0]!r}")
-    return tuple(lines)
+    found = lines(text_of(path, "`templates`"))
+    if bare := [line for line in found if "{}" not in line]:
+        raise UsageError(f"`templates` {path}: one prompt a line, with {{}} for the name; found {bare[0]!r}")
+    return tuple(found)
 
 
 def spoken(entry: ClassName) -> str:
