@@ -11,12 +11,13 @@ from torch import nn
 from catlip import cli
 from catlip.errors import UsageError
 from catlip.evaluation.bias import read_pairs
-from catlip.evaluation.class_names import ClassName, Matcher, alike, read_names
+from catlip.evaluation.class_names import ClassName, Matcher, alike, read_names, run_labeler
 from catlip.evaluation.classification import accuracies, combine, ranks
 from catlip.evaluation.retrieval import read_captions
 from catlip.evaluation.zero_shot import read_templates, zero_shot
 from catlip.labels.labeler import Labeler
 from catlip.labels.tokenizer import Tokenizer
+from catlip.labels.vocabulary import Vocabulary
 from catlip.models.dual_encoder import DualEncoder
 from catlip.models.encoder import Encoder
 from catlip.models.text_tower import TextConfig
@@ -79,6 +80,19 @@ def test_bad_lists_of_names(text: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text(text)
     with pytest.raises(UsageError, match=says):
         read_names(tmp_path / "names.txt")
+
+
+def test_captions_are_read_in_the_language_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vocabulary = Vocabulary.count(["ein Hund", "eine Katze"], language="de")
+    vocabulary.save(tmp_path / "vocab.tsv")
+    labeler = run_labeler(str(tmp_path))
+    assert labeler(["ein Hund und eine Katze"]) == [[DOG, CAT]]
+    assert labeler.meanings("dog")[0].labels == (DOG,)  # names of classes stay English
+    assert not capsys.readouterr().err
+    vocabulary.language = str(tmp_path / "gone")
+    vocabulary.save(tmp_path / "vocab.tsv")
+    assert run_labeler(str(tmp_path))(["a dog"]) == [[DOG]]
+    assert "gone" in capsys.readouterr().err
 
 
 def test_accuracies_against_a_loop_ties_against_the_model() -> None:

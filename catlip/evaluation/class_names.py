@@ -119,7 +119,8 @@ def normalized(name: str) -> str:
 
 
 def run_labeler(run: Any) -> Labeler:
-    """The labeler that a run's labels were made with, or the default one for an encoder without a vocabulary."""
+    """The labeler that a run's labels were made with, or the default one for an encoder without a vocabulary. Names of
+    classes are English whatever the language of the captions is."""
     folder = folder_of(run)
     file = folder / "vocab.tsv" if folder is not None else None
     if file is None or not file.is_file():
@@ -127,7 +128,12 @@ def run_labeler(run: Any) -> Labeler:
     vocabulary = Vocabulary.load(file)  # of another version of WordNet too: reading a name hardly changes with it
     there = vocabulary.terms and Path(vocabulary.terms).is_file()
     terms = vocabulary.terms if there else None
-    labeler = Labeler(vocabulary.rule, canonical=vocabulary.canonical, heads=vocabulary.heads, lexicon=terms)
+    same: dict[str, Any] = {"canonical": vocabulary.canonical, "heads": vocabulary.heads, "lexicon": terms}
+    try:
+        labeler = Labeler(vocabulary.rule, language=vocabulary.language, **same)
+    except UsageError as error:  # a folder that was elsewhere
+        warn(f"{error}; captions are read in English")
+        labeler = Labeler(vocabulary.rule, **same)
     if vocabulary.terms and vocabulary.terms_hash not in ("", labeler.terms_hash):
         how = "have changed since" if there else "are not there; class names are read without them"
         warn(f"{vocabulary.terms}: the terms that the labels of {run} were made with {how}")
