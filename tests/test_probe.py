@@ -314,6 +314,8 @@ def test_names_by_number_by_label_and_by_file(sets: tuple[str, str], names: str,
         (folder / label / "1.jpg").write_bytes(jpeg(colour))
     with_names = open_labelled(str(folder))
     assert [n.name for n in transfer_names(with_names, ["apple", "lemon"], None)] == ["apple", "lemon"]
+    powers = open_labelled([(jpeg(seed=i), "²³"[i]) for i in range(2)])  # digits, but no numbers
+    assert [n.name for n in transfer_names(powers, powers.classes, None)] == ["²", "³"]
     assert [n.name for n in transfer_names(with_names, ["apple", "lemon"], names)] == ["apple", "lemon"]
 
 
@@ -330,7 +332,10 @@ def test_names_by_number_by_label_and_by_file(sets: tuple[str, str], names: str,
     (["--fractions", "0.1,1.5"], "--fraction 1.5: a share"),
     (["--fraction", "0.1", "--shots", "1"], "are three ways"),
     (["--fractions", "0.1", "--shots", "1"], "are three ways"),
+    (["--fraction", "0.1", "--fractions", "0.2"], "found --fraction, --fractions"),
+    (["--fractions", ","], "--fractions ',': expected numbers"),
     (["--fraction", "0.1", "--seeds", "0"], "--seeds 0"),
+    (["--neighbours", "0"], "--neighbours 0: 1 or more"),
 ])  # fmt: skip
 def test_mistakes_end_with_one_line(
     extra: list[str], says: str, run: Path, sets: tuple[str, str], tmp_path: Path

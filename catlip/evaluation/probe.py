@@ -273,9 +273,9 @@ def _probe_multilabel(cfg: ProbeConfig, train: Dataset, began: float) -> MultiLa
 
 def wanted_amounts(cfg: ProbeConfig) -> tuple[list[float], list[int]]:
     """(shares of the training set, images of each class), one of them empty. Raises UsageError."""
-    ways = [f"`{way}`" for way in ("fractions", "shots") if getattr(cfg, way)]
-    if (ways and cfg.fraction != 1) or len(ways) > 1:
-        raise UsageError(f"`fraction`, `fractions` and `shots` are three ways; found {', '.join(ways)}")
+    ways = {"`fraction`": cfg.fraction != 1, "`fractions`": cfg.fractions, "`shots`": cfg.shots}
+    if len(taken := [way for way, given in ways.items() if given]) > 1:
+        raise UsageError(f"`fraction`, `fractions` and `shots` are three ways; found {', '.join(taken)}")
     shares = numbers_in(cfg.fractions, "`fractions`", float) if cfg.fractions else [cfg.fraction]
     shots = numbers_in(cfg.shots, "`shots`", int) if cfg.shots else []
     for share in [] if shots else shares:
@@ -285,6 +285,8 @@ def wanted_amounts(cfg: ProbeConfig) -> tuple[list[float], list[int]]:
         raise UsageError(f"`shots` {cfg.shots}: a class needs a picture")
     if cfg.seeds < 1:
         raise UsageError(f"`seeds` {cfg.seeds}: at least one random part has to be measured")
+    if cfg.neighbours < 1:
+        raise UsageError(f"`neighbours` {cfg.neighbours}: 1 or more")
     return ([], shots) if shots else (shares, [])
 
 
@@ -292,22 +294,25 @@ def numbers_in(text: Any, option: str, kind: type) -> list[Any]:
     """1,2,4 -> [1, 2, 4], ascending; also of a list, or of one number. Raises UsageError."""
     parts = text.replace(" ", ",").split(",") if isinstance(text, str) else text
     try:
-        return sorted({kind(part) for part in (parts if isinstance(parts, list | tuple) else [parts]) if part != ""})
+        found = {kind(part) for part in (parts if isinstance(parts, list | tuple) else [parts]) if part != ""}
     except (TypeError, ValueError):
-        raise UsageError(f"{option} {text!r}: expected numbers with commas between them") from None
+        found = set()
+    if not found:
+        raise UsageError(f"{option} {text!r}: expected numbers with commas between them")
+    return sorted(found)
 
 
 def transfer_names(train: Dataset, classes: Sequence[str], given: Any) -> list[ClassName]:
     """What each class is called: by a file, a list, or its label. Raises UsageError for numbers without names, and for
     names that do not fit the labels."""
-    if not given and all(label.isdigit() for label in classes):
+    if not given and all(label.isdecimal() for label in classes):
         raise UsageError(
             f"`train` {train.name}: its labels are numbers; `init` transfer needs `classes` names.txt, one name or "
             "wnid a line in their order"
         )
     names, file = given_names(train, given)
     places = rows_of(classes, names, file, f"`train` {train.name}")
-    by_number = all(label.isdigit() and place == int(label) for label, place in zip(classes, places, strict=True))
+    by_number = all(label.isdecimal() and place == int(label) for label, place in zip(classes, places, strict=True))
     if by_number and len(names) != (highest := max(map(int, classes))) + 1:
         raise UsageError(f"`classes` {file} has {len(names)} names for labels from 0 to {highest}")
     return [names[place] for place in places]
