@@ -58,6 +58,7 @@ def test_a_subset_is_what_a_list_gives(n: int, data: st.DataObject) -> None:
     assert list(some.captions()) == [[f"caption {i}"] for i in indices]
     assert some.shards.sum() == len(some) == len(indices)
     again = data.draw(st.lists(st.integers(0, max(len(some) - 1, 0)), max_size=10 if indices else 0))
+    assert list(some.keys()) == [sample.key for sample in some]
     assert [sample.key for sample in subset(some, again)] == [f"a{indices[i]}" for i in again]
     assert subset(dataset, np.arange(n) % 2 == 0).fingerprint() == subset(dataset, range(0, n, 2)).fingerprint()
     if sorted(set(indices)) != list(range(n)):
@@ -120,6 +121,7 @@ def test_a_mixture_is_its_datasets_one_after_the_other(sizes: list[tuple[int, fl
     datasets = [Captioned(n, "abcd"[i]) for i, (n, _) in enumerate(sizes)]
     mixed = mix(datasets, [weight for _, weight in sizes])
     assert [sample.key for sample in mixed] == [sample.key for dataset in datasets for sample in dataset]
+    assert list(mixed.keys()) == [sample.key for sample in mixed]
     assert mixed.parts == sizes
     assert mixed.shards.tolist() == [size for dataset in datasets for size in dataset.shards]
     mixed.prefetch(list(range(len(mixed.shards))))

@@ -118,6 +118,10 @@ class Dataset:
         """Whether the targets are class indices, and `classes`, `labels` and `offsets` are there."""
         return hasattr(self, "classes") and hasattr(self, "labels")
 
+    def keys(self) -> Iterator[str]:
+        """Keys of all samples in order; many readers have them without reading the images."""
+        return (sample.key for sample in self)
+
     def captions(self) -> Iterator[list[str]]:
         """Captions of all samples in order; readers have them without reading the images."""
         return (sample.captions for sample in self)

@@ -37,7 +37,7 @@ class MaskDataset(Dataset):
         """pairs: key, image, mask; each a path, or (tar, offset, bytes). void: what masks of this layout have where
         nothing was labelled."""
         self.name, self.troubles, self.void = name, bounded(troubles), void
-        self.keys = [key for key, _, _ in pairs]
+        self._keys = [key for key, _, _ in pairs]
         self._pairs, self._tars = [pair[1:] for pair in pairs], tars
         self.described = f"{len(pairs):,} pictures with masks {kind}"
         if troubles:
@@ -45,11 +45,11 @@ class MaskDataset(Dataset):
             self.described += f" ({len(troubles):,} left out, e.g. {first}: {why})"
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._keys)
 
     def __getitem__(self, index: int) -> Sample:
         image, mask = map(self._bytes, self._pairs[index])
-        return Sample(self.keys[index], image, [], mask)
+        return Sample(self._keys[index], image, [], mask)
 
     def _bytes(self, place: Any) -> bytes:
         """Raises UsageError if the file is gone."""
@@ -64,11 +64,14 @@ class MaskDataset(Dataset):
     def _size(self, place: Any) -> int:
         return os.stat(place).st_size if self._tars is None else place[2]
 
+    def keys(self) -> Iterator[str]:
+        return iter(self._keys)
+
     def captions(self) -> Iterator[list[str]]:
-        return ([] for _ in self.keys)
+        return ([] for _ in self._keys)
 
     def fingerprint(self) -> list[Any]:
-        facts = (f"{key} {self._size(a)} {self._size(b)}" for key, (a, b) in zip(self.keys, self._pairs, strict=True))
+        facts = (f"{key} {self._size(a)} {self._size(b)}" for key, (a, b) in zip(self._keys, self._pairs, strict=True))
         return [len(self), hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:12]]
 
 

@@ -6,14 +6,16 @@ smaller one. Nothing in this file needs torch.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import compress
-from typing import Any
+from itertools import chain, compress
+from typing import Any, TypeVar
 
 import numpy as np
 
 from catlip.data.dataset import Dataset, Sample, bounded, troubles_said
 from catlip.data.order import SCALE, samples_at, uniforms
 from catlip.errors import UsageError
+
+T = TypeVar("T")
 
 
 class Subset(Dataset):
@@ -38,12 +40,16 @@ class Subset(Dataset):
     def __getitem__(self, index: int) -> Sample:
         return self.dataset[int(self.numbers[index])]
 
+    def keys(self) -> Iterator[str]:
+        return self._some(self.dataset.keys()) if self.ascending else super().keys()
+
     def captions(self) -> Iterator[list[str]]:
-        if not self.ascending:
-            return super().captions()
+        return self._some(self.dataset.captions()) if self.ascending else super().captions()
+
+    def _some(self, of_all: Iterator[T]) -> Iterator[T]:
         kept = np.zeros(len(self.dataset), bool)
         kept[self.numbers] = True
-        return compress(self.dataset.captions(), kept)
+        return compress(of_all, kept)
 
     def fingerprint(self) -> list[Any]:
         keep = [] if self.keep is None else [np.rint(self.keep * SCALE)]
@@ -233,9 +239,11 @@ class Mixture(Dataset):
     def parts(self) -> list[tuple[int, float]]:
         return [(len(dataset), weight) for dataset, weight in zip(self.datasets, self.weights, strict=True)]
 
+    def keys(self) -> Iterator[str]:
+        return chain.from_iterable(dataset.keys() for dataset in self.datasets)
+
     def captions(self) -> Iterator[list[str]]:
-        for dataset in self.datasets:
-            yield from dataset.captions()
+        return chain.from_iterable(dataset.captions() for dataset in self.datasets)
 
     def fingerprint(self) -> list[Any]:
         return [[dataset.fingerprint(), weight] for dataset, weight in zip(self.datasets, self.weights, strict=True)]

@@ -18,15 +18,18 @@ class Vectors(Dataset):
 
     def __init__(self, dataset: Dataset, keys: list[str], captions: list[list[str]], pooled: Tensor) -> None:
         """dataset: the images. keys, captions, pooled float32 [N, D]: of those of them that are here."""
-        self.dataset, self.keys, self.texts, self.pooled = dataset, keys, captions, pooled
+        self.dataset, self._keys, self.texts, self.pooled = dataset, keys, captions, pooled
         self.name, self.troubles = dataset.name, dataset.troubles
         self.described = f"{len(keys):,} images with {sum(map(len, captions)):,} captions"
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._keys)
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(self.keys[index], b"", self.texts[index], metadata={"pooled": self.pooled[index]})
+        return Sample(self._keys[index], b"", self.texts[index], metadata={"pooled": self.pooled[index]})
+
+    def keys(self) -> Iterator[str]:
+        return iter(self._keys)
 
     def captions(self) -> Iterator[list[str]]:
         return iter(self.texts)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -222,7 +223,7 @@ def ground(
     phrases, boxes = _phrases(cfg)
     dataset = open_images(cfg.images) if isinstance(cfg.images, str) else open_dataset(cfg.images)
     count = min(cfg.limit or len(dataset), len(dataset))
-    by_key = _by_key(boxes, [dataset[number].key for number in range(count)], cfg) if cfg.boxes else {}
+    by_key = _by_key(boxes, list(islice(dataset.keys(), count)), cfg) if cfg.boxes else {}
     pointer = Pointer(cfg.run, cfg.route, cfg.image_size, phrases)
     rounds, some, pictures, unreadable = list[Pointed](), EvenSample(max(cfg.show, 1)), 0, Unreadable()
     for key, pixels, maps in _maps(pointer, cfg, dataset, count, unreadable):

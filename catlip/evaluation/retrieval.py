@@ -99,7 +99,7 @@ def retrieve(
     cfg = configure(RetrieveConfig, config, run=encoder, data=data, **settings)
     routes = open_routes(cfg.run, cfg.route, cfg.image_size, cfg.sentence_encoder)
     dataset = open_dataset(cfg.data, image_col=cfg.image_col, text_col=cfg.text_col)
-    other = read_captions(cfg.captions, [sample.key for sample in dataset]) if cfg.captions else None
+    other = read_captions(cfg.captions, list(dataset.keys())) if cfg.captions else None
     found = caption_features(routes.encoder, dataset, one_device(cfg.device), other)
     texts = [caption for captions in found.captions for caption in captions]
     name = named(cfg.run)

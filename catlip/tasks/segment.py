@@ -25,7 +25,6 @@ from catlip.data.mask_classes import (
     read_mask,
     survey,
 )
-from catlip.data.mask_sets import MaskDataset
 from catlip.data.maskbatches import MaskBatches, Window, check_window
 from catlip.data.open import open_dataset
 from catlip.data.order import Order
@@ -213,7 +212,7 @@ def _test(cfg: SegmentConfig, test: Dataset, world: World) -> tuple[Tensor, list
     model = load_segmenter(cfg.out, str(world.device))
     classes = model.classes
     matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-    seen, unreadable, names = [], Unreadable(), _file_names(test) if cfg.save_masks else []
+    seen, unreadable, names = [], Unreadable(), file_names(list(test.keys())) if cfg.save_masks else []
     stride = max(1, len(test) // max(cfg.show, 1))
     for number in range(world.rank, len(test), world.size):
         record = test[number]
@@ -235,11 +234,6 @@ def _test(cfg: SegmentConfig, test: Dataset, world: World) -> tuple[Tensor, list
         unreadable.reasons |= reasons
     unreadable.check(len(test))
     return all_reduce(matrix), seen, unreadable
-
-
-def _file_names(test: Dataset) -> list[str]:
-    """Of the predictions on each image. What catlip reads knows its keys without reading the images."""
-    return file_names(test.keys if isinstance(test, MaskDataset) else [sample.key for sample in test])
 
 
 def _small(key: str, pixels: np.ndarray, truth: np.ndarray, predicted: np.ndarray, accuracy: float) -> Seen:
