@@ -160,12 +160,13 @@ def make_task(cfg: PretrainConfig, context: Context) -> "PretrainTask":
 class PretrainTask(Task):
     """Random crops of captioned images, with the labels, tokens or embeddings that the objective needs."""
 
+    shares: "Shares | None" = None  # what the dataset was thinned to
+
     def __init__(self, cfg: PretrainConfig, encoder: Encoder, objective: nn.Module, context: Context) -> None:
         super().__init__(
             objective, built_augment(cfg.augment), encoder=encoder, image_size=cfg.image_size, curriculum=cfg.curriculum
         )
         self.cfg, self.context = cfg, context
-        self.shares: Shares | None = None  # what the dataset was thinned to
 
     def batches(self, dataset: Dataset, order: Order, steps: Steps, rank: int, world: int) -> Batches:
         return self.batches_of(CaptionBatches, self.cfg.crop, dataset, order, steps, rank, world)
