@@ -133,7 +133,7 @@ def bias(encoder: Any = None, data: Any = None, *, config: BiasConfig | None = N
         [association(a @ vectors[target], b @ vectors[target], cfg.seed) for a, b in (before, after)]
         for target in known
     ]
-    result = BiasResult(
+    return BiasResult(
         route="head" if by_head else "text",
         pairs=used,
         left_out=[word for word in words if word not in vectors],
@@ -147,10 +147,8 @@ def bias(encoder: Any = None, data: Any = None, *, config: BiasConfig | None = N
         separable=[round(separable(a, b, cfg.seed), 2) for a, b in (before, after)],
         data=data_name(cfg.data, dataset),
         encoder=name,
-        seconds=round(time.perf_counter() - began, 1),
         **left_out(data=found.unreadable),
-    )
-    return result.saved(cfg.run)
+    ).saved(cfg.run, began)
 
 
 def _by_head(routes: Routes, pooled: Tensor, words: list[str], labeler: Labeler) -> tuple[Tensor, dict[str, Tensor]]:

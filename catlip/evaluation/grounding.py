@@ -242,7 +242,7 @@ def ground(
     name = data_name(cfg.images, dataset)
     if not some.kept:
         raise UsageError(f"`images` {name}: none of its pictures is in `boxes` {cfg.boxes} with a known category")
-    result = GroundResult(
+    return GroundResult(
         route="text" if pointer.dual is not None else "head",
         pictures=pictures,
         **_scores(rounds),
@@ -253,9 +253,7 @@ def ground(
         encoder=named(cfg.run),
         maps=some.chosen()[: cfg.show],
         **left_out(images=unreadable),
-        seconds=round(time.perf_counter() - began, 1),
-    )
-    return result.saved(cfg.run)
+    ).saved(cfg.run, began)
 
 
 def _phrases(cfg: GroundConfig) -> tuple[list[str], dict[str, Boxes]]:

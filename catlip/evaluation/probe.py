@@ -195,7 +195,7 @@ def probe(
     curve = [measure(cfg, data, part, starts) for part in parts]
     last = curve[-1]
     transferred = {"init": cfg.init, "alpha": cfg.alpha, "names": told(matches, model)} if matches else {}
-    result = ProbeResult(
+    return ProbeResult(
         linear_probe=round(mean(last.probes[cfg.init]), 2),
         knn=round(mean(last.knn), 2),
         penalty=last.penalties[cfg.init][0],
@@ -209,9 +209,7 @@ def probe(
         neighbours=cfg.neighbours,
         **transferred,
         **left_out(train=bad_train, test=bad_test),
-        seconds=round(time.perf_counter() - began, 1),
-    )
-    return result.saved("" if cfg.untrained else cfg.run)  # what is not the run's is not its result
+    ).saved("" if cfg.untrained else cfg.run, began)  # what is not the run's is not its result
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +265,7 @@ def _probe_multilabel(cfg: ProbeConfig, train: Dataset, began: float) -> MultiLa
     result = svm_probe(_encoder(cfg), train, test, one_device(cfg.device), seed=cfg.seed, cache=cfg.cache)
     result.encoder = named(cfg.run, cfg.untrained)
     result.data = [data_name(cfg.train, train), data_name(cfg.test, test)]
-    result.seconds = round(time.perf_counter() - began, 1)
-    return result.saved("" if cfg.untrained else cfg.run)  # what is not the run's is not its result
+    return result.saved("" if cfg.untrained else cfg.run, began)  # what is not the run's is not its result
 
 
 def wanted_amounts(cfg: ProbeConfig) -> tuple[list[float], list[int]]:

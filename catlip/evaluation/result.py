@@ -1,5 +1,6 @@
 """What evaluations return: numbers with what led to them, which print, save and draw themselves."""
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Self
@@ -109,11 +110,14 @@ class Result:
             parts += [page.heading(part.title), part.html()]
         return page.page(self.heading, *parts)
 
-    def saved(self, run: Any) -> Self:
+    def saved(self, run: Any, began: float | None = None) -> Self:
         """This result, after a line is added to results.jsonl of a run folder, or of a Run.
 
-        Not of an Encoder, which may not be any more what it was when it was loaded from there.
+        Not of an Encoder, which may not be any more what it was when it was loaded from there. began: of the work, by
+        time.perf_counter().
         """
+        if began is not None:
+            self.seconds = round(time.perf_counter() - began, 1)
         folder = None if isinstance(run, Encoder) else folder_of(run)
         if folder is not None:
             append_json(folder / "results.jsonl", self.to_json())

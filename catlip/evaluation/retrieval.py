@@ -122,17 +122,15 @@ def retrieve(
             f"{name} has no text tower and its labels are no synsets: `catlip align {name} --data CAPTIONED --out NEW` "
             "trains a tower"
         )
-    result = RetrievalResult(
+    return RetrievalResult(
         **scores,
         pictures=len(found),
         captions=len(texts),
         data=data_name(cfg.data, dataset),
         image_size=routes.encoder.image_size,
         encoder=name,
-        seconds=round(time.perf_counter() - began, 1),
         **left_out(data=found.unreadable),
-    )
-    return result.saved(cfg.run)
+    ).saved(cfg.run, began)
 
 
 def both_ways(images: Tensor, captions: Tensor, data: CaptionFeatures) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def zero_shot(
         scores["text"] = standard(found) if cfg.calibrate == "pictures" else found
     ranked = {route: ranks(found, wanted) for route, found in scores.items()}
     called = [name.name for name in names]
-    result = ZeroShotResult(
+    return ZeroShotResult(
         **{route: _rounded(accuracies(rank, wanted)) for route, rank in ranked.items()},
         per_class={route: per_class(rank, wanted, called) for route, rank in ranked.items()},
         classes=len(names),
@@ -148,12 +148,10 @@ def zero_shot(
         data=data_name(cfg.data, dataset),
         image_size=routes.encoder.image_size,
         encoder=named(cfg.run),
-        seconds=round(time.perf_counter() - began, 1),
         calibrate=cfg.calibrate,
         **(matching(matches, routes.encoder) if matches else {}),
         **left_out(data=unreadable),
-    )
-    return result.saved(cfg.run)
+    ).saved(cfg.run, began)
 
 
 @dataclass(slots=True)

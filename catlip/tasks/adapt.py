@@ -170,7 +170,7 @@ class AdaptTask(StartedTask):
         super().finish(out, world)
         if getattr(self.objective, "classifier", None) is not None:
             measured(self, self.material, named(self.cfg.run), out, world)
-        return result.saved(out)
+        return result.saved(out, self.began)
 
     def judged(self, device: torch.device) -> AdaptResult:
         """Measure all candidates; the task has the weights of the one to keep afterwards."""
@@ -210,7 +210,6 @@ class AdaptTask(StartedTask):
             data=[plain(cfg.data), *([plain(cfg.keep)] if self.keep is not None else [])],
             labels={name.replace("_", " "): [round(b, 2), round(a, 2), n] for name, b, a, n in each if n},
             encoder=named(cfg.run),
-            seconds=round(time.perf_counter() - self.began, 1),
         )
 
 

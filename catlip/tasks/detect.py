@@ -159,7 +159,7 @@ class DetectTask(Task):
         scores: dict[str, Any] = {"box": average_precision(test, found, "bbox")}
         if cfg.objective.masks:
             scores["mask"] = average_precision(test, found, "segm")
-        result = DetectionResult(
+        return DetectionResult(
             **{name: rounded(score) for name, score in scores.items()},
             classes=len(train.names),
             train=len(train.pictures),
@@ -170,9 +170,7 @@ class DetectTask(Task):
             detections=len(found),
             shown=shown,
             **left_out(test_images=unreadable),
-            seconds=round(time.perf_counter() - self.began, 1),
-        )
-        return result.saved(out)
+        ).saved(out, self.began)
 
 
 def _search(

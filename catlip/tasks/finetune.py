@@ -272,7 +272,7 @@ class FinetuneTask(Task):
         unreadable = Unreadable()
         measured = evaluate(self.objective, sets.test, world.device, unreadable)
         often = sets.train.counts().argmax()
-        result = ClassificationResult(
+        return ClassificationResult(
             **{name: round(value, 2) for name, value in measured.items()},
             classes=len(names),
             train=len(sets.train),
@@ -287,9 +287,7 @@ class FinetuneTask(Task):
             names=self.names,
             baseline=None if sets.multi else 100 * float((sets.test.labels == often).mean()),
             **left_out(test=unreadable),
-            seconds=round(time.perf_counter() - self.began, 1),
-        )
-        return result.saved(out)
+        ).saved(out, self.began)
 
 
 def class_hash(sets: Sets) -> str:

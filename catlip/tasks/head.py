@@ -259,7 +259,7 @@ def measured(task: Any, material: Material, name: str, out: Path, world: World) 
     task.to(world.device)
     judged, vocabulary = material.held_out, material.context.vocabulary
     found = held_out_evaluation(judged, vocabulary, task.encoder.pixels, 0, world.device, out)(task)
-    result = HeadResult(
+    return HeadResult(
         mAP=round(found["mAP"], 2),
         top1=round(found["top-1"], 2),
         classes=len(vocabulary),
@@ -267,9 +267,7 @@ def measured(task: Any, material: Material, name: str, out: Path, world: World) 
         test=len(judged),
         image_size=material.start.image_size,
         encoder=name,
-        seconds=round(time.perf_counter() - task.began, 1),
-    )
-    return result.saved(out)
+    ).saved(out, task.began)
 
 
 def is_linear(objective: nn.Module) -> bool:

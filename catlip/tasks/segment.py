@@ -154,7 +154,7 @@ class SegmentTask(Task):
         tested = len(self.test) - len(unreadable.reasons)
         fit = fit_of(matrix)
         iou = zip(classes.names, fit.iou, strict=True)
-        result = SegmentationResult(
+        return SegmentationResult(
             miou=round(fit.miou, 2),
             mean_accuracy=round(fit.mean_accuracy, 2),
             pixel_accuracy=round(fit.pixel_accuracy, 2),
@@ -173,9 +173,7 @@ class SegmentTask(Task):
             encoder=named(cfg.run, cfg.untrained),
             seen=seen,
             **left_out(test=unreadable),
-            seconds=round(time.perf_counter() - self.began, 1),
-        )
-        return result.saved(out)
+        ).saved(out, self.began)
 
 
 def _look(cfg: SegmentConfig, train: Dataset, test: Dataset, names: list[str], world: World) -> MaskClasses:
