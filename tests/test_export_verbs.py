@@ -75,6 +75,10 @@ def test_continued_run_saves_the_kept_rows(run: Path, tmp_path: Path) -> None:
     assert torch.equal(now.weight[NEW.index("n12102133")], then.weight[OLD.index("n12102133")])
 
 
+# An older timm takes a Swin without classifier for the original's weights and renames what has its name already.
+RENAMED = pytest.mark.skipif(tuple(map(int, timm.__version__.split(".")[:3])) < (1, 0, 31), reason="timm < 1.0.31")
+
+
 def test_positions_of_another_picture_size_are_interpolated(tmp_path: Path) -> None:
     make_run(tmp_path, OLD, "vit_tiny_patch16_224", 64)
     encoder = Encoder.create("vit_tiny_patch16_224", image_size=96)
@@ -88,7 +92,7 @@ def test_positions_of_another_picture_size_are_interpolated(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [("vit_tiny_patch16_224", (224, 64)), ("corenet_vit_tiny", (224, 64)), ("test_resnet", (32, 48)),
-     ("swin_tiny_patch4_window7_224", (224, 64))],
+     pytest.param("swin_tiny_patch4_window7_224", (224, 64), marks=RENAMED)],
 )  # fmt: skip
 def test_a_loaded_encoder_takes_another_picture_size_as_training_would(
     name: str, sizes: tuple[int, int], tmp_path: Path
