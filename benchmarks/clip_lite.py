@@ -14,21 +14,18 @@ and units are those of `objectives.py`.
 
 import argparse
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from objectives import comparison, prepare, sentences_of
 from timm.optim.lookahead import Lookahead
-from torch import Tensor, nn
+from torch import nn
 
-from catlip.models.encoder import Encoder
-from catlip.objectives.base import Context
 from catlip.objectives.clip import Clip
-from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective, DotCritic
+from catlip.objectives.clip_lite import ClipLite
 from catlip.recipes import compare as comparing
 from catlip.recipes import load_recipe
 from catlip.training import state
@@ -36,37 +33,6 @@ from catlip.training.optim import OptimConfig
 
 RATE = 1e-3  # of AdamW: RESULTS.md, "CLIP-Lite against batch size"
 ALL = ("clip", "one", "four", "all", "sgd-0.02", "sgd-0.06", "sgd-0.2")
-
-
-@dataclass(kw_only=True, slots=True)
-class ManyNegatives(ClipLite):
-    """CLIP-Lite with more than one wrong caption a picture; 0: all others of the batch."""
-
-    name: ClassVar[str] = "clip_lite_many"
-
-    negatives: int = 0
-
-    def build(self, encoder: Encoder, context: Context) -> "ManyNegativesObjective":
-        return ManyNegativesObjective(encoder, context.reader(self.text), self, context.text)
-
-
-class ManyNegativesObjective(ClipLiteObjective):
-    """The mean of the negatives' terms stands for the term of the one."""
-
-    cfg: ManyNegatives
-
-    def loss(self, pooled: Tensor, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        assert isinstance(self.critic, DotCritic)
-        captions = self.text(batch.sentences)
-        image, text = self.critic.image(pooled), self.critic.text(captions)
-        image, text = (F.normalize(v.float(), dim=-1) for v in (image, text))
-        scores = self.critic.logit_scale.exp() * image @ text.T
-        size = len(scores)
-        shifts = 1 + torch.randperm(size - 1)[: self.cfg.negatives or None]
-        wrong = (torch.arange(size)[:, None] + shifts) % size
-        negative = scores.gather(1, wrong.to(scores.device))
-        loss = F.softplus(-scores.diag()).mean() + F.softplus(negative).mean()
-        return loss, {"loss": loss.detach()}
 
 
 def released_optimizer(task: nn.Module, cfg: OptimConfig) -> list[Any]:
@@ -82,8 +48,7 @@ def released_optimizer(task: nn.Module, cfg: OptimConfig) -> list[Any]:
 def objective_of(variant: str) -> Any:
     if variant == "clip":
         return Clip(text="frozen")
-    many = {"four": 4, "all": 0}
-    return ManyNegatives(text="frozen", negatives=many[variant]) if variant in many else ClipLite(text="frozen")
+    return ClipLite(text="frozen", negatives={"four": 4, "all": 0}.get(variant, 1))
 
 
 def run(config: Any, variant: str, seed: int, key: str) -> dict[str, Any]:

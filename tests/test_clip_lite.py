@@ -20,8 +20,8 @@ from tests.test_objectives import TEXT, TOKENIZER, make_batch, make_encoder, mak
 WIDTH = 80
 
 
-def next_picture(n: int) -> Tensor:
-    return (torch.arange(n) + 1) % n
+def next_pictures(n: int, count: int) -> Tensor:
+    return (torch.arange(n)[:, None] + 1 + torch.arange(count)) % n
 
 
 def block(x: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
@@ -41,15 +41,16 @@ def told(x: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
     return torch.sigmoid(x @ w[f"{name}.4.weight"].T + w[f"{name}.4.bias"])
 
 
-def released(image: Tensor, text: Tensor, w: dict[str, Tensor], prior: bool) -> Tensor:
-    """The released loss, from the features and the weights by name."""
+def released(image: Tensor, text: Tensor, w: dict[str, Tensor], prior: bool, negatives: int) -> Tensor:
+    """The released loss, from the features and the weights by name; of several negatives the mean of their terms."""
     n = len(image)
     f, g = block(image, w, "critic.image"), block(text, w, "critic.text")
     scale = w["critic.logit_scale"].exp()
     bound = torch.zeros((), dtype=image.dtype)
     for i in range(n):
-        right, wrong = scale * (f[i] @ g[i]), scale * (f[i] @ g[(i + 1) % n])
-        bound = bound + (torch.log1p((-right).exp()) + torch.log1p(wrong.exp())).squeeze() / n
+        bound = bound + torch.log1p((-scale * (f[i] @ g[i])).exp()).squeeze() / n
+        for k in range(1, negatives + 1):
+            bound = bound + torch.log1p((scale * (f[i] @ g[(i + k) % n])).exp()).squeeze() / n / negatives
     if not prior:
         return bound
     total = torch.zeros((), dtype=image.dtype)
@@ -62,11 +63,14 @@ def released(image: Tensor, text: Tensor, w: dict[str, Tensor], prior: bool) -> 
 
 @pytest.mark.parametrize("side", ["tower", "frozen"])
 @pytest.mark.parametrize("prior", ["released", "none"])
-def test_value_and_gradients_are_the_released_codes(side: Any, prior: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_lite, "derangement", next_picture)
+@pytest.mark.parametrize("negatives", [1, 4])
+def test_value_and_gradients_are_the_released_codes(
+    side: Any, prior: Any, negatives: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_lite, "wrong_captions", next_pictures)
     reader = TOKENIZER if side == "tower" else make_sentences()
     torch.manual_seed(0)
-    cfg = ClipLite(embed=16, critic_width=WIDTH, text=side, prior=prior, center=False)
+    cfg = ClipLite(embed=16, critic_width=WIDTH, text=side, prior=prior, center=False, negatives=negatives)
     objective = clip_lite.ClipLiteObjective(make_encoder(), reader, cfg, TEXT).train()
     batch, pooled = make_batch(5), torch.randn(5, 64).abs().requires_grad_()
     kept: list[Tensor] = []
@@ -86,7 +90,7 @@ def test_value_and_gradients_are_the_released_codes(side: Any, prior: Any, monke
     }
     image, text = (x.detach().double().requires_grad_() for x in (pooled, kept[0]))
     torch.manual_seed(7)
-    expected = released(image, text, weights, prior == "released")
+    expected = released(image, text, weights, prior == "released", negatives)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     own = dict(objective.named_parameters())

@@ -24,7 +24,7 @@ from catlip.models.text_tower import TextConfig
 from catlip.objectives.base import Context
 from catlip.objectives.clip import Clip, SigLip
 from catlip.objectives.clip_lite import ClipLite, ClipLiteObjective, adversarial_prior, released_prior
-from catlip.objectives.contrastive import derangement, info_nce, pairwise_sigmoid
+from catlip.objectives.contrastive import info_nce, pairwise_sigmoid, wrong_captions
 from catlip.objectives.hybrid import HybridObjective
 from catlip.objectives.subwords import SubwordObjective, Subwords
 from catlip.objectives.synsets import SynsetObjective, Synsets
@@ -233,20 +233,24 @@ def test_clip_and_siglip_equal_the_papers_loops() -> None:
     torch.testing.assert_close(pairwise_sigmoid(image, text, scale, bias), sig, atol=1e-5, rtol=1e-5)
 
 
-@given(st.integers(2, 50), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
-def test_nobody_gets_the_own_caption(n: int, seed: int) -> None:
+@given(st.integers(2, 50), st.integers(0, 60), st.integers(0, 1000))
+@settings(max_examples=80, deadline=None)
+def test_nobody_gets_the_own_caption(n: int, count: int, seed: int) -> None:
     torch.manual_seed(seed)
-    wrong = derangement(n)
-    assert sorted(wrong.tolist()) == list(range(n))
-    assert (wrong != torch.arange(n)).all()
+    wrong = wrong_captions(n, count)
+    assert wrong.shape == (n, min(count or n, n - 1))
+    for column in wrong.T.tolist():  # every caption is as often the wrong one as any other
+        assert sorted(column) == list(range(n))
+    for picture, row in enumerate(wrong.tolist()):
+        assert len({picture, *row}) == 1 + len(row)
     torch.manual_seed(seed)
-    assert torch.equal(derangement(n), wrong)
+    assert torch.equal(wrong_captions(n, count), wrong)
 
 
-def test_every_other_caption_can_be_the_wrong_one() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_other_caption_can_be_a_wrong_one(count: int) -> None:
     torch.manual_seed(0)
-    assert {int(derangement(5)[0]) for _ in range(100)} == {1, 2, 3, 4}
+    assert {caption for _ in range(100) for caption in wrong_captions(5, count)[0].tolist()} == {1, 2, 3, 4}
 
 
 def test_clip_lites_critic_is_kept_as_a_dual_encoder(tmp_path: Path) -> None:
@@ -260,19 +264,20 @@ def test_clip_lites_critic_is_kept_as_a_dual_encoder(tmp_path: Path) -> None:
     objective.encoder.save(tmp_path / "encoder")
     loaded = load_dual(tmp_path)
     tokens = torch.from_numpy(loaded.reader(captions))
-    right, _ = objective.critic(pooled, objective.text(tokens), torch.arange(3).roll(1))
+    right, _ = objective.critic(pooled, objective.text(tokens), wrong_captions(3))
     ours = (loaded.embed_pooled(pooled) * loaded.embed_captions(tokens)).sum(1) * loaded.scale()
     torch.testing.assert_close(ours, right, atol=1e-4, rtol=1e-4)
     assert ClipLiteObjective(make_encoder(), TOKENIZER, ClipLite(critic="concat"), TEXT).dual() is None
 
 
 @pytest.mark.parametrize("critic", ["dot", "concat"])
-def test_clip_lite_equals_a_loop_over_pairs(critic: str) -> None:
+@pytest.mark.parametrize(("n", "negatives"), [(2, 1), (4, 0)])  # every other caption is a wrong one
+def test_clip_lite_equals_a_loop_over_pairs(critic: Any, n: int, negatives: int) -> None:
     """The bound pair by pair, and the released code's total: 0.9 of it and 0.1 of both prior terms."""
-    cfg = ClipLite(embed=16, critic_width=80, critic=critic, prior="released", center=False)  # type: ignore[arg-type]
+    cfg = ClipLite(embed=16, critic_width=80, critic=critic, negatives=negatives, prior="released", center=False)
     objective = ClipLiteObjective(make_encoder(), TOKENIZER, cfg, TEXT).eval()
-    batch = make_batch(2)  # with two pictures the wrong caption is the next one's, as in the released code
-    pooled = torch.randn(2, objective.encoder.width)
+    batch = make_batch(n)
+    pooled = torch.randn(n, objective.encoder.width)
     assert batch.tokens is not None
     captions = objective.text(batch.tokens)
 
@@ -282,10 +287,11 @@ def test_clip_lite_equals_a_loop_over_pairs(critic: str) -> None:
         u, v = objective.critic.image(pooled)[i], objective.critic.text(captions)[j]
         return objective.critic.logit_scale.exp() * (u @ v) / (u.norm() * v.norm())
 
-    positive = sum(torch.log(1 + torch.exp(-score(i, i))) for i in range(2)) / 2
-    negative = sum(torch.log(1 + torch.exp(score(i, (i + 1) % 2))) for i in range(2)) / 2
+    positive = sum(torch.log(1 + torch.exp(-score(i, i))) for i in range(n)) / n
+    wrong = [(i, j) for i in range(n) for j in range(n) if i != j]
+    negative = sum(torch.log(1 + torch.exp(score(i, j))) for i, j in wrong) / len(wrong)
     torch.manual_seed(3)
-    torch.randint(1, 2, ())
+    wrong_captions(n, negatives)  # drawn before the prior's samples
     prior = torch.zeros(())
     for discriminator, z in zip(objective.discriminators, (pooled, captions), strict=True):
         of_prior, of_features = (torch.sigmoid(discriminator(x)) for x in (torch.rand_like(z), z))

@@ -2,7 +2,8 @@
 more. A critic scores a picture and a caption; the Jensen-Shannon bound is raised; no other process is asked.
 
 The wrong caption is that of another picture of this process' share of the batch, at a random distance each step. The
-released code takes the next picture's, always.
+released code takes the next picture's, always. All similarities of the batch are there anyway: with every other caption
+as a wrong one (`negatives` 0) the bound probes as well as CLIP (RESULTS.md), and with one it does not.
 
 The features of the image are standardised before the critic (`center`; not so in the released code). A wrong pair
 should score below 0, and the shortest way there is to turn all images away from all captions; what a ResNet's features,
@@ -35,7 +36,7 @@ from catlip.models.encoder import Encoder
 from catlip.models.sentences import Sentences
 from catlip.models.text_tower import TextConfig, TextTower
 from catlip.objectives.base import Context
-from catlip.objectives.contrastive import derangement, jensen_shannon
+from catlip.objectives.contrastive import jensen_shannon, wrong_captions
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,6 +47,7 @@ class ClipLite:
 
     embed: int = 512  # length of the caption's vector, if it is a tower's
     text: Side = "tower"  # frozen: sentence embeddings, as in the paper, instead of a text tower
+    negatives: int = 1  # wrong captions a picture, 1 in the paper; 0: all others of a process' share of the batch
     critic: Literal["dot", "concat"] = "dot"  # cosine of two non-linear projections, or an MLP over both vectors
     critic_width: int = 2048  # of the projections, if the critic is "dot"
     center: bool = True  # standardise the image's features before the critic "dot"; false: as released
@@ -72,9 +74,11 @@ class ClipLiteObjective(nn.Module):
     def __init__(self, encoder: Encoder, reader: Tokenizer | Sentences, cfg: ClipLite, text: TextConfig) -> None:
         """reader: what the loader reads captions with; text: a tower's size.
 
-        Raises UsageError for a weight outside 0..1.
+        Raises UsageError for a weight outside 0..1, and for a negative number of negatives.
         """
         super().__init__()
+        if cfg.negatives < 0:
+            raise UsageError(f"`negatives` {cfg.negatives}: 0 for all, or how many")
         if not 0 <= cfg.prior_weight <= 1:
             raise UsageError(f"`prior_weight` {cfg.prior_weight} is not between 0 and 1")
         self.encoder, self.cfg = encoder, cfg
@@ -95,7 +99,7 @@ class ClipLiteObjective(nn.Module):
 
     def loss(self, pooled: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The same from what the encoder returned for the batch, [B, encoder.width]."""
-        wrong = derangement(len(pooled)).to(pooled.device)
+        wrong = wrong_captions(len(pooled), self.cfg.negatives).to(pooled.device)
         captions = self.text(read_by(self.text, batch))
         bound = jensen_shannon(*self.critic(pooled, captions, wrong))
         if self.cfg.prior == "none":
@@ -150,10 +154,11 @@ class DotCritic(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor([1 / 0.07]).log())  # FSDP shards no scalars
 
     def forward(self, image: Tensor, text: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [B] of the right captions and of the wrong ones. wrong: int64 [B], a row of `text` each."""
+        """Scores [B] of the right captions and [B, N] of the wrong ones. wrong: int64 [B, N], rows of `text`."""
         image, text = (F.normalize(v.float(), dim=-1) for v in (self.image(image), self.text(text)))
-        scale = self.logit_scale.exp()
-        return scale * (image * text).sum(1), scale * (image * text[wrong]).sum(1)
+        with torch.autocast(image.device.type, enabled=False):
+            scores = self.logit_scale.exp() * (image @ text.T)
+        return scores.diagonal(), scores.gather(1, wrong)
 
 
 class ConcatCritic(nn.Module):
@@ -165,8 +170,9 @@ class ConcatCritic(nn.Module):
         self.mlp = nn.Sequential(*layers)
 
     def forward(self, image: Tensor, text: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [B] of the right captions and of the wrong ones. wrong: int64 [B], a row of `text` each."""
-        right, wrong = (self.mlp(torch.cat([image, t], 1)).squeeze(1) for t in (text, text[wrong]))
+        """Scores [B] of the right captions and [B, N] of the wrong ones. wrong: int64 [B, N], rows of `text`."""
+        others = image[:, None].expand(-1, wrong.shape[1], -1)
+        right, wrong = (self.mlp(torch.cat(pair, -1)).squeeze(-1) for pair in ((image, text), (others, text[wrong])))
         return right, wrong
 
 

@@ -52,13 +52,14 @@ def jensen_shannon(positive: Tensor, negative: Tensor) -> Tensor:
     return F.softplus(-positive.float()).mean() + F.softplus(negative.float()).mean()
 
 
-def derangement(n: int) -> Tensor:
-    """A permutation int64 [n] that leaves nothing in its place: a shift by a random number, from torch's generator.
+def wrong_captions(n: int, count: int = 1) -> Tensor:
+    """Numbers of other pictures' captions, int64 [n, count]: those at `count` distances drawn from torch's generator.
 
-    Raises UsageError for n = 1: there is none.
+    count: 0, or more than there are: all n - 1 of them. Raises UsageError for n = 1: there is none.
     """
     _refuse_one(n, "a process' share of the batch")
-    return (torch.arange(n) + torch.randint(1, n, ())) % n
+    far = torch.randint(1, n, (1,)) if count == 1 else 1 + torch.randperm(n - 1)[: count or n]
+    return (torch.arange(n)[:, None] + far) % n
 
 
 def _refuse_one(n: int, what: str) -> None:
