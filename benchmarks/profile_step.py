@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from objectives import comparison, prepare, sentences_of
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from catlip.data.batches import Batch
@@ -88,7 +87,7 @@ def profiled(state: State, batches: list[Batch]) -> None:
             state.update(batch, 1e-4)
         wait(state.world)
     events: list[Any] = list(found.key_averages())
-    kernels = [event for event in events if event.device_type == DeviceType.CUDA]  # what calls them counts it again
+    kernels = [event for event in events if event.device_type.name == "CUDA"]  # what calls them counts it again
     sides = [("device", kernels, "self_device_time_total"), ("host", events, "self_cpu_time_total")]
     for side, some, field in sides if cuda else sides[1:]:
         print(f"  {side}: {sum(getattr(e, field) for e in some) / 3000:.1f} ms a step")
