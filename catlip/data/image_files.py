@@ -103,8 +103,7 @@ class PathDataset(Dataset):
         self._targets = targets or {}
         self.shards = np.array(shards or [len(table)], np.int64)
         self.troubles = bounded(troubles or {})
-        self._described = f"{len(table):,} pictures{described}"
-        self.described = self._described + troubles_said(troubles or {})
+        self.described = f"{len(table):,} pictures{described}" + troubles_said(troubles or {})
         self._columns = {column: table[column].combine_chunks() for column in table.column_names}
 
     def __len__(self) -> int:
@@ -116,11 +115,6 @@ class PathDataset(Dataset):
         image = self.pictures.read(self._columns["folder"][number].as_py(), name)
         captions, target = self._captions_of(number), self._targets.get(name)
         return Sample(name, image, captions, target, json.loads(rest) if rest else {})
-
-    def note(self, where: str, why: str) -> None:
-        """One more trouble, found by whoever opened this."""
-        self.troubles[where] = why
-        self.described = self._described + troubles_said(self.troubles)
 
     def missing(self) -> int:
         """How many of the files are not there; 0 for pictures that are no files of their own."""

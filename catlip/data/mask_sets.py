@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from catlip.data.dataset import Dataset, Sample, bounded
+from catlip.data.dataset import Dataset, Sample, bounded, troubles_said
 from catlip.data.files import Files, expand, is_url
 from catlip.data.image_files import is_image
 from catlip.data.shards import images_in
@@ -39,10 +39,7 @@ class MaskDataset(Dataset):
         self.name, self.troubles, self.void = name, bounded(troubles), void
         self._keys = [key for key, _, _ in pairs]
         self._pairs, self._tars = [pair[1:] for pair in pairs], tars
-        self.described = f"{len(pairs):,} pictures with masks {kind}"
-        if troubles:
-            first, why = next(iter(troubles.items()))
-            self.described += f" ({len(troubles):,} left out, e.g. {first}: {why})"
+        self.described = f"{len(pairs):,} pictures with masks {kind}" + troubles_said(troubles)
 
     def __len__(self) -> int:
         return len(self._keys)

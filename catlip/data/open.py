@@ -149,9 +149,9 @@ def _open_one(data: str, image_col: str | None, text_col: str | None, cache_gb: 
         from catlip.data.coco import coco_caption_dataset
 
         return coco_caption_dataset(paths[0])
-    from catlip.data.path_tables import open_table
+    from catlip.data.path_tables import table_dataset
 
-    return open_table(paths, data, image_col, text_col)
+    return table_dataset(paths, data, image_col, text_col)
 
 
 def open_images(where: Any) -> Dataset:

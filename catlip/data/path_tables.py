@@ -37,7 +37,8 @@ NO_CAPTIONS = ""  # as text_col: only the pictures are wanted
 def table_dataset(paths: list[Path], name: str, image_col: str | None, text_col: str | None) -> PathDataset:
     """Images named in the rows of CSV, TSV, JSONL or Parquet files of the same columns.
 
-    Rows with the same path are one picture with several captions. Raises UsageError.
+    Rows with the same path are one picture with several captions. Images of a folder that its metadata file does not
+    name are noted as troubles. Raises UsageError.
     """
     columns = column_names(paths[0], kind_of(paths[0]))
     image, text = guess(str(paths[0]), columns, image_col, text_col)
@@ -47,6 +48,11 @@ def table_dataset(paths: list[Path], name: str, image_col: str | None, text_col:
     facts = json.loads(table.schema.metadata[FACTS])
     if not len(table):
         raise UsageError(f"{name}: not one row has a picture in column {image!r}; name another with `image_col`")
+    troubles = facts["troubles"]
+    if paths[0].stem == "metadata":  # any other table can be about some of the images beside it
+        named = {os.path.normpath(path) for path in table["image"].to_pylist()}
+        if unnamed := [path for path, _ in listed(str(paths[0].parent), {}) if path not in named]:
+            troubles[unnamed[0]] = f"{len(unnamed):,} pictures of the folder have no row in {paths[0].name}"
     described = columns_said("", image, text) + (without_captions(table) if text else "")
     return PathDataset(
         name,
@@ -54,19 +60,9 @@ def table_dataset(paths: list[Path], name: str, image_col: str | None, text_col:
         Folders(facts["folders"], RELATIVE),
         described=described,
         shards=facts["shards"],
-        troubles=facts["troubles"],
+        troubles=troubles,
         facts=[fact for path in paths for fact in (path.name, path.stat().st_size)],
     )
-
-
-def open_table(paths: list[Path], name: str, image_col: str | None, text_col: str | None) -> PathDataset:
-    """As `table_dataset`; images of a folder that its metadata file does not name are noted as troubles."""
-    found = table_dataset(paths, name, image_col, text_col)
-    if paths[0].stem == "metadata":  # any other table can be about some of the images beside it
-        named = {os.path.normpath(key) for key in found.keys()}  # noqa: SIM118 - not a mapping
-        if unnamed := [name for name, _ in listed(str(paths[0].parent), {}) if name not in named]:
-            found.note(unnamed[0], f"{len(unnamed):,} pictures of the folder have no row in {paths[0].name}")
-    return found
 
 
 def guess(path: str, columns: list[str], image_col: str | None, text_col: str | None) -> tuple[str, str]:

@@ -35,6 +35,7 @@ TAG_WORDS = 4  # of a tag, at most
 GRAMMAR = frozenset("a an the and or is are of in on at with by to from for near next his her their its".split())
 
 NO_UTF8 = re.compile("[\udc80-\udcff]")  # how Python writes bytes that are no UTF-8
+TEXT_TYPES = ("string", "large_string", "string_view", "null")  # Arrow's
 MAX_CELL = 1 << 20  # characters; a quote that is not closed within so many opens no cell
 CLOSING = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # the rest of a quoted cell
 
@@ -233,12 +234,7 @@ class CaptionColumn:
         """Raises UsageError for a type that holds no captions."""
         inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
         inner = inner.value_type if pa.types.is_dictionary(inner) else inner
-        if not (
-            pa.types.is_string(inner)
-            or pa.types.is_large_string(inner)
-            or pa.types.is_string_view(inner)
-            or pa.types.is_null(inner)
-        ):
+        if str(inner) not in TEXT_TYPES:
             self._refuse(str(kind))
 
     def _refuse(self, kind: str) -> None:

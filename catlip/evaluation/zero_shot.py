@@ -33,7 +33,7 @@ from catlip.evaluation.class_names import (
 from catlip.evaluation.classification import MEASURES, accuracies, combine, per_class, ranks, standard
 from catlip.evaluation.features import data_name, features, open_encoder, open_labelled
 from catlip.evaluation.result import NOT_SAVED, Result, Table, listed, percent
-from catlip.evaluation.transfer_init import head_of as head_of
+from catlip.evaluation.transfer_init import head_of
 from catlip.labels.wordnet import open_lexicon
 from catlip.models.dual_encoder import DualEncoder, load_dual, text_folder
 from catlip.models.encoder import Encoder
