@@ -2,15 +2,18 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from catlip.errors import UsageError
+from catlip.objectives.clip_lite import ClipLite
 from catlip.recipes import compare as comparing
 from catlip.recipes.compare import CompareConfig, compare
 from catlip.recipes.judges import Verdict
+from catlip.recipes.objectives import OBJECTIVES
 from catlip.report.comparison import ComparedRun, gain_over, summarise
 from catlip.tasks.pretrain import PretrainConfig
 from catlip.training.run import Run
@@ -126,6 +129,10 @@ def test_results_of_other_data_or_another_recipe_are_not_taken_up(
     assert again() == (0, [57.0])  # whose sentences are not known here
     assert again(**{**both, "sentence_encoder": "another"}) == (1, [57.0, 59.0])
     assert len(set(trained)) == len(trained)
+    everything = {"objectives": ("synsets", "clip", "clip_lite")}
+    assert again(**everything) == (2, [57.0, 60.0, 61.0])
+    monkeypatch.setitem(OBJECTIVES, "clip_lite", partial(ClipLite, negatives=0))  # another's setting changes nothing
+    assert again(**everything) == (1, [57.0, 60.0, 62.0])
 
 
 def verdict(each: list[float], measure: str = "top-1") -> Verdict:

@@ -7,10 +7,11 @@ turns (A B C, A B C, ...), so that a machine whose speed drifts is unfair to nob
 
 Every run is a run folder of its own below --out. What is finished there is not done again, so a comparison may be
 stopped, and may grow: the page is made of all runs that are found. The end of a folder's name is the key of what all
-runs of a comparison have in common, recipe, pictures and vocabulary (and the sentences, of those that read sentences):
-results of another one are left and not counted.
+runs of a comparison have in common, recipe, pictures and vocabulary, and of the objective's own settings (with the
+sentences, if it reads them): results of another one are left and not counted.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -32,7 +33,7 @@ from catlip.notices import say
 from catlip.objectives.base import needs_of
 from catlip.recipes import load_recipe
 from catlip.recipes.judges import FEW, Judge, open_judges
-from catlip.recipes.objectives import OBJECTIVES, label_of, objective_named
+from catlip.recipes.objectives import label_of, objective_named
 from catlip.report import comparison
 from catlip.report.comparison import ComparedRun
 from catlip.tasks.pretrain import PretrainConfig, prepare, pretrain, speed_of
@@ -152,9 +153,9 @@ def settings_of(cfg: CompareConfig, name: str, lr: float | None = None) -> Pretr
 
 
 def key_of_comparison(cfg: CompareConfig) -> str:
-    """Of all that decides a number of the comparison but the sentences and what the name of the run's folder says."""
+    """Of all that decides a number of the comparison but the objective and what the name of the run's folder says."""
     recipe = settings_of(cfg, "synsets")
-    common = replace(recipe, samples=0, batch_size=0, seed=0, optim=replace(recipe.optim, lr=0.0))
+    common = replace(recipe, objective=None, samples=0, batch_size=0, seed=0, optim=replace(recipe.optim, lr=0.0))
     return key_of(
         common,
         {
@@ -163,7 +164,6 @@ def key_of_comparison(cfg: CompareConfig) -> str:
             ).fingerprint(),
             "vocabulary": Vocabulary.load(cfg.vocab).hash if cfg.vocab else "",
             "init": fingerprint(recipe.start) if recipe.start else "",
-            "objectives": {name: plain(objective_named(name)) for name in OBJECTIVES},
             "judges": [judge.fingerprint() for judge in judges_of(cfg)],
             "retrieve": open_dataset(cfg.retrieve).fingerprint() if cfg.retrieve else "",
         },
@@ -172,14 +172,15 @@ def key_of_comparison(cfg: CompareConfig) -> str:
 
 def _folder(parent: Path, name: str, settings: PretrainConfig, key: str) -> Path:
     optim, seed = settings.optim, settings.seed
-    if name != START and "sentences" in needs_of(settings.objective):
-        key = _key_with_sentences(settings, key)
+    key = key if name == START else _key_of_run(settings, key)
     return parent / f"{label_of(name)}-lr{optim.lr:g}-batch{settings.batch_size}-{settings.samples}-seed{seed}-{key}"
 
 
-def _key_with_sentences(settings: PretrainConfig, key: str) -> str:
-    """So that a comparison may grow by objectives that read sentences, and none counts those of another encoder."""
-    return key_of(settings.sentences, {"comparison": key})
+def _key_of_run(settings: PretrainConfig, key: str) -> str:
+    """So that a comparison may grow, and a setting that another objective is given later trains nothing anew."""
+    reads = "sentences" in needs_of(settings.objective)
+    sentences = plain(settings.sentences) if reads else None
+    return key_of({}, {"comparison": key, "objective": plain(settings.objective), "sentences": sentences})
 
 
 def _whole(samples: float, batch: int) -> int:
@@ -279,10 +280,16 @@ def finish(cfg: CompareConfig, speeds: dict[str, float], key: str) -> Path:
     """The table and the page of all runs of this comparison that are there."""
     out = Path(cfg.out)
     found = [path for path in sorted(out.glob(f"*/*/{RESULT}")) if path.parent.parent.name != "search"]
-    keys = {key, _key_with_sentences(settings_of(cfg, "text"), key)}
-    ours = [path for path in found if path.parent.name.rpartition("-")[2] in keys]
-    runs = [ComparedRun(kind=path.parent.parent.name, **json.loads(path.read_text(encoding="utf-8"))) for path in ours]
-    if others := len(found) - len(ours):
+    runs = [ComparedRun(kind=path.parent.parent.name, **json.loads(path.read_text(encoding="utf-8"))) for path in found]
+    keys, named = {START: key}, {label_of(name): name for name in cfg.objectives}
+    for label in {run.objective for run in runs} - {START}:
+        with contextlib.suppress(UsageError):  # an objective of one's own that is not in this command
+            keys[label] = _key_of_run(settings_of(cfg, named.get(label, label)), key)
+    ours = [
+        path.parent.name.rpartition("-")[2] == keys.get(run.objective) for path, run in zip(found, runs, strict=True)
+    ]
+    runs = list(itertools.compress(runs, ours))
+    if others := ours.count(False):
         say(f"{out}: {others} results with other data, vocabulary or recipe are left there and not counted")
     first = label_of(cfg.objectives[0])
     told = comparison.summarise(runs, speeds, first)
