@@ -201,8 +201,9 @@ def _carry_out(name: str, rest: list[str], asked: list[str]) -> Any:
     where = "nowhere" if "--quiet" in asked else "stderr" if "--json" in asked else "stdout"
     with flags_of(settings), notices.told(where):
         result = function(config=settings)
+        text = notices.translate(as_text(result))
     if notices.is_rank_0():
-        if "--json" not in asked and not getattr(result, "stopped", "") and (text := as_text(result)):
+        if "--json" not in asked and not getattr(result, "stopped", "") and text:
             print(text, flush=True)
         page = _page(verb, result, settings)
         if page and not asked:

@@ -333,6 +333,15 @@ def test_auto_with_a_language_of_ones_own(tmp_path: Path, monkeypatch: pytest.Mo
         Labeler(language="auto,missing")
 
 
+def test_labels_are_made_as_the_vocabulary_was_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.tsv").write_text("key\tcaption\n1\tein Hund\n", encoding="utf-8")
+    build_vocabulary(str(tmp_path / "a.tsv"), language="de", out=str(tmp_path / "v.tsv"))
+    write_labels(str(tmp_path / "a.tsv"), str(tmp_path / "labels"), vocab=str(tmp_path / "v.tsv"))
+    (made,) = (tmp_path / "labels").glob("*.parquet")
+    assert pq.read_table(made)["synsets"].to_pylist() == [["n02084071"]]
+    assert "not English" not in capsys.readouterr().out
+
+
 def test_files_in_ones_own_language(tmp_path: Path) -> None:
     """Worker processes read the same tables, and labels of other tables are not mixed in one folder."""
     folder, out = own_language(tmp_path / "swedish"), tmp_path / "labels"

@@ -112,3 +112,54 @@ def test_reports(reports: Labeler, sentence: str, findings: str) -> None:
 def test_product_texts(text: str, names: str) -> None:
     labeler = Labeler()
     assert {labeler.name(label) for label in labeler([text])[0]} == set(names.split())
+
+
+FINDINGS_DE = (
+    "Pneumothorax Erguss Pleuraerguss Kardiomegalie Infiltrat Pneumonie Fraktur Rundherd Stauung Emphysem ZVK "
+    "Herzschrittmacher"
+)
+
+
+@pytest.fixture(scope="module")
+def german(tmp_path_factory) -> Labeler:
+    file = tmp_path_factory.mktemp("terms") / "befunde.tsv"
+    file.write_text("".join(f"{finding}\t{finding}\n" for finding in FINDINGS_DE.split()), encoding="utf-8")
+    return Labeler(language="de", lexicon=file)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "findings"),
+    [
+        ("Kein Pneumothorax.", ""),
+        ("Pleuraergüsse beidseits.", "Pleuraerguss"),
+        ("V.a. Pneumonie.", ""),
+        ("Pneumothorax nicht nachweisbar.", ""),
+        ("Kein Anhalt für Infiltrate oder Ergüsse.", ""),
+        ("Ausschluss Fraktur", ""),
+        ("Verdacht auf Pneumonie rechts, Stauung", "Stauung"),
+        ("Kein Nachweis von Rundherden", ""),
+        ("Spannungspneumothorax links", "Pneumothorax"),
+        ("Oberlappeninfiltrate", "Infiltrat"),
+        ("Ein Pneumothorax ist rechts nicht sicher nachweisbar", ""),
+        ("Erguss und Infiltrat nicht abgrenzbar", ""),
+        ("Fraktur ausgeschlossen", ""),
+        ("Keine Fraktur, ZVK in regelrechter Lage, keine Zeichen einer Stauung", "ZVK"),
+        ("Kein Hinweis auf ein Infiltrat, jedoch Erguss links", "Erguss"),
+        ("Fraglicher Rundherd links", ""),
+        ("Kardiomegalie mit deutlicher Stauung", "Kardiomegalie Stauung"),
+        ("Kein Erguss, jedoch Infiltrat rechts basal.", "Infiltrat"),
+        ("Emphysem, kein Pneumothorax", "Emphysem"),
+        ("Infiltrat im rechten Unterlappen, ein Erguss ist nicht erkennbar", "Infiltrat"),
+        ("Weder Erguss noch Infiltrat", ""),
+        ("Es zeigen sich keine Frakturen oder Rundherde", ""),
+        ("Stauung ohne Erguss", "Stauung"),
+        ("Mögliche Pneumonie rechts basal", ""),
+        ("Zustand nach Rippenfraktur, Herzschrittmacher links", "Fraktur Herzschrittmacher"),
+        ("KEIN PNEUMOTHORAX, ERGUSS LINKS", "Erguss"),
+        ("kein pneumothorax, erguss links", "Erguss"),
+    ],
+)
+def test_german_reports(german: Labeler, sentence: str, findings: str) -> None:
+    """Also: own terms in the plural, and as the end of a compound."""
+    found = {label for label in german([sentence])[0] if label in FINDINGS_DE.split()}
+    assert found == set(findings.split())

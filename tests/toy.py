@@ -110,6 +110,12 @@ def _make_tables(folder: Path) -> None:
     names = list(FINDINGS)
     said = ((f"scans/{i}.png", f"{names[i % 4].capitalize()}. No {names[(i + 1) % 4]}.") for i in numbers)
     _table(folder / "reports.csv", ["image", "report"], said)
+    _table(
+        folder / "befunde.csv",
+        ["Datei", "Befund"],
+        [(f"{i}.png", "Kein Pneumothorax. Pleuraergüsse.") for i in numbers],
+    )
+    (folder / "befunde.tsv").write_text("Pneumothorax\tRID5352\nPleuraerguss\tRID34539\n", encoding="utf-8")
     (folder / "names.txt").write_text("\n".join(NOUNS) + "\n")
     catlip.Vocabulary.count(map(caption, numbers), min_count=2).save(folder / "vocab.tsv")
 

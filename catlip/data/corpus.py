@@ -91,7 +91,7 @@ class LabelConfig(CorpusConfig):
     """Write the labels of every caption as Parquet."""
 
     out: str  # folder for the Parquet files
-    vocab: str | None = None  # keep only labels of this vocabulary
+    vocab: str | None = None  # keep only labels of this vocabulary, made as it was counted unless you say otherwise
 
 
 @dataclass(kw_only=True, slots=True)
@@ -157,9 +157,11 @@ def write_labels(
     cfg = configure(LabelConfig, config, data=data, out=out, **settings)
     if not isinstance(cfg.data, str | os.PathLike):
         raise UsageError("`data`: files are labelled here; for captions in memory call catlip.Labeler()(captions)")
+    labeler = cfg.labeler()
     if cfg.vocab:
-        Vocabulary.load(cfg.vocab)  # a mistake is better found before the work than after it
-    counts = _count_files(cfg, cfg.labeler(), Path(cfg.out, "_parts"), writes=Path(cfg.out), vocab=cfg.vocab)
+        vocabulary = Vocabulary.load(cfg.vocab)  # a mistake is better found before the work than after it
+        labeler = labeler if labeler.settings != Labeler().settings else vocabulary.labeler()
+    counts = _count_files(cfg, labeler, Path(cfg.out, "_parts"), writes=Path(cfg.out), vocab=cfg.vocab)
     say(f"{cfg.out}: labels of {counts.samples:,} samples as Parquet")
     return counts
 

@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -67,7 +67,12 @@ class Language:
         )
         self.adjectives = self.words("adjective")
         self.common = self.words("common")
-        self.deny, self.join = self.words("deny"), self.words("join")
+        self.deny, self.join, self.deny_through = map(self.words, ("deny", "join", "deny-through"))
+        self.deny_before = {
+            word: needed for needed, (words,) in self.lists.get("deny-before", {}).items() for word in words.split()
+        }
+        self._abbreviations = {short: words for short, (words,) in self.lists.get("abbreviation", {}).items()}
+        self._terms: frozenset[str] = frozenset()  # a domain's own
         self.scripts = {_script(letter) for word in self.function for letter in word}
         self._letters = {
             ord(a): b for old, (new,) in self.lists.get("letter", {}).items() for a, b in zip(old, new, strict=True)
@@ -83,13 +88,16 @@ class Language:
             self._cut = WordCutter(self._cut_at, self.writes)
         self.noun = lru_cache(maxsize=100_000)(self._noun)
 
-    def knowing(self, terms: Iterable[str]) -> "Language":
-        """The same language, in which a domain's terms are words, if it has no spaces that would show it."""
-        if not self.spelling.unspaced:
+    def knowing(self, terms: Collection[str]) -> "Language":
+        """The same language, in which a domain's terms are nouns: inflected, in compounds, without spaces."""
+        if not terms:
             return self
         other = copy(self)
-        more = (term.translate(self._letters) for term in terms)
-        other._cut = WordCutter([*self._cut_at, *more], self.writes)
+        if self.spelling.unspaced:
+            other._cut = WordCutter([*self._cut_at, *(term.translate(self._letters) for term in terms)], self.writes)
+        spelled = str.capitalize if self.spelling.capitals else str
+        other._terms = frozenset(spelled(term) for term in terms if " " not in term)
+        other.noun = lru_cache(maxsize=100_000)(other._noun)
         return other
 
     def set_endings(self, endings: Iterable[tuple[str, str]]) -> None:
@@ -128,7 +136,9 @@ class Language:
         if lemma in self._meant:
             synsets = tuple(self._meant[lemma][0].split())
             return Noun(lemma, synsets, other, why=f"{self.spelling.name} {lemma!r}, as captions use it")
-        return Noun(lemma, (synset,), other, why=f"{self.spelling.name} noun {lemma!r}") if synset else None
+        if synset:
+            return Noun(lemma, (synset,), other, why=f"{self.spelling.name} noun {lemma!r}")
+        return Noun(lemma, (), why="a term of your own lexicon") if lemma in self._terms else None
 
     def _noun(self, word: str) -> Noun | None:
         """What a word, as it is written, may mean as a noun: itself, its singular, or the end of the compound."""
@@ -168,7 +178,7 @@ class Language:
         for cut in range(3, len(word) - 2):
             tail = spelled(word[cut:])
             found = self.entry(tail) or self._singular(tail)
-            if found is not None and self._begins(word[:cut]):
+            if found is not None and ((found.lemma in self._terms and len(tail) > 4) or self._begins(word[:cut])):
                 return Noun(found.lemma, found.synsets, why=f"{self.spelling.name} compound with {found.lemma!r}")
         return None
 
@@ -196,6 +206,8 @@ class Language:
     def normalize(self, captions: Sequence[Any], tag_words: Callable[[str], str] = str) -> str:
         """As cleaning.normalize, but letters keep their accents, and their case where it says what a noun is."""
         joined = cleaning.plain(captions, tag_words)
+        for short, words in self._abbreviations.items():
+            joined = joined.replace(short, words)
         if not joined.isascii():
             form = "NFKC" if self.spelling.unspaced else "NFC"  # K: full-width letters and digits
             joined = unicodedata.normalize(form, _UNSEEN.sub("", joined).replace("’", "'"))

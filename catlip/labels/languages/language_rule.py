@@ -131,7 +131,7 @@ class LanguageTable(WordTable):
 
     def _add(self, text: str, reading: Reading) -> int:
         number = super()._add(text, replace(reading, head=self._canonical(reading.head)))
-        self.rows[number]["trigger"] = text.lower() in self.language.deny
+        self.rows[number]["trigger"] = text.lower() in self.language.deny or text.lower() in self.language.deny_before
         return number
 
     def _foreignness(self, text: str, reading: Reading) -> int:
@@ -191,7 +191,7 @@ class LanguageRule(NounRule):
     ) -> np.ndarray:
         muted = np.zeros(len(ids), np.uint8)
         for trigger in np.flatnonzero(words["trigger"]).tolist():
-            muted[self._denied(ids, words["kind"], units, trigger + 1)] = DENIED
+            muted[self._denied_by(ids, words["kind"], units, trigger)] = DENIED
         foreign = foreignness_of(words, bounds) >= FOREIGN
         if foreign.any():
             muted[np.repeat(foreign, np.diff(bounds)) & (words["score"] < np.inf)] = NOT_ENGLISH
@@ -200,19 +200,43 @@ class LanguageRule(NounRule):
                     muted[start:end] = 0
         return muted
 
-    def _denied(self, ids: np.ndarray, kinds: np.ndarray, units: np.ndarray, start: int) -> list[int]:
+    def _denied_by(self, ids: np.ndarray, kinds: np.ndarray, units: np.ndarray, trigger: int) -> list[int]:
+        word = self._words.text[ids[trigger]].lower()
+        needed = self.language.deny_before.get(word)
+        if needed is None:
+            return self._following(ids, kinds, units, trigger + 1)
+        near = [self._words.text[number].lower() for number in ids[max(0, trigger - 2) : trigger].tolist()]
+        return self._preceding(ids, kinds, units, trigger) if needed == "all" or needed in near else []
+
+    def _following(self, ids: np.ndarray, kinds: np.ndarray, units: np.ndarray, start: int) -> list[int]:
         """The noun phrase that begins at start, and those that are joined to it."""
         found: list[int] = []
-        seen = False
+        seen, bridge = False, -1  # a word that leads on: no evidence of an effusion
         for i in range(start, len(ids)):
-            if units[i]:
+            text = self._words.text[ids[i]].lower()
+            if text in self.language.deny_through and not seen:
+                found.append(i)
+                bridge = i + 1 if kinds[i + 1] != Kind.BREAK else -1
+            elif units[i]:
                 found.append(i)
                 seen = True
-            elif seen and self._words.text[ids[i]].lower() in self.language.join:
+            elif seen and text in self.language.join:
                 if kinds[i + 1] == Kind.DETERMINER:
                     break  # no dog and a cat
                 seen = False
-            elif seen or (kinds[i] in STOPS and not (i == start and kinds[i] == Kind.PREPOSITION)):
+            elif seen or (kinds[i] in STOPS and (i != start or kinds[i] != Kind.PREPOSITION) and i != bridge):
+                break
+        return found
+
+    def _preceding(self, ids: np.ndarray, kinds: np.ndarray, units: np.ndarray, end: int) -> list[int]:
+        """The last noun phrase before end, and those that are joined to it."""
+        found: list[int] = []
+        for i in range(end - 1, -1, -1):
+            if units[i]:
+                found.append(i)
+            elif kinds[i] == Kind.BREAK or (
+                found and not (self._words.text[ids[i]].lower() in self.language.join and i and units[i - 1])
+            ):
                 break
         return found
 
