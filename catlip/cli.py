@@ -43,9 +43,9 @@ class Verb:
         return function, next(kind for kind in (*get_args(asked), asked) if kind is not NoneType)
 
 
-BESIDE = "catlip.report.results:beside_encoder"
-RUN = "catlip.report.results:of_run"
-OUT = "catlip.report.results:in_run_folder"
+BESIDE = "catlip.evaluation.result:beside_encoder"
+RUN = "catlip.report.run_report:of_run"
+OUT = "catlip.evaluation.result:in_run_folder"
 VERBS = {
     "demo": Verb("everything once, on pictures that come with catlip", "catlip.demo.demo", "demo", ("out",)),
     "explain": Verb("a caption's labels, word by word", "catlip.labels.labeler", "explain", ("caption",)),

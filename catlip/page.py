@@ -11,9 +11,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catlip.atomic import write_text as write  # noqa: F401 - pages are written whole
+from catlip.atomic import write_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,6 +95,13 @@ def page(title: str, *parts: Html) -> str:
         f"<style>{_STYLE}</style></head><body><main><h1>{escape(title)}</h1>\n{join(list(parts)).text}\n</main>"
         f"</body></html>"
     )
+
+
+def write(path: Path, text: str) -> Path:
+    """A page in its file, whole, and in a folder that is made if there is none; the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+    return path
 
 
 def heading(text: str) -> Html:

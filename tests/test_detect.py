@@ -22,13 +22,13 @@ from catlip.data.boxes import BoxBatch, Placed
 from catlip.data.objects import Objects
 from catlip.errors import UsageError
 from catlip.evaluation.detection import NAMES
+from catlip.evaluation.result import in_run_folder
 from catlip.models.detector import DetectorConfig
 from catlip.models.encoder import Encoder
 from catlip.models.pyramid import Pyramid, SimplePyramid, freeze_unused
 from catlip.models.weights import load
 from catlip.objectives.boxes import BoxObjective, targets
 from catlip.recipes import RECIPES, load_recipe
-from catlip.report.results import in_run_folder
 from catlip.tasks.detect import DetectConfig, as_coco, detect
 from catlip.training import checkpoint
 from catlip.training.optim import OptimConfig

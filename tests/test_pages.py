@@ -25,7 +25,6 @@ from catlip.models.encoder import Encoder
 from catlip.report import comparison
 from catlip.report.comparison import ComparedRun, summarise
 from catlip.report.label_report import label_report
-from catlip.report.results import write_report
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import COLOURS, jpeg
 
@@ -150,8 +149,8 @@ def test_detections(browser: Browser, tmp_path: Path) -> None:
         found = [{"score": 0.9, "bbox": [0.0, 0.0, 70.0, 0.0], "category_id": 7}, {"score": 0.1, "category_id": 7}]
         shown.append(DetectedImage(pixels, truth, found, {7: name}))
     result = DetectionResult(encoder=HTML, box=scores, mask=scores, shown=shown, **told)
-    assert_right(browser, write_report(result, tmp_path / "many.html"))
-    assert_right(browser, write_report(replace(result, shown=[]), tmp_path / "none.html"))
+    assert_right(browser, result.write_html(tmp_path / "many.html"))
+    assert_right(browser, replace(result, shown=[]).write_html(tmp_path / "none.html"))
 
 
 def test_masks(browser: Browser, tmp_path: Path) -> None:
@@ -165,8 +164,8 @@ def test_masks(browser: Browser, tmp_path: Path) -> None:
     result = SegmentationResult(
         encoder=HTML, iou=dict.fromkeys(names), pixels=dict.fromkeys(names, 0), data=["a", "b"], seen=seen, **told
     )
-    assert_right(browser, write_report(result, tmp_path / "many.html"))
-    assert_right(browser, write_report(replace(result, seen=[]), tmp_path / "none.html"))
+    assert_right(browser, result.write_html(tmp_path / "many.html"))
+    assert_right(browser, replace(result, seen=[]).write_html(tmp_path / "none.html"))
 
 
 def test_maps_of_phrases(browser: Browser, tmp_path: Path) -> None:
@@ -175,10 +174,10 @@ def test_maps_of_phrases(browser: Browser, tmp_path: Path) -> None:
     lost = {f"noun {i}": "missing" for i in range(10_000)} | dict.fromkeys(BAD_NAMES, "missing")
     told = {"route": "head", "pictures": 1, "images": "a", "boxes": None, "image_size": 64}
     result = GroundResult(encoder=HTML, maps=maps, names=lost, **told)
-    page = write_report(result, tmp_path / "many.html")
+    page = result.write_html(tmp_path / "many.html")
     assert page.stat().st_size < 500_000
     assert_right(browser, page)
-    assert_right(browser, write_report(replace(result, maps=[], names={}), tmp_path / "none.html"))
+    assert_right(browser, replace(result, maps=[], names={}).write_html(tmp_path / "none.html"))
 
 
 def test_a_comparison(browser: Browser, tmp_path: Path) -> None:
@@ -206,10 +205,10 @@ def test_tables_of_10_000_classes_and_of_none(browser: Browser, tmp_path: Path) 
     accuracies = {"top1": 1.0, "top5": 2.0, "mean_per_class": 3.0}
     found = dict.fromkeys(names, f"exact: {HTML}")
     result = ZeroShotResult(encoder=HTML, head=accuracies, classes=len(names), names=found, alike=[names], **told)
-    page = write_report(result, tmp_path / "many.html")
+    page = result.write_html(tmp_path / "many.html")
     assert page.stat().st_size < 5_000_000
     assert_right(browser, page)
-    assert_right(browser, write_report(replace(result, names={}, classes=1), tmp_path / "none.html"))
+    assert_right(browser, replace(result, names={}, classes=1).write_html(tmp_path / "none.html"))
     curve = [{"told": HTML, "share": 1.0, "pictures": 1, "random": [50.0]}]
     told = {"classes": 2, "test": 1, "image_size": 64, "data": ["a", "b"]}
-    assert_right(browser, write_report(CurveResult(encoder=HTML, curve=curve, **told), tmp_path / "curve.html"))
+    assert_right(browser, CurveResult(encoder=HTML, curve=curve, **told).write_html(tmp_path / "curve.html"))

@@ -22,14 +22,13 @@ from catlip.evaluation.detection import DetectionResult
 from catlip.evaluation.grounding import ground
 from catlip.evaluation.learning_curve import CurveResult
 from catlip.evaluation.probe import ProbeResult, probe
-from catlip.evaluation.result import NOT_SAVED, Result, Table
+from catlip.evaluation.result import NOT_SAVED, Result, Table, beside_encoder, in_run_folder
 from catlip.evaluation.retrieval import RetrievalResult, retrieve
 from catlip.evaluation.segmentation import Seen, SegmentationResult
 from catlip.evaluation.svm_probe import MultiLabelProbeResult
 from catlip.evaluation.zero_shot import ZeroShotResult, zero_shot
 from catlip.models.encoder import Encoder
 from catlip.models.weights import load
-from catlip.report.results import beside_encoder, in_run_folder
 from tests.conftest import COLOURS
 from tests.test_zero_shot import FRUITS
 

@@ -20,6 +20,7 @@ from catlip import cli
 from catlip.data.mask_classes import VOID
 from catlip.data.maskbatches import MaskBatch, Window
 from catlip.errors import UsageError
+from catlip.evaluation.result import in_run_folder
 from catlip.evaluation.segmentation import confusion, file_names, fit_of, palette
 from catlip.models import sliding_window as windows
 from catlip.models.encoder import Encoder
@@ -34,7 +35,6 @@ from catlip.models.segmenter import (
 from catlip.objectives.masks import MaskObjective
 from catlip.recipes import RECIPES, load_recipe
 from catlip.recipes.ade20k import PICTURES
-from catlip.report.results import in_run_folder
 from catlip.tasks.segment import SegmentConfig, segment
 from catlip.training.optim import OptimConfig, layer_scales
 from catlip.training.state import LoopConfig

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from catlip import page
@@ -110,6 +111,10 @@ class Result:
             parts += [page.heading(part.title), part.html()]
         return page.page(self.heading, *parts)
 
+    def write_html(self, out: str | Path) -> Path:
+        """The page in a file; the file."""
+        return page.write(Path(out), self.to_html())
+
     def saved(self, run: Any, began: float | None = None) -> Self:
         """This result, after a line is added to results.jsonl of a run folder, or of a Run.
 
@@ -129,6 +134,21 @@ class Result:
 
     def __str__(self) -> str:
         return self.table()
+
+
+def beside_encoder(result: Result, settings: Any) -> Path | None:
+    """The page of a verb that measures: `out`, else in the encoder's folder. None for a result that draws nothing."""
+    if not result.page_name:
+        return None
+    folder = folder_of(settings.run) if settings.run else None
+    return result.write_html(settings.out or (folder or Path()) / result.page_name)
+
+
+def in_run_folder(result: Any, settings: Any) -> Path | None:
+    """The page of a verb that trains, in `out`. None for a run that was stopped, or draws nothing."""
+    result = getattr(result, "result", result)
+    page_name = getattr(result, "page_name", "")
+    return result.write_html(Path(settings.out) / page_name) if page_name else None
 
 
 def listed(names: Iterable[str], between: str = ", ", most: int = 40) -> str:

@@ -93,10 +93,8 @@ def atlas(encoder: Any = None, images: Any = None, *, config: AtlasConfig | None
         f"{len(unreadable.reasons)} could not be read" if unreadable.reasons else "",
         f"by the features of {named(cfg.run)}",
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.write(
-        path, page.page("Atlas", *_parts(", ".join(filter(None, about)), project(pooled, cfg.seed), shown, source))
-    )
+    parts = _parts(", ".join(filter(None, about)), project(pooled, cfg.seed), shown, source)
+    page.write(path, page.page("Atlas", *parts))
     say(f"{path}: the map")
     return path
 

@@ -176,8 +176,7 @@ def write_report(out: Path, runs: Sequence[ComparedRun], summaries: Sequence[Sum
     if sizes := [s for s in summaries if s.kind == "batch_sizes"]:
         parts += [page.heading("Score against batch size"), _batch_sizes(sizes)]
     parts.append(page.paragraph(_provenance(runs), soft=True))
-    page.write(out / FILE, page.page("Objectives compared", *parts))
-    return out / FILE
+    return page.write(out / FILE, page.page("Objectives compared", *parts))
 
 
 def _table(title: str, summaries: Sequence[Summary]) -> list[page.Html]:

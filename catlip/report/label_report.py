@@ -105,10 +105,8 @@ def label_report(
         parts += [*_unlabelled(examples), *_dropped(examples)]
     if sheet[FIRST:]:
         parts += [page.heading("More pictures"), page.folded(f"{len(sheet) - FIRST} more", page.grid(sheet[FIRST:]))]
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     name = data if isinstance(data, str | os.PathLike) else vocabulary.source
-    page.write(out, page.page(f"Labels of {Path(name).name}", *parts))
+    out = page.write(Path(out), page.page(f"Labels of {Path(name).name}", *parts))
     say(f"{out}: {len(vocabulary):,} labels, {examples.samples:,} samples looked at")
     return out
 

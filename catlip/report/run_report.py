@@ -41,8 +41,12 @@ def write_report(run: Path) -> Path:
         page.heading("Settings"),
         page.folded("config.json", page.code(json.dumps(card, indent=2))),
     ]
-    page.write(run / FILE, page.page(f"Run {run.name}", *parts))
-    return run / FILE
+    return page.write(run / FILE, page.page(f"Run {run.name}", *parts))
+
+
+def of_run(run: Any, settings: Any) -> Path:
+    """The same, of what the verb pretrain returns."""
+    return write_report(run.out)
 
 
 def _latest(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
