@@ -28,11 +28,11 @@ from catlip.data.tables import (
     column_names,
     first_rows,
     open_parquet,
-    repaired,
     text_cell,
     text_cells,
     text_columns,
 )
+from catlip.data.text_rows import repaired
 from catlip.errors import UsageError
 from catlip.notices import Progress
 
