@@ -117,6 +117,16 @@ def test_japanese_is_not_taken_for_chinese() -> None:
         assert told["zh"] <= 1
 
 
+def test_languages_without_tables_are_told() -> None:
+    """Enough of their captions that a corpus of them is warned of, and none of the languages that there are."""
+    lines = (Path(__file__).parent / "gold" / "other_languages.tsv").read_text(encoding="utf-8").splitlines()
+    for half, least in (("development", 38), ("held_out", 21)):
+        some = [line.split("\t")[2] for line in lines if line.startswith(half)]
+        assert LABELERS["auto"].foreign(some) >= least
+        assert ENGLISH.foreign(some) >= least
+    assert LABELERS["auto"].foreign(["Zwei Hunde am Strand", "a man on a bench", "una mujer en la calle"]) == 0
+
+
 def test_why_a_caption_has_no_label_is_its_language() -> None:
     for language, why in (("auto", "in no language that `auto` knows"), ("en", "not in English"), ("zh", "in Chinese")):
         labeler = ENGLISH if language == "en" else LABELERS[language]

@@ -53,6 +53,7 @@ class Language:
     def __init__(self, folder: Path) -> None:
         lexicon = open_lexicon()
         self.lists = read_words(folder, lexicon)
+        self.shipped = folder.parent == HERE
         self._nouns = read_nouns(folder, lexicon)
         self.hash = tables_hash(folder)
         spelling = self.lists["spelling"]

@@ -164,9 +164,13 @@ class LanguageRule(NounRule):
         super().__init__(phrases, english.index, canonical=canonical, heads=english.heads, lists=lists)
         self.tables_hash = self.language.hash
         self.spoken_language = self.language.spelling.name
+        self.own_words = self.language.function.keys() | self.language.common
 
     def writes(self, letter: str) -> bool:
         return self.language.writes(letter)
+
+    def _elsewhere(self, caption: str) -> bool:
+        return self.language.shipped and super()._elsewhere(caption)
 
     def _new_table(self) -> WordTable:
         return LanguageTable(self.language, self.phrases, self.index, self.canonical, heads=self.heads)

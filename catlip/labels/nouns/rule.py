@@ -11,10 +11,12 @@ A caption's words are judged in three steps, each on arrays over all words of a 
 """
 
 import math
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,11 +26,12 @@ from catlip.labels.nouns.names import mark_names
 from catlip.labels.nouns.negation import Caption
 from catlip.labels.nouns.phrases import THRESHOLD, PhraseIndex
 from catlip.labels.nouns.titles import WEARERS, Title, titles
-from catlip.labels.nouns.words import STOPS, Form, Kind, canonical_synsets, word_lists
+from catlip.labels.nouns.words import COMMON_WORDS, FUNCTION_WORDS, STOPS, Form, Kind, canonical_synsets, word_lists
 from catlip.labels.nouns.wordtable import BY_CONTEXT, NO_LABEL, Span, WordTable
 
 FOREIGN = 7  # log-odds, summed over the words, from which on a caption is not English
 BEYOND_LATIN = "\u0250"  # the first letter behind the last Latin block
+_WORD = re.compile(r"[^\W\d_]+")
 CHUNK = 2048  # captions at a time at most: their arrays stay in the processor's cache
 SPOKEN_CHUNK = 128
 CHUNK_CHARACTERS = 1 << 20  # a thousand pages of text would need gigabytes
@@ -73,6 +76,7 @@ class NounRule:
     """
 
     spoken_language = "English"
+    own_words: Set[str] = FUNCTION_WORDS.keys() | COMMON_WORDS
     tables_hash = ""
 
     def __init__(
@@ -105,8 +109,14 @@ class NounRule:
 
     def foreign(self, captions: Sequence[Any]) -> int:
         """Captions that are not in the language of the rule by their words."""
-        scripts = [self._in_another_script(str(caption)) for caption in captions]
-        return int(((self.against(captions) >= FOREIGN) | np.array(scripts, bool)).sum()) if scripts else 0
+        others = [self._in_another_script(caption) or self._elsewhere(caption) for caption in map(str, captions)]
+        return int(((self.against(captions) >= FOREIGN) | np.array(others, bool)).sum()) if others else 0
+
+    def _elsewhere(self, caption: str) -> bool:
+        """Whether a caption has two words of a language without tables, and no more function words of the rule's."""
+        words = set(_WORD.findall(caption.lower()))
+        most = max(len(words & some) for some in _elsewhere_words())
+        return most > 1 and most >= len(words & self.own_words)
 
     def _in_another_script(self, caption: str) -> bool:
         """Whether a caption has letters, but none that the language writes: too few, often, to tell it by its words."""
@@ -304,6 +314,11 @@ class NounRule:
         if labels != reading.synsets[:1]:
             return f"{why}; meaning chosen by another word of the caption"
         return why
+
+
+@cache
+def _elsewhere_words() -> list[frozenset[str]]:
+    return [frozenset(words.split()) for (words,) in word_lists()["elsewhere"].values()]
 
 
 def not_in(told: list[tuple[str, tuple[str, ...], str]], where: str) -> list[tuple[str, tuple[str, ...], str]]:
