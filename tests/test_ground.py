@@ -147,6 +147,7 @@ def test_boxes_are_of_the_picture_of_the_same_name(scene: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(("extra", "says"), [
+    (["--phrases", "lemon", "--limit", "-1"], "0 or more"), (["--phrases", "lemon", "--show", "-1"], "0 or more"),
     ([], "say what to look for"), (["--phrases", "zzxy"], "no phrase is near a synset"),
     (["--boxes", "nowhere.json"], "no such file"), (["--phrases", "lemon", "--route", "text"], "catlip align"),
 ])  # fmt: skip

@@ -281,6 +281,4 @@ def read_pairs(given: Any) -> list[tuple[str, str]]:
 
 def _words(given: Any, field: str) -> list[str]:
     """The lines of a file, or the words as they are given."""
-    if not isinstance(given, str | Path):
-        return list(given)
-    return lines(text_of(given, field))
+    return lines(text_of(given, field)) if isinstance(given, str | Path) else list(given)

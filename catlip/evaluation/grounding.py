@@ -220,6 +220,8 @@ def ground(
     """
     began = time.perf_counter()
     cfg = configure(GroundConfig, config, run=encoder, images=images, **settings)
+    if min(cfg.limit, cfg.show) < 0:
+        raise UsageError(f"`limit` {cfg.limit} and `show` {cfg.show}: numbers of pictures, 0 or more")
     phrases, boxes = _phrases(cfg)
     dataset = open_images(cfg.images) if isinstance(cfg.images, str) else open_dataset(cfg.images)
     count = min(cfg.limit or len(dataset), len(dataset))

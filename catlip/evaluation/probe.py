@@ -80,9 +80,8 @@ class CurvePoint:
         return [transfer - random for transfer, random in pairs]
 
     def to_json(self) -> dict[str, Any]:
-        lists = {
-            name: [round(value, 2) for value in found] for name, found in (*self.probes.items(), ("knn", self.knn))
-        }
+        each = (*self.probes.items(), ("knn", self.knn))
+        lists = {name: [round(value, 2) for value in found] for name, found in each}
         return {"told": self.told, "share": self.share, "pictures": self.pictures, **lists}
 
 

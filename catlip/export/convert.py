@@ -17,7 +17,9 @@ from torch import Tensor
 import catlip
 from catlip.atomic import write_text
 from catlip.config import configure
+from catlip.data.dataset import lines
 from catlip.errors import UsageError
+from catlip.labels.labeler import read_utf8
 from catlip.labels.vocabulary import Vocabulary
 from catlip.models.corenet_vit import architecture_of
 from catlip.models.encoder import Encoder, misfit
@@ -191,8 +193,7 @@ def _labels(cfg: ConvertConfig, rows: int) -> tuple[list[str], list[str], Vocabu
     elif cfg.labels:
         if not Path(cfg.labels).is_file():
             raise UsageError(f"`labels`: no such file: {cfg.labels} (or {IMAGENET!r})")
-        labels = names = Path(cfg.labels).read_text(encoding="utf-8").split("\n")
-        labels = names = [line.strip() for line in labels if line.strip()]
+        labels = names = lines(read_utf8(Path(cfg.labels)))
     else:
         labels = names = [str(row) for row in range(rows)]
     if len(labels) != rows:
