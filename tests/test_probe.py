@@ -2,6 +2,7 @@
 
 import json
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,25 @@ def names(tmp_path: Path) -> str:
 @pytest.fixture
 def sets(coloured_shards: Callable[..., str]) -> tuple[str, str]:
     return coloured_shards(40, 1, "learn", cls=True), coloured_shards(12, 1, "test", cls=True)
+
+
+# the data
+
+
+def test_the_columns_of_a_table_can_be_named(tmp_path: Path) -> None:
+    for name in ("learn", "test"):
+        rows = [f"{name}{i}.jpg,{noun},{i % 3}" for i, noun in enumerate(list(COLOURS) * 8)]
+        for row in rows:
+            path, noun, _ = row.split(",")
+            (tmp_path / path).write_bytes(jpeg(COLOURS[noun], seed=zlib.crc32(path.encode())))
+        (tmp_path / f"{name}.csv").write_text("\n".join(["photo,kind,shelf", *rows]) + "\n")
+    encoder, tables = Encoder.create("test_resnet", image_size=32), (f"{tmp_path}/learn.csv", f"{tmp_path}/test.csv")
+    result = probe(encoder, *tables, image_col="photo", label_col="kind", device="cpu")
+    assert isinstance(result, ProbeResult)
+    assert result.linear_probe > 60  # chance: 25
+    assert probe(encoder, *tables, image_col="photo", label_col="shelf", device="cpu").linear_probe < 60
+    with pytest.raises(UsageError, match="`label_col`"):
+        probe(encoder, *tables, device="cpu")
 
 
 # the fit

@@ -171,6 +171,9 @@ def test_labels_that_are_names_need_no_file(run: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("apple\nlake\nlawn\nmelon\n")
     with pytest.raises(UsageError, match=r"1 labels .* 'lemon', did you mean 'melon'"):
         zero_shot(str(run), str(tmp_path / "set"), classes=str(tmp_path / "names.txt"))
+    rows = [f"set/{noun}/{i}.jpg,{noun},{i}" for noun in COLOURS for i in range(3)]
+    (tmp_path / "list.csv").write_text("\n".join(["photo,kind,shelf", *rows]) + "\n")
+    assert zero_shot(str(run), str(tmp_path / "list.csv"), image_col="photo", label_col="kind").classes == 4
 
 
 @pytest.mark.parametrize(("names", "extra", "says"), [

@@ -53,9 +53,12 @@ def data_name(given: Any, dataset: Dataset) -> str:
     return given if isinstance(given, str) else dataset.name
 
 
-def open_labelled(data: Any, field: str = "") -> Dataset:
-    """A dataset with one class an image, of whatever `open_dataset` takes. Raises UsageError."""
-    found = open_dataset(data, target="classes")
+def open_labelled(data: Any, field: str = "", **columns: Any) -> Dataset:
+    """A dataset with one class an image, of whatever `open_dataset` takes. columns: image_col and label_col of a table.
+
+    Raises UsageError.
+    """
+    found = open_dataset(data, target="classes", **columns)
     if found.multi:
         where = f"`{field}` {found.name}" if field else repr(found.name)
         raise UsageError(f"{where}: its pictures have several labels, and one each is needed here")

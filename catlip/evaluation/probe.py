@@ -48,6 +48,8 @@ class ProbeConfig:
     image_size: int | None = None  # pixels; default: the encoder's own
     train: str  # tars (KEY.jpg and KEY.cls), a folder with a folder a class, a CSV (image,labels), a COCO .json
     test: str  # the same; where pictures have several labels, each class has a linear SVM, by VOC07's protocol
+    image_col: str | None = None  # tables: column with the paths of the images
+    label_col: str | None = None  # tables: column with the labels
     init: Literal["random", "transfer"] = "random"  # transfer: Transfer Init, compared with a random start
     classes: str | None = None  # names for --init transfer, one a line in the order of the labels' numbers
     alpha: float = ALPHA  # of --init transfer: least WordNet path similarity of a synset that stands in
@@ -164,10 +166,10 @@ def probe(
     began = time.perf_counter()
     cfg = configure(ProbeConfig, config, run=encoder, train=train, test=test, **settings)
     shares, shots = wanted_amounts(cfg)
-    learned = open_dataset(cfg.train, target="classes")
+    learned = open_dataset(cfg.train, target="classes", image_col=cfg.image_col, label_col=cfg.label_col)
     if learned.multi:
         return _probe_multilabel(cfg, learned, began)
-    tested = open_dataset(cfg.test, target="classes", multi=False)
+    tested = _opened_test(cfg, multi=False)
     say_troubles(learned, tested)
     classes, y_train, y_test = class_indices(learned, tested)
     for number in shots:
@@ -252,6 +254,10 @@ def measure(
     return point
 
 
+def _opened_test(cfg: ProbeConfig, *, multi: bool) -> Dataset:
+    return open_dataset(cfg.test, target="classes", image_col=cfg.image_col, label_col=cfg.label_col, multi=multi)
+
+
 def _probe_multilabel(cfg: ProbeConfig, train: Dataset, began: float) -> MultiLabelProbeResult:
     """Several labels an image: another protocol, on the whole training set. Raises UsageError."""
     defaults = {one.name: one.default for one in fields(ProbeConfig)}
@@ -259,7 +265,7 @@ def _probe_multilabel(cfg: ProbeConfig, train: Dataset, began: float) -> MultiLa
         if getattr(cfg, name) != defaults[name]:
             where = f"`train` {train.name}"
             raise UsageError(f"`{name}` is for sets with one label a picture; pictures of {where} have several")
-    test = open_dataset(cfg.test, target="classes", multi=True)
+    test = _opened_test(cfg, multi=True)
     say_troubles(train, test)
     result = svm_probe(_encoder(cfg), train, test, one_device(cfg.device), seed=cfg.seed, cache=cfg.cache)
     result.encoder = named(cfg.run, cfg.untrained)

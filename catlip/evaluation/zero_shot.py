@@ -50,7 +50,9 @@ class ZeroShotConfig:
     """Settings of `catlip zeroshot`."""
 
     run: str  # run folder or model folder; from Python also an Encoder or a Run
-    data: str  # tars (KEY.jpg and KEY.cls) or a folder with one folder per class; from Python also a Dataset or a list
+    data: str  # tars (KEY.jpg and KEY.cls), a folder with a folder a class, a CSV; from Python also a Dataset or a list
+    image_col: str | None = None  # tables: column with the paths of the images
+    label_col: str | None = None  # tables: column with the labels
     classes: str | None = None  # class names, one a line in the order of the labels' numbers; or the labels are names
     route: Route = "auto"  # head: rows of the classifier; text: the text tower; auto: all the run has
     templates: str | None = None  # prompts, one a line, with {} for the name
@@ -122,7 +124,7 @@ def zero_shot(
     began = time.perf_counter()
     cfg = configure(ZeroShotConfig, config, run=encoder, data=data, **settings)
     templates = read_templates(cfg.templates)
-    dataset = open_labelled(cfg.data)
+    dataset = open_labelled(cfg.data, image_col=cfg.image_col, label_col=cfg.label_col)
     say_troubles(dataset)
     names, file = given_names(dataset, cfg.classes)
     places = rows_of(dataset.classes, names, file, dataset.name)
