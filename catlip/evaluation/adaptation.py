@@ -178,7 +178,7 @@ class AdaptResult(Result):
                 found.append(Table(heading, each, ["", "images", "before", "after", "points"]))
         return found
 
-    def table(self) -> str:
+    def __str__(self) -> str:
         return "\n".join(map(str, self.tables()[:2]))
 
     def drawings(self) -> list[page.Html]:

@@ -77,7 +77,7 @@ class ClassificationResult(Result):
         started = [Table("What each class started from", list(self.names.items()))] if self.names else []
         return [Table(title, rows), *started]
 
-    def table(self) -> str:
+    def __str__(self) -> str:
         return str(self.tables()[0])  # what the classes started from was said before the run
 
 

@@ -69,7 +69,7 @@ class Result:
         """What the page shows below the first table."""
         return []
 
-    def table(self) -> str:
+    def __str__(self) -> str:
         """For a terminal."""
         return "\n".join(map(str, self.tables()))
 
@@ -131,9 +131,6 @@ class Result:
     def _repr_html_(self) -> str:
         first = self.tables()[0]
         return page.join([page.paragraph(first.title), first.html()]).text
-
-    def __str__(self) -> str:
-        return self.table()
 
 
 def beside_encoder(result: Result, settings: Any) -> Path | None:

@@ -65,7 +65,7 @@ class MultiLabelProbeResult(Result):
         each = Table("Average precision of each class", [[name, percent(value)] for name, value in best])
         return [Table(title, [[name, percent(value)] for name, value in rows.items()]), each]
 
-    def table(self) -> str:
+    def __str__(self) -> str:
         return str(self.tables()[0])
 
 
