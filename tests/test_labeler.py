@@ -540,3 +540,9 @@ def test_a_rule_that_changes_gets_a_new_version() -> None:
     captions = [line["caption"] for line in map(json.loads, lines) if "caption" in line]
     labels = json.dumps(LABELER(captions)).encode()
     assert (VERSIONS["nouns"], sha256(labels).hexdigest()[:12]) == (4, "1bb7cb3c322e")
+
+
+def test_a_term_whose_synset_is_none(tmp_path: Path) -> None:
+    (tmp_path / "terms.tsv").write_text("yoga mat\tn99999999\n")
+    with pytest.raises(UsageError, match="n99999999 is no noun synset"):
+        Labeler(lexicon=tmp_path / "terms.tsv")

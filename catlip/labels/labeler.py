@@ -1,6 +1,7 @@
 """Caption -> synsets, with the reason for each: the public face of the caption side, and the verb explain."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class Explanation:
         ]
         lines = [f"{word.text:<{width}}  {labels:<28}  {word.why}" for word, labels in rows]
         named = ", ".join(f"{self.names[label]} ({label})" for label in self.labels)
-        return "\n".join([*lines, f"{len(self.labels)} labels: {named}"])
+        return "\n".join([*lines, f"{len(self.labels)} labels: {named}" if named else "no labels"])
 
     __repr__ = __str__
 
@@ -154,6 +155,10 @@ class Labeler:
     def _open(self) -> None:
         self.wordnet: Lexicon = open_lexicon()
         own = {label for labels in self.terms.values() for label in labels if not self.wordnet.has_synset(label)}
+        if slips := sorted(label for label in own if re.fullmatch(r"n\d{8}", label)):
+            raise UsageError(
+                f"`lexicon` {self.lexicon}: {slips[0]} is no noun synset of WordNet 3.0, and looks like one"
+            )
         # Sorted, so that a label's number sorts like the label itself.
         self.synsets: list[str] = sorted([*self.wordnet.wnids, *own]) if own else self.wordnet.wnids
         self._names = np.array(self.synsets, dtype=object)
