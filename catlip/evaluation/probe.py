@@ -166,10 +166,10 @@ def probe(
     began = time.perf_counter()
     cfg = configure(ProbeConfig, config, run=encoder, train=train, test=test, **settings)
     shares, shots = wanted_amounts(cfg)
-    learned = open_dataset(cfg.train, target="classes", image_col=cfg.image_col, label_col=cfg.label_col)
+    learned = _opened(cfg, cfg.train)
     if learned.multi:
         return _probe_multilabel(cfg, learned, began)
-    tested = _opened_test(cfg, multi=False)
+    tested = _opened(cfg, cfg.test, multi=False)
     say_troubles(learned, tested)
     classes, y_train, y_test = class_indices(learned, tested)
     for number in shots:
@@ -254,8 +254,8 @@ def measure(
     return point
 
 
-def _opened_test(cfg: ProbeConfig, *, multi: bool) -> Dataset:
-    return open_dataset(cfg.test, target="classes", image_col=cfg.image_col, label_col=cfg.label_col, multi=multi)
+def _opened(cfg: ProbeConfig, data: Any, multi: bool | None = None) -> Dataset:
+    return open_dataset(data, target="classes", image_col=cfg.image_col, label_col=cfg.label_col, multi=multi)
 
 
 def _probe_multilabel(cfg: ProbeConfig, train: Dataset, began: float) -> MultiLabelProbeResult:
@@ -265,7 +265,7 @@ def _probe_multilabel(cfg: ProbeConfig, train: Dataset, began: float) -> MultiLa
         if getattr(cfg, name) != defaults[name]:
             where = f"`train` {train.name}"
             raise UsageError(f"`{name}` is for sets with one label a picture; pictures of {where} have several")
-    test = _opened_test(cfg, multi=True)
+    test = _opened(cfg, cfg.test, multi=True)
     say_troubles(train, test)
     result = svm_probe(_encoder(cfg), train, test, one_device(cfg.device), seed=cfg.seed, cache=cfg.cache)
     result.encoder = named(cfg.run, cfg.untrained)
