@@ -16,7 +16,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "catlip"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LINES, MODULES, REACHED_LINES, REACHED = 20_141, 160, 7_789, 63  # ceilings
+LINES, MODULES, REACHED_LINES, REACHED = 20_146, 160, 7_798, 63  # ceilings
 LONGEST_FILE, LONGEST_FUNCTION = 320, 60
 NOT_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,

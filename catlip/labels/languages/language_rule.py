@@ -17,7 +17,7 @@ import numpy as np
 from catlip.labels.languages.language import Language, names_of, open_languages
 from catlip.labels.languages.language_files import ALONE
 from catlip.labels.nouns.phrases import PhraseIndex, Terms
-from catlip.labels.nouns.rule import DENIED, FOREIGN, NOT_ENGLISH, Batch, NounRule, foreignness_of, not_in
+from catlip.labels.nouns.rule import CERTAIN, DENIED, FOREIGN, NOT_ENGLISH, Batch, NounRule, foreignness_of, not_in
 from catlip.labels.nouns.words import (
     COMMON_WORDS,
     ENGLISH,
@@ -37,7 +37,6 @@ from catlip.labels.wordnet import Lexicon, open_lexicon
 
 _OTHERS = FUNCTION_WORDS.keys() | COMMON_WORDS | word_list("language", "other")  # function words of any language
 _FORMS = {"": Form.PLAIN, "a": Form.ADJECTIVE, "v": Form.S_FORM, "av": Form.S_FORM}
-CERTAIN = -12  # log-odds from which on a caption is English, whatever the other languages say of it
 ENGLISH_FIRST = 3  # log-odds by which another language has to be likelier
 UNKNOWN = 1  # log-odds that a word which nothing knows speaks against the language
 # Where words are not spaced: a letter of another script (kana is not Chinese), and a noun in the language's own.

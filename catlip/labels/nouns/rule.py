@@ -29,6 +29,7 @@ from catlip.labels.nouns.titles import WEARERS, Title, titles
 from catlip.labels.nouns.words import COMMON_WORDS, FUNCTION_WORDS, STOPS, Form, Kind, canonical_synsets, word_lists
 from catlip.labels.nouns.wordtable import BY_CONTEXT, NO_LABEL, Span, WordTable
 
+CERTAIN = -12  # log-odds up to which a caption is in the rule's language, whatever else is said of it
 FOREIGN = 7  # log-odds, summed over the words, from which on a caption is not English
 BEYOND_LATIN = "\u0250"  # the first letter behind the last Latin block
 _WORD = re.compile(r"[^\W\d_]+")
@@ -109,17 +110,24 @@ class NounRule:
 
     def foreign(self, captions: Sequence[Any]) -> int:
         """Captions that are not in the language of the rule by their words."""
-        others = [self._in_another_script(caption) or self._elsewhere(caption) for caption in map(str, captions)]
-        return int(((self.against(captions) >= FOREIGN) | np.array(others, bool)).sum()) if others else 0
+        if not len(captions):
+            return 0
+        against = self.against(captions)
+        others = (str(captions[i]) for i in np.flatnonzero((against > CERTAIN) & (against < FOREIGN)).tolist())
+        beside = sum(self._in_another_script(caption) or self._elsewhere(caption) for caption in others)
+        return beside + int((against >= FOREIGN).sum())
 
     def _elsewhere(self, caption: str) -> bool:
         """Whether a caption has two words of a language without tables, and no more function words of the rule's."""
+        every, *lists = _elsewhere_words()
         words = set(_WORD.findall(caption.lower()))
-        most = max(len(words & some) for some in _elsewhere_words())
+        most = 0 if words.isdisjoint(every) else max(len(words & some) for some in lists)
         return most > 1 and most >= len(words & self.own_words)
 
     def _in_another_script(self, caption: str) -> bool:
         """Whether a caption has letters, but none that the language writes: too few, often, to tell it by its words."""
+        if caption.isascii():
+            return False
         letters = [letter for letter in unicodedata.normalize("NFKC", caption) if letter.isalpha()]
         return bool(letters) and not any(letter < BEYOND_LATIN or self.writes(letter) for letter in letters)
 
@@ -318,7 +326,9 @@ class NounRule:
 
 @cache
 def _elsewhere_words() -> list[frozenset[str]]:
-    return [frozenset(words.split()) for (words,) in word_lists()["elsewhere"].values()]
+    """All of them, and those of each language."""
+    lists = [frozenset(words.split()) for (words,) in word_lists()["elsewhere"].values()]
+    return [frozenset().union(*lists), *lists]
 
 
 def not_in(told: list[tuple[str, tuple[str, ...], str]], where: str) -> list[tuple[str, tuple[str, ...], str]]:
