@@ -368,7 +368,7 @@ def test_a_card_says_what_the_run_recorded_and_no_folder_of_its_owner(run: Path,
         "facts": {"budget": 480}, "versions": {"catlip": "0.1.0"},
     }))  # fmt: skip
     result = {"task": "probe", "linear_probe": 53.3, "knn": 43.75, "data": ["/home/me/secret/cifar10.tar"]}
-    (run / "results.jsonl").write_text(json.dumps(result) + "\n")
+    (run / "results.jsonl").write_text(json.dumps(result) + "\n" + '{"task": "cut o')  # a line that was cut is no harm
     vocabulary = Vocabulary(
         synsets=OLD, names=["dog", "cat", "man", "banana", "grass"], counts=[9, 8, 7, 6, 5], samples=20
     )

@@ -1,12 +1,12 @@
 """A model card from what a run has recorded, and the verb `push` that puts model and card on the Hugging Face Hub."""
 
-import json
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from catlip.atomic import read_jsonl
 from catlip.config import configure
 from catlip.errors import UsageError, first_line
 from catlip.labels.vocabulary import Vocabulary
@@ -210,13 +210,8 @@ def _recipe(config: dict[str, Any], versions: dict[str, Any]) -> str:
 
 
 def _results(run: Path) -> list[dict[str, Any]]:
-    path, found = run / "results.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            raise UsageError(f"{path} holds a line that is no JSON: {line[:60]!r}") from None
-    return found
+    path = run / "results.jsonl"
+    return read_jsonl(path) if path.is_file() else []
 
 
 def _measured(results: list[dict[str, Any]]) -> str:
