@@ -215,7 +215,7 @@ def test_foreign_captions_are_warned_of(tmp_path: Path, capsys) -> None:
         tmp_path / "f.parquet",
     )
     build_vocabulary(str(tmp_path / "f.parquet"), out=str(tmp_path / "v.tsv"))
-    assert "50.0% of the captions are not English" in capsys.readouterr().out
+    assert "50.0% of the captions are not in English" in capsys.readouterr().out
 
 
 class Captions(Dataset):

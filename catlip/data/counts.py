@@ -91,10 +91,12 @@ class Counts:
             lines.append(f"{len(self.troubles):,} troubles, e.g. {first}: {why}")
         share = self.foreign / max(self.looked, 1)
         if share > MAX_FOREIGN:
-            expected = {"en": "English", "auto": "any language that catlip knows"}.get(self.language, self.language)
+            expected = {"en": "English", "auto": "any language that catlip knows"}.get(
+                self.language, f"the language {self.language}"
+            )
             advice = "" if self.language == "auto" else "; `language` says what they are in"
             lines.append(
-                f"warning: {share:.1%} of the captions are not {expected} by their words; their labels will be "
+                f"warning: {share:.1%} of the captions are not in {expected} by their words; their labels will be "
                 f"poor{advice}"
             )
         return "\n".join(lines)
