@@ -248,7 +248,7 @@ def test_files_by_worker_processes(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "de.tsv").write_text("key\tcaption\n1\tEin Hund am Strand\n2\tun chien\n", encoding="utf-8")
     counted = build_vocabulary(str(tmp_path / "de.tsv"), language="de", out=str(tmp_path / "vocab.tsv"))
     assert counted.synsets == build_vocabulary(["Ein Hund am Strand"], language="de", out="").synsets
-    assert "not de by their words" in capsys.readouterr().out
+    assert "not in the language de by their words" in capsys.readouterr().out
     write_labels(str(tmp_path / "de.tsv"), str(tmp_path / "labels"), language="auto", vocab=str(tmp_path / "vocab.tsv"))
 
 
