@@ -13,8 +13,8 @@ from typing import Any
 def whole(path: Path, *, rivals: bool = False) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place when all went well; else nothing is left of it.
 
-    rivals: others may write the same file at the same time; each writes a part of its own, and the last one stays. An
-        OSError on the way names `path` if it names nothing. Where nothing is written, nothing appears.
+    rivals: others may write the same file at the same time; each writes a part of its own, and the last one stays.
+    An OSError on the way names `path` if it names nothing. Where nothing is written, nothing appears.
     """
     own = f".{os.getpid()}-{time.monotonic_ns()}" if rivals else ""
     part = path.with_name(f"{path.name}{own}.part")
