@@ -46,9 +46,8 @@ class TextTower(nn.Module):
         nn.init.normal_(self.text_projection, std=width**-0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        length = tokens.shape[1]
-        if length > self.context:
-            raise UsageError(f"captions of {length} tokens for a text tower with `context` {self.context}")
+        if tokens.shape[1] > self.context:
+            raise UsageError(f"captions of {tokens.shape[1]} tokens for a text tower with `context` {self.context}")
         if tokens.is_cuda:
             tokens = self.few_lengths(tokens)
         length = tokens.shape[1]
